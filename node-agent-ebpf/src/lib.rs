@@ -1,0 +1,2 @@
+//! Kernel side.
+#![no_std]

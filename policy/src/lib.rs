@@ -1,0 +1,2 @@
+//! `ProfilingPolicy`: types, validation and the decision for one process.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The profile model: frames, stacks, stack ids, trees and their writers.
+#![forbid(unsafe_code)]
