@@ -1,2 +1,6 @@
-//! The profile model: frames, stacks, stack ids, trees and their writers.
+//! The profile model: frames, stacks, stack ids, trees, and the formats they
+//! are written in. Pure: nothing here does IO.
 #![forbid(unsafe_code)]
+
+pub mod frame;
+pub mod stack;
