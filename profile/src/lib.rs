@@ -4,3 +4,8 @@
 
 pub mod frame;
 pub mod stack;
+pub mod tree;
+pub mod write;
+
+#[cfg(test)]
+mod testing;

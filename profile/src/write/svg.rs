@@ -1,0 +1,158 @@
+//! An interactive flame graph as one SVG file, drawn by inferno.
+
+use std::io;
+
+use inferno::flamegraph::{self, Options};
+
+use crate::tree::Tree;
+
+/// What stands around the graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Labels<'a> {
+    /// Above the graph.
+    pub title: &'a str,
+    /// Below the title, if not empty: what the reader must know about the data.
+    pub subtitle: &'a str,
+}
+
+/// Why there is no graph.
+#[derive(Debug, thiserror::Error)]
+pub enum SvgError {
+    /// No node has a self value above 0.
+    #[error("the profile is empty: there is nothing to draw")]
+    Empty,
+    /// The drawing failed.
+    #[error("drawing the flame graph")]
+    Draw(#[source] io::Error),
+}
+
+/// Draws the tree, the hottest child first from the left.
+///
+/// The root is drawn as `all`, its name belongs into the title. A function
+/// has the same colour in every graph. All text is escaped.
+///
+/// # Errors
+/// [`SvgError::Empty`] if there is nothing to draw.
+pub fn svg(tree: &Tree, labels: Labels<'_>) -> Result<String, SvgError> {
+    let mut lines = Vec::new();
+    if tree.root().self_value > 0 {
+        lines.push(format!("[self] {}", tree.root().self_value));
+    }
+    tree.for_each_path(|node, path| {
+        if node.self_value > 0 {
+            lines.push(format!("{} {}", drawable(path), node.self_value));
+        }
+    });
+    if lines.is_empty() {
+        return Err(SvgError::Empty);
+    }
+    // inferno wants sorted lines, and sorts them itself by default. Its flame
+    // chart mode is the one that takes them as they come, last one first.
+    lines.reverse();
+
+    let mut options = Options::default();
+    options.title = labels.title.to_owned();
+    options.subtitle = Some(labels.subtitle.to_owned()).filter(|s| !s.is_empty());
+    options.count_name = "microseconds".to_owned();
+    options.hash = true;
+    options.flame_chart = true;
+
+    let mut drawn = Vec::new();
+    flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), &mut drawn)
+        .map_err(SvgError::Draw)?;
+    String::from_utf8(drawn).map_err(|e| SvgError::Draw(io::Error::new(io::ErrorKind::InvalidData, e)))
+}
+
+/// The path so that inferno reads no number out of it: a leaf such as
+/// `[t] worker 1` would be taken as one of two counts of a differential graph,
+/// and a line that begins with `# ` for a comment. A no-break space looks the same.
+fn drawable(path: &str) -> String {
+    let mut text = path.to_owned();
+    if text.starts_with("# ") {
+        text.replace_range(1..2, "\u{a0}");
+    }
+    if let Some(space) = text.trim_end().rfind(' ') {
+        let last = text[space + 1..].trim_end();
+        if last.chars().all(|c| c.is_ascii_digit() || c == '.') {
+            text.replace_range(space..=space, "\u{a0}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::testing::tree;
+
+    fn draw(stacks: &str) -> String {
+        svg(&tree("app", stacks), Labels { title: "app", subtitle: "" }).unwrap()
+    }
+
+    /// Folded stacks in, the boxes' labels from bottom left on out.
+    fn check(stacks: &str, expected: &[&str]) {
+        let drawn = draw(stacks);
+        let mut titles: Vec<&str> =
+            drawn.split("<title>").skip(1).map(|t| t.split("</title>").next().unwrap()).collect();
+        titles.sort_unstable();
+        assert_eq!(titles, expected);
+    }
+
+    #[test]
+    fn boxes_show_names_and_microseconds() {
+        check(
+            "a;b 3\na;c 1",
+            &[
+                "a (4 microseconds, 100.00%)",
+                "all (4 microseconds, 100%)",
+                "b (3 microseconds, 75.00%)",
+                "c (1 microseconds, 25.00%)",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_name_that_ends_in_a_number_keeps_it() {
+        check(
+            "[t] worker 1 5\n[t] worker 2;f 1.5 4\n# x 1",
+            &[
+                "#\u{a0}x (1 microseconds, 10.00%)",
+                "[t] worker 2 (4 microseconds, 40.00%)",
+                "[t] worker\u{a0}1 (5 microseconds, 50.00%)",
+                "all (10 microseconds, 100%)",
+                "f\u{a0}1.5 (4 microseconds, 40.00%)",
+            ],
+        );
+    }
+
+    #[test]
+    fn children_are_drawn_in_the_order_of_the_tree() {
+        let drawn = draw("z 9\na 1\nm;x 2\nm 3");
+        let x = |name: &str| {
+            let after = drawn.split(&format!("<title>{name} (")).nth(1).unwrap();
+            let x = after.split("x=\"").nth(1).unwrap().split('%').next().unwrap();
+            x.parse::<f64>().unwrap()
+        };
+        assert!(x("z") < x("m") && x("m") < x("a"));
+    }
+
+    #[test]
+    fn text_is_escaped() {
+        let evil = r#"</title><script>alert("x")</script>&"#;
+        let graph = svg(&tree("app", &format!("{evil} 3")), Labels { title: evil, subtitle: evil }).unwrap();
+        assert!(!graph.contains("<script>alert"));
+        assert!(graph.contains("&lt;/title&gt;&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;&amp;"));
+    }
+
+    #[test]
+    fn the_same_tree_is_drawn_the_same() {
+        assert_eq!(draw("a;b 3\na;c 1"), draw("a;c 1\na;b 3"));
+    }
+
+    #[test]
+    fn nothing_is_an_error() {
+        let empty = svg(&tree("app", "a 0"), Labels { title: "", subtitle: "" });
+        assert_eq!(empty.unwrap_err().to_string(), "the profile is empty: there is nothing to draw");
+    }
+}
