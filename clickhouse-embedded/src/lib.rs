@@ -1,1 +1,15 @@
-//! See the README of this folder.
+//! The ClickHouse engine as a library (libchdb) behind ClickHouse's own HTTP interface.
+//!
+//! [`ffi`] is the only module with unsafe code; [`engine`] owns the data
+//! directory and runs queries; [`http`] speaks the protocol.
+
+pub mod cli;
+pub mod engine;
+pub mod exception;
+pub mod ffi;
+pub mod http;
+pub mod insert;
+pub mod locate;
+pub mod metrics;
+pub mod request;
+pub mod wire;

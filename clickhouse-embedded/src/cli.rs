@@ -1,0 +1,93 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::http::{Credentials, Limits};
+
+/// The ClickHouse engine behind ClickHouse's own HTTP interface.
+#[derive(Debug, Parser)]
+#[command(name = "hearth-clickhouse", version, after_help = EXAMPLES)]
+pub struct Cli {
+    /// Where the data lives; made if missing, locked while we run
+    #[arg(long, env = "HEARTH_CLICKHOUSE_DATA_DIR")]
+    pub data_dir: PathBuf,
+    /// Address to listen on; port 0 takes a free one, which the log names
+    #[arg(long, env = "HEARTH_CLICKHOUSE_HTTP", default_value = "127.0.0.1:8123")]
+    pub http: SocketAddr,
+    /// The engine [beside this program, else where scripts/setup-chdb.sh puts it]
+    #[arg(long, env = "HEARTH_CLICKHOUSE_LIBCHDB")]
+    pub libchdb: Option<PathBuf>,
+    /// The only user
+    #[arg(long, env = "HEARTH_CLICKHOUSE_USER", default_value = "default")]
+    pub user: String,
+    /// File with that user's password; without it everybody who reaches the port may ask
+    #[arg(long, env = "HEARTH_CLICKHOUSE_PASSWORD_FILE")]
+    pub password_file: Option<PathBuf>,
+    /// Queries that run at once; more of them wait
+    #[arg(long, env = "HEARTH_CLICKHOUSE_MAX_CONCURRENT", default_value_t = 8,
+          value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub max_concurrent: u32,
+    /// MiB of one request, as sent and decompressed
+    #[arg(long, env = "HEARTH_CLICKHOUSE_MAX_BODY", default_value_t = 256,
+          value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub max_body: u32,
+    /// MiB of one result where the request sets no max_result_bytes
+    #[arg(long, env = "HEARTH_CLICKHOUSE_MAX_RESULT", default_value_t = 256,
+          value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub max_result: u32,
+    /// Stop when standard input ends: a parent that holds its other end takes us along however it dies
+    #[arg(long, env = "HEARTH_CLICKHOUSE_STOP_WITH_STDIN")]
+    pub stop_with_stdin: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  hearth-clickhouse --data-dir /var/lib/hearth/clickhouse
+  curl -d 'SELECT version()' http://127.0.0.1:8123/
+  curl 'http://127.0.0.1:8123/?query=INSERT+INTO+t+FORMAT+CSV' --data-binary @rows.csv
+
+Exit codes: 0 stopped, 1 failure, 2 usage.";
+
+/// Why a command line that parses is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// Everybody on the network could read and write.
+    #[error("--http {0} is not a loopback address: give --password-file, or listen on 127.0.0.1")]
+    OpenToTheNetwork(SocketAddr),
+    /// The password cannot be read.
+    #[error("--password-file {path}: {source}")]
+    PasswordFile {
+        /// The file.
+        path: PathBuf,
+        /// What the file system said.
+        source: std::io::Error,
+    },
+}
+
+impl Cli {
+    /// Who may ask. Without a password only a loopback address is taken.
+    pub fn credentials(&self) -> Result<Option<Credentials>, CliError> {
+        let Some(path) = &self.password_file else {
+            return if self.http.ip().is_loopback() {
+                Ok(None)
+            } else {
+                Err(CliError::OpenToTheNetwork(self.http))
+            };
+        };
+        let password = std::fs::read_to_string(path)
+            .map_err(|source| CliError::PasswordFile { path: path.clone(), source })?;
+        let password = password.trim_end_matches(['\r', '\n']).to_owned();
+        Ok(Some(Credentials { user: self.user.clone(), password }))
+    }
+
+    /// What requests are held to.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            max_body: (self.max_body as usize) << 20,
+            max_result_bytes: u64::from(self.max_result) << 20,
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! ClickHouse exceptions: their code, their text, their HTTP status.
+
+use axum::http::StatusCode;
+
+/// Codes that this server raises itself.
+pub mod code {
+    /// The request's data cannot be decompressed.
+    pub const CANNOT_DECOMPRESS: u32 = 271;
+    /// A checksum of a compressed block is wrong.
+    pub const CHECKSUM_DOESNT_MATCH: u32 = 40;
+    /// A request argument makes no sense.
+    pub const BAD_ARGUMENTS: u32 = 36;
+    /// Something ClickHouse has and this server has not.
+    pub const NOT_IMPLEMENTED: u32 = 48;
+    /// A statement is not UTF-8 or broken otherwise.
+    pub const SYNTAX_ERROR: u32 = 62;
+    /// The body is over its limit.
+    pub const TOO_LARGE: u32 = 307;
+    /// The client went away or sent a broken body.
+    pub const NETWORK_ERROR: u32 = 210;
+    /// Wrong or missing user or password.
+    pub const AUTHENTICATION_FAILED: u32 = 516;
+    /// The server is stopping.
+    pub const ABORTED: u32 = 236;
+    /// The engine could not be reached.
+    pub const UNKNOWN_EXCEPTION: u32 = 1002;
+}
+
+/// A failed request, as ClickHouse words it.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{message}")]
+pub struct Exception {
+    /// ClickHouse's error number.
+    pub code: u32,
+    /// "Code: N. DB::Exception: …", without the version.
+    pub message: String,
+}
+
+impl Exception {
+    /// An exception of this server's own.
+    pub fn new(code: u32, text: impl std::fmt::Display) -> Self {
+        Self { code, message: format!("Code: {code}. DB::Exception: {text}.") }
+    }
+
+    /// One of the engine's, from its text.
+    pub fn from_engine(message: String) -> Self {
+        let code = message
+            .strip_prefix("Code: ")
+            .and_then(|rest| rest.split_once('.'))
+            .and_then(|(code, _)| code.parse().ok())
+            .unwrap_or(code::UNKNOWN_EXCEPTION);
+        Self { code, message }
+    }
+
+    /// The HTTP status ClickHouse gives this code.
+    pub fn status(&self) -> StatusCode {
+        match self.code {
+            // CANNOT_PARSE_*, ILLEGAL_*, wrong arguments, wrong data, wrong syntax.
+            6 | 25 | 26 | 27 | 33 | 36 | 38 | 40 | 41 | 42 | 43 | 44 | 53 | 57 | 62 | 66 | 69 | 70 | 72
+            | 117 | 130 | 131 | 167 | 168 | 223 | 271 | 321 | 380 | 386 | 427 | 456 | 457 => {
+                StatusCode::BAD_REQUEST
+            }
+            // UNKNOWN_*.
+            30 | 46 | 47 | 50 | 56 | 60 | 63 | 73 | 78 | 81 | 115 | 139 | 336 | 511 => StatusCode::NOT_FOUND,
+            192..=194 | 497 | code::AUTHENTICATION_FAILED => StatusCode::FORBIDDEN,
+            159 => StatusCode::REQUEST_TIMEOUT,
+            209 | 76 | 439 | code::ABORTED => StatusCode::SERVICE_UNAVAILABLE,
+            307 => StatusCode::PAYLOAD_TOO_LARGE,
+            48 => StatusCode::NOT_IMPLEMENTED,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The engine's text on the left, code and HTTP status on the right.
+    fn check(message: &str, code: u32, status: u16) {
+        let exception = Exception::from_engine(message.into());
+        assert_eq!((exception.code, exception.status().as_u16()), (code, status), "{message}");
+    }
+
+    #[test]
+    fn codes_and_statuses() {
+        check("Code: 62. DB::Exception: Syntax error: failed. (SYNTAX_ERROR)", 62, 400);
+        check("Code: 60. DB::Exception: Unknown table. (UNKNOWN_TABLE)", 60, 404);
+        check("Code: 115. DB::Exception: Unknown setting. (UNKNOWN_SETTING)", 115, 404);
+        check("Code: 241. DB::Exception: Memory limit. (MEMORY_LIMIT_EXCEEDED)", 241, 500);
+        check("Code: 159. DB::Exception: Timeout. (TIMEOUT_EXCEEDED)", 159, 408);
+        check("something else entirely", 1002, 500);
+        check("Code: many. DB::Exception", 1002, 500);
+    }
+
+    #[test]
+    fn own_exceptions_read_like_the_engines() {
+        let exception = Exception::new(code::BAD_ARGUMENTS, "no query");
+        assert_eq!(Exception::from_engine(exception.message.clone()), exception);
+    }
+}

@@ -1,0 +1,221 @@
+//! Parts an INSERT from its data.
+//!
+//! libchdb takes an INSERT with its data in one text, as `clickhouse-client`
+//! does, but then reads the data only up to the first empty line and drops the
+//! rest without an error: measured with RowBinary rows that hold the bytes
+//! 0x0A 0x0A. So data goes through its stream interface, which wants the
+//! statement without FORMAT or VALUES, the format's name, and the bytes.
+
+/// An INSERT and what it brings.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Insert<'a> {
+    /// The statement up to its FORMAT or VALUES.
+    pub head: &'a [u8],
+    /// The data's format.
+    pub format: &'a str,
+    /// The data.
+    pub data: &'a [u8],
+}
+
+/// What kind of statement a text is, as far as its data is concerned.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Kind<'a> {
+    /// It brings no data.
+    Plain,
+    /// It brings data.
+    Insert(Insert<'a>),
+    /// `INSERT … SELECT … FROM input(…) FORMAT …`, which the engine's
+    /// stream interface does not take.
+    InsertFromInput,
+}
+
+/// Looks at a statement's words, no further than to its data.
+pub fn classify(sql: &[u8]) -> Kind<'_> {
+    let mut words = Words { sql, at: 0, depth: 0 };
+    match words.next() {
+        Some(Token { text, .. }) if text.eq_ignore_ascii_case(b"INSERT") => {}
+        _ => return Kind::Plain,
+    }
+    let (mut selects, mut reads_input) = (false, false);
+    let mut after_name_marker = false;
+    while let Some(Token { text, start, depth }) = words.next() {
+        let is = |word: &str| text.eq_ignore_ascii_case(word.as_bytes());
+        // What follows these is a name, whatever it looks like.
+        let is_name = std::mem::replace(&mut after_name_marker, is("INTO") || is("TABLE"));
+        if is_name && !is("TABLE") && !is("FUNCTION") {
+            after_name_marker = false;
+            continue;
+        }
+        if is("SELECT") || (depth == 0 && is("FROM")) {
+            selects = true;
+        } else if selects && is("input") {
+            reads_input = true;
+        } else if depth == 0 && is("FORMAT") {
+            if selects {
+                return if reads_input { Kind::InsertFromInput } else { Kind::Plain };
+            }
+            let Some(format) = words.next().and_then(|token| std::str::from_utf8(token.text).ok()) else {
+                return Kind::Plain;
+            };
+            let head = &sql[..start];
+            return Kind::Insert(Insert { head, format, data: data_after_format(&sql[words.at..]) });
+        } else if depth == 0 && !selects && is("VALUES") {
+            let head = &sql[..start];
+            return Kind::Insert(Insert { head, format: "Values", data: &sql[words.at..] });
+        }
+    }
+    Kind::Plain
+}
+
+/// Blanks and one line feed are between the format's name and the data.
+fn data_after_format(rest: &[u8]) -> &[u8] {
+    let blanks = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t' | 0x0c)).count();
+    let rest = &rest[blanks..];
+    let rest = rest.strip_prefix(b"\r").unwrap_or(rest);
+    rest.strip_prefix(b"\n").unwrap_or(rest)
+}
+
+struct Token<'a> {
+    text: &'a [u8],
+    start: usize,
+    /// How many parentheses are open around it.
+    depth: usize,
+}
+
+/// The words of a statement. Strings and quoted names come with their quotes,
+/// so that they equal no keyword; comments and punctuation are passed over.
+struct Words<'a> {
+    sql: &'a [u8],
+    at: usize,
+    depth: usize,
+}
+
+impl<'a> Iterator for Words<'a> {
+    type Item = Token<'a>;
+
+    fn next(&mut self) -> Option<Token<'a>> {
+        loop {
+            let rest = &self.sql[self.at..];
+            let first = *rest.first()?;
+            let length = match first {
+                b'\'' | b'"' | b'`' => return Some(self.token(quoted_length(rest, first))),
+                b'-' if rest.starts_with(b"--") => length_through(rest, b"\n"),
+                b'#' => length_through(rest, b"\n"),
+                b'/' if rest.starts_with(b"/*") => length_through(rest, b"*/"),
+                b'(' => {
+                    self.depth += 1;
+                    1
+                }
+                b')' => {
+                    self.depth = self.depth.saturating_sub(1);
+                    1
+                }
+                _ if is_word(first) => {
+                    return Some(self.token(rest.iter().take_while(|byte| is_word(**byte)).count()));
+                }
+                _ => 1,
+            };
+            self.at += length;
+        }
+    }
+}
+
+impl<'a> Words<'a> {
+    fn token(&mut self, length: usize) -> Token<'a> {
+        let start = self.at;
+        self.at += length;
+        Token { text: &self.sql[start..self.at], start, depth: self.depth }
+    }
+}
+
+fn is_word(byte: u8) -> bool {
+    // A dotted name (a.values) is one word, so that no part of it is a keyword.
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.') || byte >= 0x80
+}
+
+/// Length of a quoted text with its quotes; a doubled quote simply begins the next one.
+fn quoted_length(text: &[u8], quote: u8) -> usize {
+    let mut at = 1;
+    while let Some(byte) = text.get(at) {
+        at += match byte {
+            b'\\' => 2, // and whatever it escapes
+            _ if *byte == quote => return at + 1,
+            _ => 1,
+        };
+    }
+    text.len() // unfinished
+}
+
+fn length_through(text: &[u8], end: &[u8]) -> usize {
+    let found = text.windows(end.len()).position(|window| window == end);
+    found.map_or(text.len(), |at| at + end.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// "head | format | data", "plain" or "input".
+    fn check(sql: &str, expected: &str) {
+        let shown = match classify(sql.as_bytes()) {
+            Kind::Plain => "plain".to_owned(),
+            Kind::InsertFromInput => "input".to_owned(),
+            Kind::Insert(Insert { head, format, data }) => format!(
+                "{} | {format} | {}",
+                String::from_utf8_lossy(head).trim_end(),
+                String::from_utf8_lossy(data)
+            ),
+        };
+        assert_eq!(shown, expected, "{sql}");
+    }
+
+    #[test]
+    fn statements_without_data() {
+        check("", "plain");
+        check("SELECT 1 FORMAT JSON", "plain");
+        check("CREATE TABLE values (format String) ENGINE = Memory", "plain");
+        check("INSERT INTO t SELECT * FROM u", "plain");
+        check("INSERT INTO t SELECT * FROM u FORMAT Null", "plain");
+        check("INSERT INTO t (SELECT 1)", "plain");
+        check("INSERT INTO t FROM INFILE 'x' FORMAT CSV", "plain");
+        check("INSERT INTO t", "plain");
+        check("INSERT INTO t FORMAT", "plain");
+        check("INSERT INTO t 'unfinished FORMAT CSV", "plain");
+    }
+
+    #[test]
+    fn statements_with_data() {
+        check("INSERT INTO t FORMAT CSV\n1\n\n2", "INSERT INTO t | CSV | 1\n\n2");
+        check(
+            "insert into d.t(a, b) format RowBinary \t\n\n\tx",
+            "insert into d.t(a, b) | RowBinary | \n\tx",
+        );
+        check("INSERT INTO t FORMAT JSONEachRow{\"a\":1}", "INSERT INTO t | JSONEachRow | {\"a\":1}");
+        check("INSERT INTO t FORMAT CSV\r\n\r\n", "INSERT INTO t | CSV | \r\n");
+        check("INSERT INTO t VALUES (1), (2)", "INSERT INTO t | Values |  (1), (2)");
+        check("INSERT INTO t VALUES(1)", "INSERT INTO t | Values | (1)");
+        check(
+            "/* FORMAT */ INSERT INTO t SETTINGS async_insert=0 -- FORMAT x\nFORMAT CSV\n1",
+            "/* FORMAT */ INSERT INTO t SETTINGS async_insert=0 -- FORMAT x | CSV | 1",
+        );
+        check(
+            "INSERT INTO FUNCTION file('a''b FORMAT c', CSV) FORMAT TSV\n1",
+            "INSERT INTO FUNCTION file('a''b FORMAT c', CSV) | TSV | 1",
+        );
+    }
+
+    #[test]
+    fn names_that_look_like_keywords() {
+        check("INSERT INTO values VALUES (1)", "INSERT INTO values | Values |  (1)");
+        check("INSERT INTO TABLE format FORMAT CSV\n1", "INSERT INTO TABLE format | CSV | 1");
+        check("INSERT INTO d.format (values) VALUES (1)", "INSERT INTO d.format (values) | Values |  (1)");
+        check("INSERT INTO `FORMAT CSV` FORMAT TSV\n1", "INSERT INTO `FORMAT CSV` | TSV | 1");
+        check("INSERT INTO `d`.`t`(`a`) FORMAT TSV\n1", "INSERT INTO `d`.`t`(`a`) | TSV | 1");
+        check("INSERT INTO \"d\".values FORMAT TSV\n1", "INSERT INTO \"d\".values | TSV | 1");
+    }
+
+    #[test]
+    fn data_through_the_input_function() {
+        check("INSERT INTO t SELECT a FROM input('a Int8') FORMAT CSV\n1", "input");
+    }
+}

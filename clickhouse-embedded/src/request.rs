@@ -1,0 +1,208 @@
+//! What a request asks for: URL parameters, multipart fields, headers.
+
+use axum::http::{HeaderMap, header};
+
+use crate::exception::{Exception, code};
+
+/// How the answer's body is to be encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AnswerEncoding {
+    /// As it is.
+    #[default]
+    Plain,
+    /// `compress=1`: ClickHouse's blocks.
+    Blocks,
+    /// `Accept-Encoding: lz4`: an LZ4 frame.
+    Lz4Frame,
+}
+
+/// The arguments of one request; the statement's text may also be in the body.
+#[derive(Debug, Default, PartialEq)]
+pub struct Arguments {
+    /// `query`.
+    pub query: Option<String>,
+    /// `database`.
+    pub database: Option<String>,
+    /// `default_format`.
+    pub default_format: Option<String>,
+    /// `query_id`, else made up.
+    pub query_id: Option<String>,
+    /// `decompress=1`: the body is in ClickHouse's blocks.
+    pub decompress: bool,
+    /// `compress` and `Accept-Encoding`.
+    pub encoding: AnswerEncoding,
+    /// `user` and `password`, from the URL or from the headers.
+    pub user: Option<String>,
+    /// See `user`.
+    pub password: Option<String>,
+    /// `param_NAME`.
+    pub params: Vec<(String, String)>,
+    /// Every other argument is a setting.
+    pub settings: Vec<(String, String)>,
+}
+
+impl Arguments {
+    /// From the URL's parameters and the headers.
+    pub fn parse(pairs: Vec<(String, String)>, headers: &HeaderMap) -> Result<Self, Exception> {
+        let mut arguments = Self::default();
+        for (name, value) in pairs {
+            arguments.add(name, value)?;
+        }
+        let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.to_owned());
+        arguments.user = arguments.user.or_else(|| text("x-clickhouse-user"));
+        arguments.password = arguments.password.or_else(|| text("x-clickhouse-key"));
+        arguments.database = arguments.database.or_else(|| text("x-clickhouse-database"));
+        arguments.default_format = arguments.default_format.or_else(|| text("x-clickhouse-format"));
+        let wants_compression =
+            !arguments.settings.iter().any(|(k, v)| k == "enable_http_compression" && v == "0");
+        if arguments.encoding == AnswerEncoding::Plain && wants_compression && accepts_lz4(headers) {
+            arguments.encoding = AnswerEncoding::Lz4Frame;
+        }
+        Ok(arguments)
+    }
+
+    /// One argument, from the URL or from a multipart field.
+    pub fn add(&mut self, name: String, value: String) -> Result<(), Exception> {
+        match name.as_str() {
+            "query" => self.query = Some(value),
+            "database" => self.database = Some(value).filter(|name| !name.is_empty()),
+            "default_format" => self.default_format = Some(value),
+            "query_id" => self.query_id = Some(value).filter(|id| !id.is_empty()),
+            "decompress" => self.decompress = flag(&value),
+            "compress" if flag(&value) => self.encoding = AnswerEncoding::Blocks,
+            "user" => self.user = Some(value),
+            "password" => self.password = Some(value),
+            // The answer is always complete before it is sent.
+            "compress"
+            | "buffer_size"
+            | "wait_end_of_query"
+            | "quota_key"
+            | "stacktrace"
+            | "client_protocol_version" => {}
+            "session_id" | "session_timeout" | "session_check" | "role" => {
+                return Err(Exception::new(
+                    code::NOT_IMPLEMENTED,
+                    format_args!("argument {name}: this server has no sessions and no roles"),
+                ));
+            }
+            _ => match name.strip_prefix("param_") {
+                Some(param) => self.params.push((param.to_owned(), value)),
+                None => self.settings.push((name, value)),
+            },
+        }
+        Ok(())
+    }
+}
+
+/// The boundary, if the body is a multipart form.
+pub fn multipart_boundary(headers: &HeaderMap) -> Option<&str> {
+    let content_type = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    let (kind, parameters) = content_type.split_once(';')?;
+    if !kind.trim().eq_ignore_ascii_case("multipart/form-data") {
+        return None;
+    }
+    parameters.split(';').find_map(|parameter| {
+        let value = parameter.trim().strip_prefix("boundary=")?;
+        Some(value.trim_matches('"'))
+    })
+}
+
+/// Adds the fields of a multipart form; files (external tables) are refused.
+pub fn add_multipart(body: &[u8], boundary: &str, arguments: &mut Arguments) -> Result<(), Exception> {
+    let broken = |what: &str| Exception::new(code::BAD_ARGUMENTS, format_args!("multipart form: {what}"));
+    let text = std::str::from_utf8(body).map_err(|_| broken("a field is not UTF-8"))?;
+    let delimiter = format!("\r\n--{boundary}");
+    let mut rest =
+        text.strip_prefix(&delimiter[2..]).ok_or_else(|| broken("it does not begin with its boundary"))?;
+    loop {
+        if rest.starts_with("--") {
+            return Ok(());
+        }
+        let (part, after) =
+            rest.split_once(&delimiter).ok_or_else(|| broken("the closing boundary is missing"))?;
+        let (head, value) = part
+            .strip_prefix("\r\n")
+            .and_then(|part| part.split_once("\r\n\r\n"))
+            .ok_or_else(|| broken("a field without headers"))?;
+        let quoted = |key: &str| Some(head.split_once(key)?.1.split_once('"')?.0);
+        if quoted("filename=\"").is_some() {
+            return Err(Exception::new(code::NOT_IMPLEMENTED, "external tables in a multipart form"));
+        }
+        let name = quoted(" name=\"").ok_or_else(|| broken("a field without a name"))?;
+        arguments.add(name.to_owned(), value.to_owned())?;
+        rest = after;
+    }
+}
+
+fn accepts_lz4(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|encoding| encoding.trim().eq_ignore_ascii_case("lz4"))
+}
+
+fn flag(value: &str) -> bool {
+    matches!(value, "1" | "true")
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    /// Fields that a form gives, as `name=value` lines, or the error's text.
+    fn check(body: &str, expected: &str) {
+        let mut arguments = Arguments::default();
+        let outcome = add_multipart(body.as_bytes(), "B", &mut arguments);
+        let shown = match outcome {
+            Ok(()) => {
+                let query = arguments.query.iter().map(|query| format!("query={query}"));
+                let params = arguments.params.iter().map(|(name, value)| format!("{name}={value}"));
+                query.chain(params).collect::<Vec<_>>().join(" ")
+            }
+            Err(exception) => exception.message,
+        };
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn multipart_forms() {
+        let field = |name: &str, value: &str| {
+            format!("--B\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+        };
+        check(
+            &format!("{}{}--B--\r\n", field("query", "SELECT {a:String}"), field("param_a", "x\r\ny")),
+            "query=SELECT {a:String} a=x\r\ny",
+        );
+        check("--B--\r\n", "");
+        check(
+            &field("query", "SELECT 1"),
+            "Code: 36. DB::Exception: multipart form: the closing boundary is missing.",
+        );
+        check("", "Code: 36. DB::Exception: multipart form: it does not begin with its boundary.");
+        check(
+            "--B\r\nContent-Disposition: form-data; name=\"t\"; filename=\"t\"\r\n\r\n1\r\n--B--",
+            "Code: 48. DB::Exception: external tables in a multipart form.",
+        );
+    }
+
+    #[test]
+    fn arguments_of_the_url_and_of_headers() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT_ENCODING, "zstd, LZ4".parse().unwrap());
+        headers.insert("x-clickhouse-user", "u".parse().unwrap());
+        let pairs = [("query", "SELECT 1"), ("max_threads", "1"), ("param_x", "7"), ("compress", "0")];
+        let pairs = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let expected = Arguments {
+            query: Some("SELECT 1".into()),
+            encoding: AnswerEncoding::Lz4Frame,
+            user: Some("u".into()),
+            params: vec![("x".into(), "7".into())],
+            settings: vec![("max_threads".into(), "1".into())],
+            ..Arguments::default()
+        };
+        assert_eq!(Arguments::parse(pairs, &headers).unwrap(), expected);
+    }
+}

@@ -1,0 +1,225 @@
+//! Plain HTTP, as curl would speak it, and the life of the process.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use crate::common::Server;
+use hearth_clickhouse::wire;
+use reqwest::{Client, RequestBuilder, StatusCode};
+
+/// Sends it; status and body, and with an error the exception code before it.
+async fn shown(request: RequestBuilder) -> String {
+    let response = request.send().await.unwrap();
+    let status = response.status();
+    let code = response.headers().get("x-clickhouse-exception-code").cloned();
+    let body = response.text().await.unwrap();
+    match code {
+        None => format!("{} {body}", status.as_u16()),
+        // The texts are the engine's and change with it.
+        Some(code) => {
+            let code = code.to_str().unwrap();
+            assert!(body.starts_with(&format!("Code: {code}. DB::Exception: ")), "{body}");
+            format!("{} code {code}", status.as_u16())
+        }
+    }
+}
+
+#[tokio::test]
+async fn requests_and_their_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &["--max-body", "1"]);
+    let url = &server.url;
+    let http = Client::new();
+    let get = |query: &[(&str, &str)]| http.get(format!("{url}/")).query(query);
+    let post =
+        |query: &[(&str, &str)], body: &str| http.post(format!("{url}/")).query(query).body(body.to_owned());
+
+    let table = "CREATE TABLE t (a UInt32, s String) ENGINE = MergeTree ORDER BY a";
+    let cases: Vec<(RequestBuilder, &str)> = vec![
+        (http.get(format!("{url}/ping")), "200 Ok.\n"),
+        (http.get(format!("{url}/healthz")), "200 ok\n"),
+        (http.get(format!("{url}/nosuch")), "404 "),
+        (get(&[]), "200 Ok.\n"),
+        (get(&[("query", "SELECT 1")]), "200 1\n"),
+        (get(&[("query", "SELECT 1"), ("default_format", "JSONEachRow")]), "200 {\"1\":1}\n"),
+        (get(&[("query", "SELECT 1 AS x FORMAT CSVWithNames")]), "200 \"x\"\n1\n"),
+        (get(&[("query", "SELECT currentDatabase()"), ("database", "system")]), "200 system\n"),
+        (get(&[("query", "SELECT {x:String}"), ("param_x", "a\\tb")]), "200 a\\tb\n"),
+        (get(&[("query", "SELECT getSetting('max_threads')"), ("max_threads", "3")]), "200 3\n"),
+        // GET changes nothing.
+        (get(&[("query", table)]), "500 code 164"),
+        (post(&[], table), "200 "),
+        (post(&[("query", "INSERT INTO t FORMAT CSV")], "1,\"a\nb\"\n2,c\n"), "200 "),
+        (post(&[("query", "INSERT INTO t VALUES")], "(3, 'x;y'), (4, '')"), "200 "),
+        (post(&[], "INSERT INTO t FORMAT JSONEachRow\n{\"a\":5,\"s\":\"z\"}"), "200 "),
+        (post(&[("query", "SELECT s FROM t")], "WHERE a = 3"), "200 x;y\n"),
+        (get(&[("query", "SELECT sum(a), count() FROM t")]), "200 15\t5\n"),
+        (post(&[("query", "INSERT INTO t FORMAT CSV"), ("format_csv_delimiter", "|")], "6|x"), "200 "),
+        (post(&[], "INSERT INTO t VALUES (7, 'a\n\n;b'),\n\n(8, '')"), "200 "),
+        (post(&[("query", "INSERT INTO t FORMAT CSV")], ""), "200 "),
+        (post(&[("param_s", "nine")], "INSERT INTO t VALUES (9, {s:String})"), "200 "),
+        (post(&[], "INSERT INTO t SELECT 10, 'ten'"), "200 "),
+        (get(&[("query", "SELECT sum(a), count() FROM t")]), "200 55\t10\n"),
+        (post(&[("query", "INSERT INTO nosuch FORMAT CSV")], "1"), "404 code 60"),
+        // Errors and their statuses.
+        (post(&[], "SELEC 1"), "400 code 62"),
+        (post(&[], ""), "400 code 62"),
+        (post(&[], "SELECT * FROM nosuch"), "404 code 60"),
+        (post(&[("database", "no`such")], "SELECT 1"), "404 code 81"),
+        (post(&[("nosuch", "1")], "SELECT 1"), "404 code 115"),
+        (post(&[("max_threads", "many")], "SELECT 1"), "400 code 27"),
+        (post(&[("session_id", "s")], "SELECT 1"), "501 code 48"),
+        (post(&[], "SELECT {x:UInt8}"), "400 code 456"),
+        (post(&[], "SELECT throwIf(1)"), "500 code 395"),
+        (post(&[("query", "INSERT INTO t FORMAT CSV")], "not a number,1\n"), "400 code 27"),
+        (post(&[("query", "INSERT INTO t FORMAT RowBinary")], "123"), "400 code 33"),
+        (post(&[("max_result_bytes", "100")], "SELECT number FROM numbers(1000)"), "500 code 396"),
+        (post(&[], &format!("SELECT '{}'", "x".repeat(1 << 20))), "413 code 307"),
+    ];
+    for (number, (request, expected)) in cases.into_iter().enumerate() {
+        let request_text = format!("{request:?}");
+        assert_eq!(shown(request).await, expected, "case {number}: {request_text}");
+    }
+}
+
+/// An empty line within the data does not end it: given the INSERT and its data
+/// as one text, the engine reads no further than there, and reports success.
+#[tokio::test]
+async fn data_with_empty_lines_is_inserted_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    let http = Client::new();
+    let post = |query: &str, body: Vec<u8>| {
+        http.post(format!("{}/", server.url)).query(&[("query", query)]).body(body)
+    };
+    let table = "CREATE TABLE t (n UInt16) ENGINE = MergeTree ORDER BY n";
+    assert_eq!(shown(post(table, Vec::new())).await, "200 ");
+    // Every pair of bytes, 0x0A 0x0A among them, aligned and not.
+    let numbers = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+    assert_eq!(shown(post("INSERT INTO t FORMAT RowBinary", numbers)).await, "200 ");
+    let count = "SELECT count(), uniqExact(n) FROM t";
+    assert_eq!(shown(post(count, Vec::new())).await, "200 65536\t65536\n");
+}
+
+#[tokio::test]
+async fn compressed_bodies() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &["--max-body", "1"]);
+    let url = format!("{}/", server.url);
+    let http = Client::new();
+    let decompress = |body: Vec<u8>| http.post(&url).query(&[("decompress", "1")]).body(body);
+
+    assert_eq!(shown(decompress(wire::compress_blocks(b"SELECT 'x'"))).await, "200 x\n");
+    assert_eq!(shown(decompress(b"SELECT 'x'".to_vec())).await, "400 code 271");
+    let mut corrupt = wire::compress_blocks(b"SELECT 'x'");
+    *corrupt.last_mut().unwrap() ^= 1;
+    assert_eq!(shown(decompress(corrupt)).await, "400 code 40");
+    let bomb = wire::compress_blocks(&vec![b' '; 2 << 20]);
+    assert_eq!(shown(decompress(bomb)).await, "413 code 307");
+
+    let numbers = "SELECT number FROM numbers(100000)";
+    let plain = http.post(&url).body(numbers).send().await.unwrap().bytes().await.unwrap();
+    let response = http.post(&url).query(&[("compress", "1")]).body(numbers).send().await.unwrap();
+    let mut blocks = Vec::new();
+    wire::decompress_blocks(&response.bytes().await.unwrap(), &mut blocks, 1 << 30).unwrap();
+    assert!(blocks == plain);
+    let request = http.post(&url).header("accept-encoding", "lz4").body(numbers);
+    let response = request.send().await.unwrap();
+    assert_eq!(response.headers()["content-encoding"], "lz4");
+    let mut frame = Vec::new();
+    wire::decompress_frame(&response.bytes().await.unwrap(), &mut frame, 1 << 30).unwrap();
+    assert!(frame == plain);
+}
+
+#[tokio::test]
+async fn headers_and_metrics() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    let http = Client::new();
+    let request = http.post(&server.url).query(&[("query_id", "q1")]).body("SELECT 1");
+    let response = request.send().await.unwrap();
+    assert_eq!(response.headers()["x-clickhouse-query-id"], "q1");
+    assert_eq!(response.headers()["x-clickhouse-format"], "TabSeparated");
+    let summary = response.headers()["x-clickhouse-summary"].to_str().unwrap();
+    assert!(summary.starts_with(r#"{"read_rows":"1","#), "{summary}");
+    let metrics = http.get(format!("{}/metrics", server.url)).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    assert!(metrics.contains("hearth_clickhouse_queries_total{outcome=\"Ok\"} 1\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn passwords() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("password");
+    std::fs::write(&file, "geheim\n").unwrap();
+    let data = dir.path().join("data");
+    let server = Server::start(&data, &["--password-file", file.to_str().unwrap()]);
+    let http = Client::new();
+    let ask = |password: &str| http.post(&server.url).header("x-clickhouse-key", password).body("SELECT 1");
+    assert_eq!(shown(ask("geheim")).await, "200 1\n");
+    assert_eq!(shown(ask("geheim1")).await, "403 code 516");
+    assert_eq!(shown(ask("")).await, "403 code 516");
+    let in_url = http.post(&server.url).query(&[("user", "default"), ("password", "geheim")]);
+    assert_eq!(shown(in_url.body("SELECT 1")).await, "200 1\n");
+    let other = http.post(&server.url).query(&[("user", "x"), ("password", "geheim")]);
+    assert_eq!(shown(other.body("SELECT 1")).await, "403 code 516");
+}
+
+/// A running query is finished and answered, then the process ends with 0.
+#[tokio::test]
+async fn sigterm_lets_queries_finish() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    let http = Client::new();
+    let slow = tokio::spawn(http.post(&server.url).body("SELECT sleep(1)").send());
+    let seen =
+        "SELECT count() FROM system.processes WHERE query LIKE '%sleep(1)%' AND query NOT LIKE '%processes%'";
+    while shown(http.post(&server.url).body(seen)).await != "200 1\n" {}
+    let status = tokio::task::spawn_blocking(|| server.terminate()).await.unwrap();
+    assert_eq!(slow.await.unwrap().unwrap().status(), StatusCode::OK);
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn a_data_directory_has_one_owner() {
+    let dir = tempfile::tempdir().unwrap();
+    let _server = Server::start(dir.path(), &[]);
+    let second =
+        crate::common::command(dir.path()).arg("--libchdb").arg(crate::common::libchdb()).output().unwrap();
+    let stderr = String::from_utf8(second.stderr).unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    assert!(stderr.contains("is in use by process"), "{stderr}");
+}
+
+#[test]
+fn ends_with_its_standard_input() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = crate::common::command(dir.path())
+        .arg("--libchdb")
+        .arg(crate::common::libchdb())
+        .arg("--stop-with-stdin")
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdin.take());
+    assert_eq!(crate::common::wait(&mut child, Duration::from_secs(30)).code(), Some(0));
+}
+
+/// What is wrong at the start, and what is said about it.
+#[test]
+fn refusals_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let check = |arguments: &[&str], code: i32, message: &str| {
+        let mut command = crate::common::command(dir.path());
+        command.args(arguments).env_remove("HEARTH_CACHE").env("HOME", dir.path());
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{stderr}");
+        assert!(stderr.contains(message), "{stderr}");
+    };
+    check(&[], 1, "run scripts/setup-chdb.sh");
+    check(&["--libchdb", "/nonexistent.so"], 1, "looked at /nonexistent.so");
+    check(&["--libchdb", "/etc/passwd"], 1, "cannot load /etc/passwd");
+    check(&["--nosuch"], 2, "unexpected argument");
+    check(&["--max-body", "0"], 2, "0 is not in 1..=4096");
+}
