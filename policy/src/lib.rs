@@ -1,2 +1,39 @@
 //! `ProfilingPolicy`: types, validation and the decision for one process.
+//!
+//! Pure: no IO, no clock, no client. The way through it:
+//!
+//! ```text
+//! text ──file::parse_policy_file──► Policy ──EffectivePolicy──► CompiledPolicy ─┐
+//! (or serde, from the API server)     │                                         ├─decide──► Decision
+//!                                     └─validate──► Finding (path, remedy)      │
+//!                                                              ProcessFacts ────┘
+//! ```
+//!
+//! [`validate`] is the one table of bounds; [`decide`] the one place where a policy wins or loses a process.
 #![forbid(unsafe_code)]
+
+mod bounds;
+mod decide;
+mod effective;
+mod facts;
+mod file;
+mod finding;
+mod interval;
+mod rate;
+mod selector;
+mod spec;
+mod yaml;
+
+pub use bounds::{Checked, validate};
+pub use decide::{Decision, NoMatch, Verdict, decide};
+pub use effective::{CompileError, CompiledPolicy, DEFAULT_REGEX, EffectivePolicy, cannot_match_here};
+pub use facts::{Environment, Home, PodFacts, ProcessFacts, app_service};
+pub use file::{MAX_DOCUMENTS, MAX_FILE_BYTES, parse_policy_file};
+pub use finding::{Finding, PolicyErrors, Warning};
+pub use interval::{Interval, IntervalError};
+pub use rate::{effective_rate, keeps, node_rate, period_micros};
+pub use selector::{LabelSelector, Labels, Operator, Requirement};
+pub use spec::{
+    API_VERSION, AppService, ClusterProfilingPolicySpec, ClusterScope, Kind, MatchOn, Metadata, Policy,
+    ProfilingPolicySpec, Spec, SpecCore,
+};

@@ -1,0 +1,227 @@
+//! The table of bounds. The file reader and the operator hold policies to this one.
+
+use std::ops::RangeInclusive;
+
+use crate::effective::compile_regex;
+use crate::finding::{Finding, Warning};
+use crate::interval::Interval;
+use crate::selector::{LabelSelector, Operator, is_dns_label, is_label_key, is_label_value};
+use crate::spec::{Kind, MatchOn, Spec, SpecCore};
+
+/// Samples per second and CPU.
+pub(crate) const FREQUENCY: RangeInclusive<i64> = 1..=1000;
+/// Whether rows keep the CPU number.
+pub(crate) const CPU: RangeInclusive<i64> = 0..=1;
+/// `javaSymbolFileRefreshDeferInterval`, in seconds.
+const DEFER_SECONDS: RangeInclusive<u32> = 5..=3600;
+/// `duration`, in seconds.
+const DURATION_SECONDS: RangeInclusive<u32> = 10..=86_400;
+/// Characters of `regex`.
+const REGEX_CHARS: usize = 512;
+/// What the kernel keeps of a process name, without the terminating zero.
+const COMM_BYTES: usize = 15;
+
+/// What [`validate`] found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// The policy is refused.
+    pub errors: Vec<Finding>,
+    /// The policy is accepted; its author should know.
+    pub warnings: Vec<Warning>,
+}
+
+/// Holds a spec to every bound. Findings have no line.
+pub fn validate(spec: &Spec) -> Checked {
+    let mut checked = Checked::default();
+    // Destructured, so that a new field must be looked at here.
+    let SpecCore {
+        disabled: _,
+        regex,
+        match_on,
+        frequency,
+        cpu,
+        java_symbol_file_refresh_defer_interval: defer,
+        priority,
+        pod_selector,
+        containers,
+        app_service: _,
+        duration,
+    } = spec.core();
+    let mut range = |path: &str, value: i64, bounds: RangeInclusive<i64>| {
+        if !bounds.contains(&value) {
+            checked.errors.push(out_of_range(path, &value.to_string(), bounds));
+        }
+    };
+    range("spec.frequency", i64::from(*frequency), FREQUENCY);
+    range("spec.cpu", i64::from(*cpu), CPU);
+    range("spec.priority", i64::from(*priority), priority_range(spec.kind()));
+    checked.frequency_beats_with_timers(*frequency);
+    if let Some(regex) = regex {
+        checked.regex(regex, *match_on);
+    }
+    checked.interval("spec.javaSymbolFileRefreshDeferInterval", defer, DEFER_SECONDS, "600s");
+    if let Some(duration) = duration {
+        checked.interval("spec.duration", duration, DURATION_SECONDS, "15m");
+    }
+    checked.selector("spec.podSelector", pod_selector.as_ref());
+    for (i, container) in containers.iter().enumerate() {
+        if !is_dns_label(container) {
+            checked.errors.push(Finding::new(
+                format!("spec.containers[{i}]"),
+                format!("is {container:?}, which cannot be the name of a container"),
+                "write lower-case letters, digits and -, at most 63, as in the pod's spec",
+            ));
+        }
+    }
+    if let Some(scope) = spec.scope() {
+        checked.selector("spec.namespaceSelector", scope.namespace_selector.as_ref());
+        checked.selector("spec.nodeSelector", scope.node_selector.as_ref());
+    }
+    checked
+}
+
+/// Bounds of `priority`: a namespace's users stay below what the cluster's operators can say.
+pub(crate) fn priority_range(kind: Kind) -> RangeInclusive<i64> {
+    let max = match kind {
+        Kind::ProfilingPolicy => 1000,
+        Kind::ClusterProfilingPolicy => 1_000_000,
+    };
+    i64::from(i32::MIN)..=max
+}
+
+/// The error of a number, also of one that does not fit the field's type.
+pub(crate) fn out_of_range(path: &str, value: &str, bounds: RangeInclusive<i64>) -> Finding {
+    let (min, max) = (*bounds.start(), *bounds.end());
+    let side = if value.starts_with('-') || value.parse::<i64>().is_ok_and(|v| v < min) {
+        format!("below {min}")
+    } else {
+        format!("above {max}")
+    };
+    Finding::new(path, format!("is {value}, {side}"), whole_number(&bounds))
+}
+
+/// The remedy for a number.
+pub(crate) fn whole_number(bounds: &RangeInclusive<i64>) -> String {
+    match (*bounds.start(), *bounds.end()) {
+        (0, 1) => "write 0 or 1".to_owned(),
+        (min, max) if min == i64::from(i32::MIN) => format!("write a whole number up to {max}"),
+        (min, max) => format!("write a whole number from {min} to {max}"),
+    }
+}
+
+impl Checked {
+    fn frequency_beats_with_timers(&mut self, frequency: u32) {
+        if frequency == 0 || !frequency.is_multiple_of(10) {
+            return;
+        }
+        self.warnings.push(Finding::new(
+            "spec.frequency",
+            format!(
+                "is {frequency}, a multiple of 10: samples then run in lockstep with timers of 10 ms or 100 ms \
+                 and see the same moment of periodic work every time, or never"
+            ),
+            format!("prefer {}", frequency - 1),
+        ));
+    }
+
+    fn regex(&mut self, regex: &str, match_on: MatchOn) {
+        let chars = regex.chars().count();
+        if chars > REGEX_CHARS {
+            self.errors.push(Finding::new(
+                "spec.regex",
+                format!("has {chars} characters, more than {REGEX_CHARS}"),
+                "shorten it, or write several policies",
+            ));
+            return;
+        }
+        if let Err(problem) = compile_regex(regex) {
+            let remedy = "write a regular expression as https://docs.rs/regex describes them";
+            self.errors.push(Finding::new("spec.regex", problem, remedy));
+            return;
+        }
+        let plain = regex.trim_start_matches('^').trim_end_matches('$');
+        let is_plain =
+            !plain.contains(['.', '+', '*', '?', '(', ')', '|', '[', ']', '{', '}', '^', '$', '\\']);
+        if match_on == MatchOn::Comm && is_plain && plain.len() > COMM_BYTES {
+            let end = (0..=COMM_BYTES).rev().find(|&i| plain.is_char_boundary(i)).unwrap_or(0);
+            self.warnings.push(Finding::new(
+                "spec.regex",
+                format!(
+                    "is plain text of {} bytes, and the kernel keeps only {COMM_BYTES} bytes of a process name, \
+                     so it is never found there",
+                    plain.len()
+                ),
+                format!("write {:?}, or add match: cmdline or match: exe", &plain[..end]),
+            ));
+        }
+    }
+
+    fn interval(&mut self, path: &str, value: &Interval, bounds: RangeInclusive<u32>, example: &str) {
+        if bounds.contains(&value.seconds()) {
+            return;
+        }
+        let (min, max) = (written(*bounds.start()), written(*bounds.end()));
+        let side =
+            if value.seconds() < *bounds.start() { format!("below {min}") } else { format!("above {max}") };
+        self.errors.push(Finding::new(
+            path,
+            format!("is {value}, {side}"),
+            format!("write an interval from {min} to {max}, such as {example}"),
+        ));
+    }
+
+    fn selector(&mut self, path: &str, selector: Option<&LabelSelector>) {
+        let Some(LabelSelector { match_labels, match_expressions }) = selector else { return };
+        for (key, value) in match_labels {
+            let path = format!("{path}.matchLabels");
+            self.label_key(&path, key);
+            self.label_value(&path, value);
+        }
+        for (i, requirement) in match_expressions.iter().enumerate() {
+            let path = format!("{path}.matchExpressions[{i}]");
+            self.label_key(&format!("{path}.key"), &requirement.key);
+            let path = format!("{path}.values");
+            for value in &requirement.values {
+                self.label_value(&path, value);
+            }
+            let needs_values = matches!(requirement.operator, Operator::In | Operator::NotIn);
+            match (needs_values, requirement.values.is_empty()) {
+                (true, true) => self.errors.push(Finding::new(
+                    path,
+                    format!("is missing, and {:?} needs it", requirement.operator),
+                    "list at least one value",
+                )),
+                (false, false) => self.errors.push(Finding::new(
+                    path,
+                    format!("is given, and {:?} takes none", requirement.operator),
+                    "remove it, or use In or NotIn",
+                )),
+                (true, false) | (false, true) => {}
+            }
+        }
+    }
+
+    fn label_key(&mut self, path: &str, key: &str) {
+        if !is_label_key(key) {
+            let problem = format!("has {:?}, which cannot be the key of a label", crate::yaml::cut(key));
+            let remedy = "write [prefix/]name as in kubectl get --show-labels";
+            self.errors.push(Finding::new(path, problem, remedy));
+        }
+    }
+
+    fn label_value(&mut self, path: &str, value: &str) {
+        if !is_label_value(value) {
+            let problem = format!("has {:?}, which cannot be the value of a label", crate::yaml::cut(value));
+            let remedy = "write at most 63 letters, digits, -, _ and ., with a letter or digit at both ends";
+            self.errors.push(Finding::new(path, problem, remedy));
+        }
+    }
+}
+
+/// A bound as the documentation writes it: hours only where they are whole days.
+fn written(seconds: u32) -> String {
+    match seconds {
+        86_400 => "24h".to_owned(),
+        seconds => format!("{seconds}s"),
+    }
+}

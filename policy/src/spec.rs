@@ -1,0 +1,219 @@
+//! The two kinds as `kubectl apply` takes them.
+//!
+//! Unknown fields are refused by the reader of files ([`crate::parse_policy_file`]), not here: serde cannot
+//! combine `flatten` with `deny_unknown_fields`, and the API server prunes them before they arrive.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::interval::Interval;
+use crate::selector::{LabelSelector, Labels};
+
+/// `apiVersion` of both kinds.
+pub const API_VERSION: &str = "profiling.hearth.dev/v1alpha1";
+
+/// A policy with its kind, as one document of a file or one object of the API server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// Name, namespace and so on.
+    pub metadata: Metadata,
+    /// What to profile and how.
+    pub spec: Spec,
+}
+
+/// The kinds of policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Namespaced: reaches the pods of its own namespace only.
+    ProfilingPolicy,
+    /// Cluster-scoped.
+    ClusterProfilingPolicy,
+}
+
+/// `metadata`, as far as Hearth reads it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Metadata {
+    /// A DNS subdomain of at most 253 characters.
+    pub name: String,
+    /// A DNS label of at most 63 characters; `None` with the cluster kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Labels of the policy itself.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: Labels,
+    /// Annotations of the policy itself.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: Labels,
+    /// RFC 3339, from the API server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub creation_timestamp: Option<String>,
+}
+
+/// The spec of either kind.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Spec {
+    /// Of a `ProfilingPolicy`.
+    Namespaced(ProfilingPolicySpec),
+    /// Of a `ClusterProfilingPolicy`.
+    Cluster(ClusterProfilingPolicySpec),
+}
+
+/// `spec` of a `ProfilingPolicy`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProfilingPolicySpec {
+    /// What both kinds have.
+    #[serde(flatten)]
+    pub core: SpecCore,
+}
+
+/// `spec` of a `ClusterProfilingPolicy`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ClusterProfilingPolicySpec {
+    /// What both kinds have.
+    #[serde(flatten)]
+    pub core: SpecCore,
+    /// What this kind has alone.
+    #[serde(flatten)]
+    pub scope: ClusterScope,
+}
+
+/// The fields that both kinds have.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SpecCore {
+    /// Keeps the policy, profiles nothing by it.
+    pub disabled: bool,
+    /// Searched in what `match` names. `None`: any process if the policy selects, else Hearth's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub regex: Option<String>,
+    /// Where `regex` is searched.
+    #[serde(rename = "match")]
+    pub match_on: MatchOn,
+    /// Samples per second and CPU, 1 to 1000.
+    pub frequency: u32,
+    /// 1: rows keep the CPU number. 0: they do not.
+    pub cpu: u8,
+    /// How long an unresolved Java frame waits before that JVM's symbols are read again.
+    pub java_symbol_file_refresh_defer_interval: Interval,
+    /// The higher wins a process that several policies match.
+    pub priority: i32,
+    /// Which pods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_selector: Option<LabelSelector>,
+    /// Which containers in them, by name; empty: all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub containers: Vec<String>,
+    /// What a process is called in queries.
+    pub app_service: AppService,
+    /// Profile for so long after creation, then stop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration: Option<Interval>,
+}
+
+/// The fields that the cluster kind has alone.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClusterScope {
+    /// Which namespaces, by their labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace_selector: Option<LabelSelector>,
+    /// Which nodes, by their labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<LabelSelector>,
+    /// Also the processes outside pods.
+    pub host_processes: bool,
+}
+
+/// Where a policy's regex is searched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MatchOn {
+    /// The process leader's name, at most 15 bytes.
+    #[default]
+    Comm,
+    /// The arguments, joined by blanks.
+    Cmdline,
+    /// The path of the executable.
+    Exe,
+}
+
+/// What `app_service` is called.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AppService {
+    /// After the process.
+    #[default]
+    Comm,
+    /// After the container.
+    Container,
+    /// After the workload (the Deployment, not the ReplicaSet).
+    Workload,
+    /// After the file of the executable, without its folder.
+    Exe,
+}
+
+impl Default for SpecCore {
+    fn default() -> Self {
+        Self {
+            disabled: false,
+            regex: None,
+            match_on: MatchOn::default(),
+            frequency: 99,
+            cpu: 0,
+            java_symbol_file_refresh_defer_interval: Interval::from_seconds(600),
+            priority: 0,
+            pod_selector: None,
+            containers: Vec::new(),
+            app_service: AppService::default(),
+            duration: None,
+        }
+    }
+}
+
+impl Kind {
+    /// As `kind` in a document.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ProfilingPolicy => "ProfilingPolicy",
+            Self::ClusterProfilingPolicy => "ClusterProfilingPolicy",
+        }
+    }
+}
+
+impl Spec {
+    /// Which kind it belongs to.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Namespaced(_) => Kind::ProfilingPolicy,
+            Self::Cluster(_) => Kind::ClusterProfilingPolicy,
+        }
+    }
+
+    /// The fields that both kinds have.
+    pub fn core(&self) -> &SpecCore {
+        match self {
+            Self::Namespaced(spec) => &spec.core,
+            Self::Cluster(spec) => &spec.core,
+        }
+    }
+
+    /// The fields of the cluster kind; `None` for the other.
+    pub fn scope(&self) -> Option<&ClusterScope> {
+        match self {
+            Self::Namespaced(_) => None,
+            Self::Cluster(spec) => Some(&spec.scope),
+        }
+    }
+}
+
+impl Policy {
+    /// `namespace/name`, or `name` of a cluster-wide one: what rows and messages carry.
+    pub fn id(&self) -> String {
+        match &self.metadata.namespace {
+            Some(namespace) => format!("{namespace}/{}", self.metadata.name),
+            None => self.metadata.name.clone(),
+        }
+    }
+}
