@@ -7,25 +7,25 @@ CREATE DATABASE IF NOT EXISTS profile
 CREATE TABLE IF NOT EXISTS profile.in_process_local
 (
     `time` DateTime('UTC') CODEC(DoubleDelta, ZSTD(1)),
-    `batch` UInt64 CODEC(ZSTD(1)) COMMENT 'xxh3-64 over agent instance and sequence',
+    `batch` UInt64 COMMENT 'xxh3-64 over agent instance and sequence' CODEC(ZSTD(1)),
     `app_service` LowCardinality(String) COMMENT 'empty: no policy matched; such rows have no stack and are seen under Total only',
     `app_instance` LowCardinality(String),
     `policy` LowCardinality(String),
-    `process_id` UInt32 CODEC(T64, ZSTD(1)) COMMENT 'in the pid namespace of the host',
+    `process_id` UInt32 COMMENT 'in the pid namespace of the host' CODEC(T64, ZSTD(1)),
     `process_start_time` DateTime64(3, 'UTC') CODEC(Delta, ZSTD(1)),
     `process_name` LowCardinality(String) COMMENT 'comm of the leader of the thread group',
     `thread_name` LowCardinality(String),
     `main_thread` UInt8 COMMENT 'tid = tgid',
-    `stack_id` UInt128 CODEC(ZSTD(1)) COMMENT 'profile.stacks; 0: no stack was asked for',
+    `stack_id` UInt128 COMMENT 'profile.stacks; 0: no stack was asked for' CODEC(ZSTD(1)),
     `stack_end` Enum8('complete' = 0, 'truncated' = 1, 'no-unwind-info' = 2, 'jit' = 3, 'lost' = 4, 'counted' = 5),
-    `cpu` UInt16 CODEC(T64, ZSTD(1)) COMMENT '0xfff: not kept by the policy',
+    `cpu` UInt16 COMMENT '0xfff: not kept by the policy' CODEC(T64, ZSTD(1)),
     `sample_count` UInt32 CODEC(T64, ZSTD(1)),
-    `profile_value` Int64 CODEC(T64, ZSTD(1)) COMMENT 'microseconds',
+    `profile_value` Int64 COMMENT 'microseconds' CODEC(T64, ZSTD(1)),
     `profile_value_unit` LowCardinality(String),
     `profile_event_type` LowCardinality(String),
     `profile_language_type` LowCardinality(String),
-    `profile_create_timestamp` DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1)) COMMENT 'when the agent closed the window',
-    `profile_in_timestamp` DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1)) COMMENT 'when the collector wrote the row',
+    `profile_create_timestamp` DateTime64(6, 'UTC') COMMENT 'when the agent closed the window' CODEC(Delta, ZSTD(1)),
+    `profile_in_timestamp` DateTime64(6, 'UTC') COMMENT 'when the collector wrote the row' CODEC(Delta, ZSTD(1)),
     `pod_cluster` LowCardinality(String),
     `pod_ns` LowCardinality(String),
     `pod_node` LowCardinality(String),
@@ -48,7 +48,7 @@ SETTINGS ttl_only_drop_parts = 1
 CREATE TABLE IF NOT EXISTS profile.stacks
 (
     `stack_id` UInt128,
-    `frames` String CODEC(ZSTD(3)) COMMENT 'joined by ;',
+    `frames` String COMMENT 'joined by ;' CODEC(ZSTD(3)),
     `last_seen` DateTime('UTC') CODEC(DoubleDelta, ZSTD(1))
 )
 ENGINE = ReplacingMergeTree(last_seen)
