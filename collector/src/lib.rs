@@ -1,1 +1,4 @@
 //! See the README of this folder.
+
+pub mod http;
+pub mod query;

@@ -1,0 +1,79 @@
+//! The HTTP surfaces, thin over one query core ([`crate::query`]).
+//!
+//! | path | what |
+//! | --- | --- |
+//! | `POST /v1/profile/ProfileTracing` | DeepFlow's API ([`deepflow`]) |
+//! | `GET /api/v1/flamegraph`, `GET /api/v1/apps` | our own ([`api`]) |
+//! | `GET /` | a page with the hottest apps ([`page`]) |
+//! | `GET /healthz`, `/readyz`, `/metrics` | for machines ([`health`]) |
+
+pub mod api;
+pub mod deepflow;
+pub mod health;
+mod metrics;
+pub mod page;
+mod parameters;
+mod reply;
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::middleware;
+use axum::routing::{get, post};
+use clickhouse::Client;
+use prometheus_client::registry::Registry;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::query::{Limits, QueryError, Store};
+
+pub use metrics::HttpMetrics;
+
+/// What the handlers share. Cheap to clone.
+#[derive(Clone)]
+pub struct QueryState {
+    pub(crate) store: Store,
+    pub(crate) metrics: HttpMetrics,
+    registry: Arc<Registry>,
+    permits: Arc<Semaphore>,
+}
+
+impl QueryState {
+    /// Answers through `client` within `limits`; `/metrics` shows `registry`,
+    /// in which `metrics` was registered by [`HttpMetrics::register`].
+    pub fn new(client: Client, limits: Limits, metrics: HttpMetrics, registry: Arc<Registry>) -> Self {
+        Self {
+            store: Store::new(client, limits),
+            metrics,
+            registry,
+            permits: Arc::new(Semaphore::new(limits.concurrent)),
+        }
+    }
+
+    /// The right to ask one question now.
+    fn permit(&self) -> Result<SemaphorePermit<'_>, QueryError> {
+        self.permits.try_acquire().map_err(|_| QueryError::Busy)
+    }
+}
+
+/// All routes.
+pub fn router(state: QueryState) -> Router {
+    Router::new()
+        .route("/", get(page::index))
+        .route("/style.css", get(page::style))
+        .route("/v1/profile/ProfileTracing", post(deepflow::profile_tracing))
+        .route("/api/v1/flamegraph", get(api::flamegraph))
+        .route("/api/v1/apps", get(api::apps))
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
+        .fallback(reply::no_such_path)
+        .layer(middleware::from_fn_with_state(state.clone(), metrics::count))
+        .with_state(state)
+}
+
+/// Now, in Unix seconds.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}

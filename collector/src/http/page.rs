@@ -1,0 +1,169 @@
+//! `GET /`: the hottest apps of the last minutes, with links. No script, and
+//! every name escaped: process names are chosen by whoever runs the process.
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::api::DEFAULT_RANGE_SECONDS;
+use super::parameters::encode;
+use super::{QueryState, now, reply};
+use crate::query::store::App;
+use crate::query::{QueryError, TimeRange};
+
+const POLICY: &str = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; \
+                      frame-ancestors 'none'";
+/// Rows of the table.
+const SHOWN: usize = 50;
+const STYLE: &str =
+    "body { font: 16px/1.5 system-ui, sans-serif; max-width: 50em; margin: 2em auto; padding: 0 1em; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; padding: .3em .6em; border-bottom: 1px solid #ccc; overflow-wrap: anywhere; }
+.number { text-align: right; font-variant-numeric: tabular-nums; }
+";
+
+/// The page.
+pub async fn index(State(state): State<QueryState>) -> Response {
+    let (status, body) = match hottest(&state).await {
+        Ok(apps) => (StatusCode::OK, table(&apps)),
+        Err(error) => {
+            let (status, _) = reply::status_of(&error);
+            (status, format!("<p>{}</p>", escape(error.advice())))
+        }
+    };
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ];
+    (status, headers, document(&body)).into_response()
+}
+
+/// Its style sheet.
+pub async fn style() -> Response {
+    ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], STYLE).into_response()
+}
+
+/// A drawing that says why there is nothing to draw.
+pub(super) fn empty_svg(title: &str, reason: &str) -> String {
+    // SVG text does not wrap: one line for each part of the reason.
+    let lines: String = reason
+        .split("; ")
+        .enumerate()
+        .map(|(i, line)| format!("<text x=\"16\" y=\"{}\">{}</text>", 64 + i * 24, escape(line)))
+        .collect();
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"1200\" height=\"{}\" \
+         font-family=\"sans-serif\" font-size=\"14\"><title>{title}</title>\
+         <text x=\"16\" y=\"32\" font-weight=\"bold\">{title}</text>{lines}</svg>",
+        64 + reason.split("; ").count() * 24,
+        title = escape(title),
+    )
+}
+
+async fn hottest(state: &QueryState) -> Result<Vec<App>, QueryError> {
+    let now = u32::try_from(now()).unwrap_or(u32::MAX);
+    let from = now.saturating_sub(DEFAULT_RANGE_SECONDS as u32);
+    let _permit = state.permit()?;
+    state.store.apps(TimeRange { from, until: now }).await
+}
+
+fn document(body: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Hearth</title>\
+         <meta name=\"viewport\" content=\"width=device-width\">\
+         <link rel=\"stylesheet\" href=\"/style.css\"></head>\n<body><h1>Hearth</h1>\n\
+         <p><a href=\"{}\">Total</a>: every process of every node, by thread.</p>\n{body}</body></html>\n",
+        link("Total")
+    )
+}
+
+fn table(apps: &[App]) -> String {
+    let minutes = DEFAULT_RANGE_SECONDS / 60;
+    if apps.is_empty() {
+        return format!(
+            "<p>No app was profiled in the last {minutes} minutes: no policy matches a running process, \
+             or no agent reaches this collector.</p>"
+        );
+    }
+    let rows: String = apps
+        .iter()
+        .take(SHOWN)
+        .map(|App { app_service, samples, value }| {
+            format!(
+                "<tr><td><a href=\"{}\">{}</a></td><td class=\"number\">{:.2}</td>\
+                 <td class=\"number\">{samples}</td></tr>\n",
+                link(app_service),
+                escape(app_service),
+                *value as f64 / 1e6,
+            )
+        })
+        .collect();
+    let more = match apps.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!("<p>{more} more in <a href=\"/api/v1/apps\">the list of all</a>.</p>"),
+    };
+    format!(
+        "<h2>Hottest in the last {minutes} minutes</h2>\n<table><tr><th>App</th>\
+         <th class=\"number\">CPU seconds</th><th class=\"number\">Samples</th></tr>\n{rows}</table>{more}"
+    )
+}
+
+fn link(app_service: &str) -> String {
+    format!("/api/v1/flamegraph?app_service={}&amp;format=svg", encode(app_service))
+}
+
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            // XML has no way to write them.
+            c if c.is_control() => escaped.push('?'),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn app(name: &str) -> App {
+        App { app_service: name.to_owned(), samples: 3, value: 1_500_000 }
+    }
+
+    #[test]
+    fn names_are_escaped_in_text_and_in_links() {
+        let page = table(&[app("<b>\"x'&y")]);
+        assert!(
+            page.contains("app_service=%3Cb%3E%22x%27%26y&amp;format=svg\">&lt;b&gt;&quot;x&#39;&amp;y</a>")
+        );
+        assert!(page.contains("1.50</td>"));
+    }
+
+    #[test]
+    fn an_empty_list_says_why() {
+        assert!(table(&[]).starts_with("<p>No app was profiled in the last 15 minutes:"));
+    }
+
+    #[test]
+    fn what_is_not_shown_is_counted() {
+        let apps = vec![app("x"); SHOWN + 2];
+        assert!(table(&apps).contains("<p>2 more in"));
+        assert!(!table(&apps[..SHOWN]).contains("more in"));
+    }
+
+    #[test]
+    fn a_reason_is_drawn_escaped() {
+        let svg = empty_svg("<t>", "a & b; c\u{1}");
+        assert!(svg.contains("<title>&lt;t&gt;</title>"));
+        assert!(svg.contains(">a &amp; b</text>") && svg.contains(">c?</text>"));
+    }
+}

@@ -1,0 +1,97 @@
+//! Errors as answers of our own API, and what all answers share.
+
+use axum::Json;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::query::QueryError;
+use crate::query::request::Invalid;
+
+/// Carries the notes of answers that have no other place for them.
+pub(super) const NOTE: HeaderName = HeaderName::from_static("hearth-note");
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum ApiError {
+    /// The caller has to change something.
+    Invalid(Invalid),
+    /// The question could not be answered.
+    Query(QueryError),
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    error: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'a str>,
+}
+
+impl From<Invalid> for ApiError {
+    fn from(invalid: Invalid) -> Self {
+        Self::Invalid(invalid)
+    }
+}
+
+impl From<QueryError> for ApiError {
+    fn from(error: QueryError) -> Self {
+        Self::Query(error)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Invalid(invalid) => {
+                let error = invalid.to_string();
+                (StatusCode::BAD_REQUEST, Json(Body { error: &error, field: Some(invalid.field) }))
+                    .into_response()
+            }
+            Self::Query(error) => {
+                let (status, headers) = status_of(&error);
+                (status, headers, Json(Body { error: error.advice(), field: None })).into_response()
+            }
+        }
+    }
+}
+
+/// The status of a failed question, and its headers. Logs what the caller is not told.
+pub(super) fn status_of(error: &QueryError) -> (StatusCode, HeaderMap) {
+    let mut headers = HeaderMap::new();
+    let status = match error {
+        QueryError::Busy => {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            StatusCode::TOO_MANY_REQUESTS
+        }
+        QueryError::TooMuch(_) | QueryError::TooSlow(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        QueryError::Unavailable(_) => {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        QueryError::Failed(_) | QueryError::Draw(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    let mut chain = error.to_string();
+    let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(error);
+    while let Some(error) = cause {
+        chain.push_str(": ");
+        chain.push_str(&error.to_string());
+        cause = error.source();
+    }
+    tracing::warn!(status = status.as_u16(), "query not answered: {chain}");
+    (status, headers)
+}
+
+/// The notes as a header's value; what a header cannot hold becomes `?`.
+pub(super) fn note_header(notes: &[String]) -> Option<HeaderValue> {
+    if notes.is_empty() {
+        return None;
+    }
+    let text: String =
+        notes.join("; ").chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect();
+    HeaderValue::from_str(&text).ok()
+}
+
+pub(super) async fn no_such_path() -> Response {
+    let error = "no such path: see / for a page, or /api/v1/apps and /api/v1/flamegraph";
+    (StatusCode::NOT_FOUND, Json(Body { error, field: None })).into_response()
+}

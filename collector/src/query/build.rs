@@ -1,0 +1,323 @@
+//! From rows to the tree: what is shown of what is stored.
+
+use std::collections::HashMap;
+
+use clickhouse::Row;
+use hearth_profile::frame;
+use hearth_profile::tree::{Tree, TreeBuilder};
+use serde::Deserialize;
+
+/// A row of [`super::plan::app`].
+#[derive(Debug, Clone, PartialEq, Eq, Row, Deserialize)]
+pub struct AppRow {
+    /// 0: no stack was asked for.
+    pub stack_id: u128,
+    /// As stored, without prefix.
+    pub thread_name: String,
+    /// How the stack's walk ended, as the column's number.
+    pub end: i8,
+    /// Smallest process id.
+    pub first_process: u32,
+    /// Largest process id.
+    pub last_process: u32,
+    /// Microseconds.
+    pub value: i64,
+}
+
+/// A row of [`super::plan::app_by_process`].
+#[derive(Debug, Clone, PartialEq, Eq, Row, Deserialize)]
+pub struct ProcessRow {
+    /// As in [`AppRow`].
+    pub stack_id: u128,
+    /// As in [`AppRow`].
+    pub thread_name: String,
+    /// In the pid namespace of the host.
+    pub process_id: u32,
+    /// Microseconds.
+    pub value: i64,
+}
+
+/// A row of [`super::plan::total`].
+#[derive(Debug, Clone, PartialEq, Eq, Row, Deserialize)]
+pub struct TotalRow {
+    /// As stored, without prefix.
+    pub process_name: String,
+    /// As stored, without prefix.
+    pub thread_name: String,
+    /// 1 for the main thread.
+    pub main_thread: u8,
+    /// Microseconds.
+    pub value: i64,
+}
+
+/// Frames by stack id, as stored: joined by `;`.
+pub type Stacks = HashMap<u128, String>;
+
+/// The stacks of `rows` that several processes share and that look different
+/// in each: these need [`super::plan::app_by_process`].
+pub fn differing_by_process(rows: &[AppRow], stacks: &Stacks) -> Vec<u128> {
+    let mut ids: Vec<u128> = rows.iter().filter(|r| differs(r, stacks)).map(|r| r.stack_id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+/// The tree of one app service: `[t] thread`, then the frames.
+///
+/// `by_process` has the rows of [`differing_by_process`], and takes the place of theirs in `rows`.
+pub fn app_tree(
+    app_service: &str,
+    rows: &[AppRow],
+    by_process: &[ProcessRow],
+    stacks: &Stacks,
+    max_kernel_frames: Option<u32>,
+) -> Tree {
+    let mut tree = TreeBuilder::new(app_service);
+    let replaced = differing_by_process(rows, stacks);
+    let mut add = |stack_id: u128, thread_name: &str, process_id: u32, value: i64| {
+        let thread = format!("{}{}", frame::THREAD, frame::clean_frame(thread_name));
+        let frames = shown_frames(stack_id, process_id, stacks, max_kernel_frames);
+        tree.add(std::iter::once(thread.into()).chain(frames), value);
+    };
+    for AppRow { stack_id, thread_name, end: _, first_process, last_process: _, value } in rows {
+        if replaced.binary_search(stack_id).is_err() {
+            add(*stack_id, thread_name, *first_process, *value);
+        }
+    }
+    for ProcessRow { stack_id, thread_name, process_id, value } in by_process {
+        add(*stack_id, thread_name, *process_id, *value);
+    }
+    tree.finish()
+}
+
+/// The tree of every process: `[p] process`, which keeps its main thread's
+/// value, and `[t] thread` for the other threads.
+pub fn total_tree(name: &str, rows: &[TotalRow]) -> Tree {
+    let mut tree = TreeBuilder::new(name);
+    for TotalRow { process_name, thread_name, main_thread, value } in rows {
+        let process = format!("{}{}", frame::PROCESS, frame::clean_frame(process_name));
+        if *main_thread != 0 {
+            tree.add([process], *value);
+        } else {
+            let thread = format!("{}{}", frame::THREAD, frame::clean_frame(thread_name));
+            tree.add([process, thread], *value);
+        }
+    }
+    tree.finish()
+}
+
+/// How much of the time is in stacks that are not what they should be, in
+/// sentences; none if all are.
+pub fn quality(rows: &[AppRow], stacks: &Stacks) -> Vec<String> {
+    // The numbers of the column `stack_end`.
+    const ENDS: [(i8, &str); 5] = [
+        (1, "deeper than what is walked"),
+        (2, "cut at code without unwind information"),
+        (3, "cut at code made at run time"),
+        (4, "lost altogether"),
+        (5, "not taken"),
+    ];
+    let sum = |keep: &dyn Fn(&AppRow) -> bool| -> i64 {
+        rows.iter().filter(|r| keep(r)).fold(0, |sum, r| sum.saturating_add(r.value))
+    };
+    let total = sum(&|_| true);
+    let share = |part: i64| percent(part, total);
+
+    let mut notes = Vec::new();
+    let incomplete = sum(&|r| r.end != 0);
+    if incomplete != 0 {
+        let parts: Vec<String> = ENDS
+            .iter()
+            .map(|&(end, what)| (sum(&|r| r.end == end), what))
+            .filter(|(part, _)| *part != 0)
+            .map(|(part, what)| format!("{} {what}", share(part)))
+            .collect();
+        notes.push(format!(
+            "{} of the time is in incomplete stacks ({})",
+            share(incomplete),
+            parts.join(", ")
+        ));
+    }
+    let missing = sum(&|r| r.stack_id != 0 && !stacks.contains_key(&r.stack_id));
+    if missing != 0 {
+        notes.push(format!("{} of the time is in stacks whose frames are not stored", share(missing)));
+    }
+    notes
+}
+
+fn differs(row: &AppRow, stacks: &Stacks) -> bool {
+    row.first_process != row.last_process
+        && stacks.get(&row.stack_id).is_some_and(|f| f.split(';').any(|f| f == frame::PERF_MAP_FRAME))
+}
+
+fn shown_frames(
+    stack_id: u128,
+    process_id: u32,
+    stacks: &Stacks,
+    max_kernel_frames: Option<u32>,
+) -> Vec<std::borrow::Cow<'_, str>> {
+    let stored = match stacks.get(&stack_id) {
+        Some(frames) => frames.as_str(),
+        None if stack_id == 0 => "",
+        // The time is real, whatever became of the frames.
+        None => frame::STACK_TRACE_LOST,
+    };
+    if stored.is_empty() {
+        return Vec::new();
+    }
+    let mut frames: Vec<_> = stored.split(';').map(|f| frame::with_pid(f, process_id)).collect();
+    // Kernel frames come last: the outermost, at the border to user space, first.
+    if let Some(keep) = max_kernel_frames
+        && let Some(first) = frames.iter().position(|f| f.starts_with(frame::KERNEL))
+    {
+        frames.truncate(first.saturating_add(keep as usize));
+    }
+    frames
+}
+
+/// One decimal, and never 0.0 % or 100.0 % of a part that is neither.
+fn percent(part: i64, total: i64) -> String {
+    let permille = (i128::from(part) * 1000 + i128::from(total) / 2) / i128::from(total).max(1);
+    match permille {
+        0 if part > 0 => "less than 0.1 %".to_owned(),
+        1000 if part < total => "more than 99.9 %".to_owned(),
+        _ => format!("{}.{} %", permille / 10, permille % 10),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use hearth_profile::write::folded::folded;
+
+    /// `id thread end pid-pid value`, one row a line.
+    fn rows(text: &str) -> Vec<AppRow> {
+        text.lines()
+            .map(|line| {
+                let [id, thread, end, pids, value] = line.split(' ').collect::<Vec<_>>().try_into().unwrap();
+                let (first, last) = pids.split_once('-').unwrap_or((pids, pids));
+                AppRow {
+                    stack_id: id.parse().unwrap(),
+                    thread_name: thread.to_owned(),
+                    end: end.parse().unwrap(),
+                    first_process: first.parse().unwrap(),
+                    last_process: last.parse().unwrap(),
+                    value: value.parse().unwrap(),
+                }
+            })
+            .collect()
+    }
+
+    fn stacks() -> Stacks {
+        [
+            (1, "main;work;[l] memcpy"),
+            (2, "main;[k] entry;[k] read;[k] copy"),
+            (3, "Thread::run;[/tmp/perf-PID.map];[k] fault"),
+        ]
+        .map(|(id, frames)| (id, frames.to_owned()))
+        .into()
+    }
+
+    fn check(text: &str, max_kernel_frames: Option<u32>, expected: &str) {
+        let tree = app_tree("app", &rows(text), &[], &stacks(), max_kernel_frames);
+        assert_eq!(folded(&tree), expected);
+    }
+
+    #[test]
+    fn a_thread_stands_above_its_frames() {
+        check(
+            "1 main 0 7 30\n1 io 0 7 5\n1 main 1 7 2",
+            None,
+            "app;[t] main;main;work;[l] memcpy 32\napp;[t] io;main;work;[l] memcpy 5\n",
+        );
+    }
+
+    #[test]
+    fn a_perf_map_frame_shows_the_process() {
+        check("3 C2 0 29887 4", None, "app;[t] C2;Thread::run;[/tmp/perf-29887.map];[k] fault 4\n");
+    }
+
+    #[test]
+    fn processes_that_share_a_perf_map_frame_are_told_apart() {
+        let rows = rows("3 C2 0 8-9 10\n1 C2 0 8-9 1");
+        assert_eq!(differing_by_process(&rows, &stacks()), [3]);
+        let by_process: Vec<ProcessRow> = [(8, 4), (9, 6)]
+            .map(|(process_id, value)| ProcessRow {
+                stack_id: 3,
+                thread_name: "C2".into(),
+                process_id,
+                value,
+            })
+            .into();
+        assert_eq!(
+            folded(&app_tree("app", &rows, &by_process, &stacks(), None)),
+            "app;[t] C2;Thread::run;[/tmp/perf-9.map];[k] fault 6\n\
+             app;[t] C2;Thread::run;[/tmp/perf-8.map];[k] fault 4\n\
+             app;[t] C2;main;work;[l] memcpy 1\n"
+        );
+    }
+
+    #[test]
+    fn no_stack_and_unknown_stacks_keep_their_time() {
+        check("0 a 5 7 3\n99 a 0 7 2", None, "app;[t] a 3\napp;[t] a;[stack trace lost] 2\n");
+    }
+
+    #[test]
+    fn names_cannot_break_the_tree() {
+        check("1 a;b 0 7 3", None, "app;[t] a:b;main;work;[l] memcpy 3\n");
+    }
+
+    #[test]
+    fn kernel_frames_are_kept_from_user_space_on() {
+        let whole = "app;[t] a;main;[k] entry;[k] read;[k] copy 3\n";
+        check("2 a 0 7 3", None, whole);
+        check("2 a 0 7 3", Some(4), whole);
+        check("2 a 0 7 3", Some(3), whole);
+        check("2 a 0 7 3", Some(2), "app;[t] a;main;[k] entry;[k] read 3\n");
+        check("2 a 0 7 3", Some(1), "app;[t] a;main;[k] entry 3\n");
+        check("2 a 0 7 3", Some(0), "app;[t] a;main 3\n");
+        check("1 a 0 7 3", Some(0), "app;[t] a;main;work;[l] memcpy 3\n");
+    }
+
+    #[test]
+    fn in_total_a_main_thread_is_its_process() {
+        let row = |process: &str, thread: &str, main_thread, value| TotalRow {
+            process_name: process.into(),
+            thread_name: thread.into(),
+            main_thread,
+            value,
+        };
+        let rows = [
+            row("java", "java", 1, 2),
+            row("java", "C2;x", 0, 5),
+            row("java", "java", 0, 1),
+            row("sh", "sh", 1, 1),
+        ];
+        assert_eq!(
+            folded(&total_tree("Total", &rows)),
+            "Total;[p] java 2\nTotal;[p] java;[t] C2:x 5\nTotal;[p] java;[t] java 1\nTotal;[p] sh 1\n"
+        );
+    }
+
+    fn check_quality(text: &str, expected: &[&str]) {
+        assert_eq!(quality(&rows(text), &stacks()), expected);
+    }
+
+    #[test]
+    fn incomplete_stacks_are_said() {
+        check_quality("1 a 0 7 3", &[]);
+        check_quality(
+            "1 a 0 7 90\n1 a 1 7 4\n1 a 4 7 6",
+            &[
+                "10.0 % of the time is in incomplete stacks (4.0 % deeper than what is walked, 6.0 % lost altogether)",
+            ],
+        );
+        check_quality(
+            "1 a 0 7 99999\n1 a 2 7 1",
+            &["less than 0.1 % of the time is in incomplete stacks \
+               (less than 0.1 % cut at code without unwind information)"],
+        );
+        check_quality("99 a 0 7 3", &["100.0 % of the time is in stacks whose frames are not stored"]);
+    }
+}

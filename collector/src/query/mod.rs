@@ -1,0 +1,53 @@
+//! The query core: what every query surface is made of.
+//!
+//! parse ([`request`], [`filter`]) → plan ([`plan`]: SQL text and bound
+//! values) → rows ([`store`], the only part that does IO) → tree ([`build`]),
+//! or, when there are no rows, the reason ([`empty`]).
+//!
+//! A question is bounded by [`Limits`]: ClickHouse ends a statement that
+//! returns too much or takes too long, and the stacks that are fetched after
+//! it are bounded in bytes. Beyond a bound there is an error that says what to
+//! narrow, never a cut answer.
+
+pub mod build;
+pub mod empty;
+mod error;
+pub mod filter;
+pub mod plan;
+pub mod request;
+pub mod store;
+pub mod time;
+
+pub use error::QueryError;
+pub use request::{Request, Subject, TimeRange};
+pub use store::{Answer, App, Flame, Store};
+
+/// Bounds of one question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Most rows that one statement may return: (stack, thread) pairs.
+    pub max_rows: u64,
+    /// Most bytes that one statement may return, and that the stacks of one
+    /// answer may have together.
+    pub max_bytes: u64,
+    /// Most seconds that one statement may run.
+    pub max_execution_seconds: u64,
+    /// Questions answered at once; one more is told to come back.
+    pub concurrent: usize,
+    /// Length of the windows that rows belong to, in seconds.
+    pub window_seconds: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        // 500,000 rows with their stacks make a tree of some 300 MB; four of
+        // them fit the collector's memory.
+        Self {
+            max_rows: 500_000,
+            max_bytes: 256 << 20,
+            max_execution_seconds: 30,
+            concurrent: 4,
+            window_seconds: 10,
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Runs statements: the only part of the query core that does IO.
+
+use std::time::Duration;
+
+use clickhouse::{Client, Row, RowOwned, RowRead};
+use hearth_profile::tree::Tree;
+use serde::{Deserialize, Serialize};
+
+use super::build::{self, Stacks};
+use super::plan::{self, Statement, Value};
+use super::request::{Request, Subject, TimeRange};
+use super::time::utc;
+use super::{Limits, QueryError, empty};
+
+/// Most app services in a list.
+pub const MAX_APPS: u64 = 10_000;
+
+/// Answers questions from ClickHouse.
+#[derive(Clone)]
+pub struct Store {
+    client: Client,
+    limits: Limits,
+}
+
+/// What a question for a flame graph found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Something.
+    Flame(Flame),
+    /// Nothing, and why.
+    Empty(String),
+}
+
+/// A tree and what must be known about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flame {
+    /// Root, threads or processes, frames.
+    pub tree: Tree,
+    /// Sentences; usually none.
+    pub notes: Vec<String>,
+}
+
+/// An app service of a range.
+#[derive(Debug, Clone, PartialEq, Eq, Row, Serialize, Deserialize)]
+pub struct App {
+    /// Its name.
+    #[serde(rename(serialize = "name"))]
+    pub app_service: String,
+    /// Samples taken.
+    pub samples: u64,
+    /// Microseconds.
+    pub value: i64,
+}
+
+#[derive(Row, Deserialize)]
+struct StackRow {
+    stack_id: u128,
+    frames: String,
+}
+
+#[derive(Row, Deserialize)]
+struct One {
+    #[serde(rename = "one")]
+    _one: u8,
+}
+
+impl Store {
+    /// Answers through `client`, within `limits`.
+    pub fn new(client: Client, limits: Limits) -> Self {
+        let client = client
+            .with_setting("max_execution_time", limits.max_execution_seconds.to_string())
+            .with_setting("max_result_rows", limits.max_rows.to_string())
+            .with_setting("max_result_bytes", limits.max_bytes.to_string())
+            // Throw, and do not cut: a cut answer would be silently wrong.
+            .with_setting("result_overflow_mode", "throw")
+            .with_setting("timeout_overflow_mode", "throw");
+        Self { client, limits }
+    }
+
+    /// The flame graph that is asked for, or the reason why there is none.
+    ///
+    /// # Errors
+    /// If the answer exceeds a limit, or ClickHouse does not give one.
+    pub async fn flame(&self, request: &Request) -> Result<Answer, QueryError> {
+        let range = request.range.aligned(self.limits.window_seconds);
+        let mut notes = Vec::new();
+        if range != request.range {
+            notes.push(format!(
+                "the start, {}, was moved to {} ({}): samples are stored by windows of {} s",
+                request.range.from,
+                range.from,
+                utc(range.from),
+                self.limits.window_seconds
+            ));
+        }
+
+        let tree = match &request.subject {
+            Subject::Total => {
+                let rows: Vec<build::TotalRow> = self.rows(&plan::total(request, range)).await?;
+                (!rows.is_empty()).then(|| build::total_tree(request.subject.name(), &rows))
+            }
+            Subject::App(app) => {
+                let rows: Vec<build::AppRow> = self.rows(&plan::app(request, range, app)).await?;
+                let stacks = self.stacks(&rows).await?;
+                let mut by_process: Vec<build::ProcessRow> = Vec::new();
+                for ids in build::differing_by_process(&rows, &stacks).chunks(plan::IDS_PER_STATEMENT) {
+                    by_process.extend(self.rows(&plan::app_by_process(request, range, app, ids)).await?);
+                    self.bound_rows(by_process.len())?;
+                }
+                notes.extend(build::quality(&rows, &stacks));
+                (!rows.is_empty())
+                    .then(|| build::app_tree(app, &rows, &by_process, &stacks, request.max_kernel_frames))
+            }
+        };
+        match tree {
+            Some(tree) => Ok(Answer::Flame(Flame { tree, notes })),
+            None => {
+                let seen: Vec<empty::SeenApp> = self.rows(&plan::seen(request, range, MAX_APPS)).await?;
+                Ok(Answer::Empty(empty::reason(request, range, &seen)))
+            }
+        }
+    }
+
+    /// The app services of a range, the hottest first, at most [`MAX_APPS`].
+    ///
+    /// # Errors
+    /// As [`Store::flame`].
+    pub async fn apps(&self, range: TimeRange) -> Result<Vec<App>, QueryError> {
+        self.rows(&plan::apps(range.aligned(self.limits.window_seconds), MAX_APPS)).await
+    }
+
+    /// Whether ClickHouse answers within two seconds.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub async fn ready(&self) -> Result<(), QueryError> {
+        let query = self.client.query("SELECT 1 AS one").fetch_one::<One>();
+        let answer = tokio::time::timeout(Duration::from_secs(2), query).await;
+        answer.map_err(|_| clickhouse::error::Error::TimedOut)??;
+        Ok(())
+    }
+
+    async fn stacks(&self, rows: &[build::AppRow]) -> Result<Stacks, QueryError> {
+        let mut ids: Vec<u128> = rows.iter().map(|r| r.stack_id).filter(|&id| id != 0).collect();
+        ids.sort_unstable();
+        ids.dedup();
+
+        let mut stacks = Stacks::with_capacity(ids.len());
+        let mut bytes = 0;
+        for ids in ids.chunks(plan::IDS_PER_STATEMENT) {
+            for StackRow { stack_id, frames } in self.rows(&plan::stacks(ids)).await? {
+                bytes += frames.len() as u64;
+                if bytes > self.limits.max_bytes {
+                    return Err(QueryError::TooMuch(None));
+                }
+                stacks.insert(stack_id, frames);
+            }
+        }
+        Ok(stacks)
+    }
+
+    fn bound_rows(&self, rows: usize) -> Result<(), QueryError> {
+        if rows as u64 > self.limits.max_rows { Err(QueryError::TooMuch(None)) } else { Ok(()) }
+    }
+
+    async fn rows<T: RowOwned + RowRead>(&self, statement: &Statement) -> Result<Vec<T>, QueryError> {
+        let Statement { sql, values } = statement;
+        let mut query = self.client.query(sql);
+        for value in values {
+            query = match value {
+                Value::Text(text) => query.bind(text.as_str()),
+                Value::Int(number) => query.bind(number),
+            };
+        }
+        // ClickHouse looks at its clock only between blocks; what does not
+        // come back a while after the limit is not coming back.
+        let patience = Duration::from_secs(self.limits.max_execution_seconds + 5);
+        match tokio::time::timeout(patience, query.fetch_all::<T>()).await {
+            Ok(rows) => Ok(rows?),
+            Err(_) => Err(QueryError::TooSlow(None)),
+        }
+    }
+}
