@@ -1,0 +1,31 @@
+# `make` alone lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: run
+run: ## profile this machine: sets up, builds, starts everything (RUN_SECONDS=30 ends by itself)
+	@scripts/run.sh
+
+.PHONY: test
+test: ## set up and run every test
+	@scripts/test.sh
+
+.PHONY: test-kernels
+test-kernels: ## boot other kernels in qemu and sample in them
+	@scripts/test-kernels.sh
+
+.PHONY: check
+check: ## format, lints, modules, licences
+	@scripts/check.sh
+
+.PHONY: bench
+bench: ## benchmarks beside perf and bpftrace
+	@scripts/bench.sh
+
+.PHONY: fmt
+fmt: ## format the code
+	@cargo fmt --all

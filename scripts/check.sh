@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# What a change must satisfy beside its tests: format, lints, modules, licences.
+set -euo pipefail
+source "$(dirname "$0")/env.sh"
+cd "$root"
+"$root/scripts/setup.sh" build
+
+say "format"
+cargo fmt --all --check
+say "lints"
+cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
+say "modules"
+"$root/scripts/check-mods.sh"
+say "licences, bans, sources"
+deny=$HEARTH_CACHE/cargo-deny-0.18.9
+if [ ! -x "$deny/bin/cargo-deny" ]; then
+  say "building cargo-deny (some minutes) into $HEARTH_CACHE"
+  env -u CARGO_TARGET_DIR cargo install --quiet --locked cargo-deny --version 0.18.9 --root "$deny"
+fi
+"$deny/bin/cargo-deny" --workspace --all-features check licenses bans sources
