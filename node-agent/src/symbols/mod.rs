@@ -1,0 +1,3 @@
+//! Names for addresses.
+
+pub mod demangle;
