@@ -44,8 +44,15 @@ struct Apps {
     from: u32,
     until: u32,
     unit: &'static str,
-    apps: Vec<App>,
+    apps: Vec<ListedApp>,
     notes: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct ListedApp {
+    name: String,
+    samples: u64,
+    value: i64,
 }
 
 /// `GET /api/v1/flamegraph?app_service=&event=&filter=&from=&until=&format=`.
@@ -77,6 +84,10 @@ async fn list(state: &QueryState, query: &str) -> Result<Response, ApiError> {
     if apps.len() as u64 == MAX_APPS {
         notes.push(format!("only the {MAX_APPS} hottest are listed"));
     }
+    let apps = apps
+        .into_iter()
+        .map(|App { app_service: name, samples, value }| ListedApp { name, samples, value })
+        .collect();
     let TimeRange { from, until } = range;
     Ok(Json(Apps { from, until, unit: "microseconds", apps, notes }).into_response())
 }

@@ -61,12 +61,14 @@ pub fn total(request: &Request, range: TimeRange) -> Statement {
     Statement { sql, values }
 }
 
-/// The frames of stacks. At most [`IDS_PER_STATEMENT`] ids. A stack may come
-/// more than once, with the same frames, until its parts are merged.
+/// The frames of stacks. At most [`IDS_PER_STATEMENT`] ids. Grouped, because a
+/// stack that was sent again stands in several rows until its parts are merged.
 pub fn stacks(ids: &[u128]) -> Statement {
     let mut values = Vec::new();
-    let sql =
-        format!("SELECT stack_id, frames\nFROM profile.stacks\nWHERE {}", id_condition(ids, &mut values));
+    let sql = format!(
+        "SELECT stack_id, any(s.frames) AS frames\nFROM profile.stacks AS s\nWHERE {}\nGROUP BY stack_id",
+        id_condition(ids, &mut values)
+    );
     Statement { sql, values }
 }
 
@@ -200,9 +202,10 @@ mod tests {
     #[test]
     fn stacks_are_fetched_by_id() {
         assert_snapshot!(text(&stacks(&[7])), @r#"
-        SELECT stack_id, frames
-        FROM profile.stacks
+        SELECT stack_id, any(s.frames) AS frames
+        FROM profile.stacks AS s
         WHERE stack_id IN (?)
+        GROUP BY stack_id
         [Text("7")]
         "#);
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clickhouse::{Client, Row, RowOwned, RowRead};
 use hearth_profile::tree::Tree;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::build::{self, Stacks};
 use super::plan::{self, Statement, Value};
@@ -41,10 +41,9 @@ pub struct Flame {
 }
 
 /// An app service of a range.
-#[derive(Debug, Clone, PartialEq, Eq, Row, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Row, Deserialize)]
 pub struct App {
     /// Its name.
-    #[serde(rename(serialize = "name"))]
     pub app_service: String,
     /// Samples taken.
     pub samples: u64,

@@ -1,0 +1,194 @@
+//! One engine with the shipped schema for all tests of this binary, and rows as text.
+
+use std::sync::{Arc, OnceLock};
+
+use clickhouse::Client;
+use hearth_clickhouse::engine::Engine;
+use hearth_clickhouse::http as embedded;
+use hearth_collector::http::{HttpMetrics, QueryState, router};
+use hearth_collector::query::Limits;
+use hearth_profile::stack::stack_id;
+use prometheus_client::registry::Registry;
+use serde_json::Value;
+
+/// A collector's HTTP side on a port of its own.
+pub(crate) struct Collector {
+    base: String,
+    http: reqwest::Client,
+}
+
+/// Body and status of an answer.
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) text: String,
+}
+
+struct Store {
+    url: String,
+    /// What a question was answered before anything was stored.
+    first_answer: Value,
+}
+
+const SCHEMA: &str = include_str!("../../schema/0001_profile.sql");
+/// The tests' rows are of 2024: they must not expire meanwhile.
+const TTL_SECONDS: &str = "1000000000";
+
+impl Collector {
+    /// On the shared engine, with the usual limits.
+    pub(crate) async fn start() -> Self {
+        Self::start_with(client(), Limits::default()).await
+    }
+
+    pub(crate) async fn start_with(client: Client, limits: Limits) -> Self {
+        let mut registry = Registry::default();
+        let metrics = HttpMetrics::register(&mut registry);
+        let state = QueryState::new(client, limits, metrics, Arc::new(registry));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router(state)).await.unwrap() });
+        Self { base, http: reqwest::Client::new() }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Reply {
+        reply(self.http.get(format!("{}{path}", self.base))).await
+    }
+
+    /// `ProfileTracing` with this body.
+    pub(crate) async fn post(&self, body: impl Into<reqwest::Body>) -> Reply {
+        reply(self.http.post(format!("{}/v1/profile/ProfileTracing", self.base)).body(body)).await
+    }
+
+    /// `ProfileTracing` for an app and a range, with further fields.
+    pub(crate) async fn ask(&self, app: &str, from: u32, until: u32, more: &[(&str, Value)]) -> Reply {
+        let mut body = serde_json::json!({
+            "app_service": app,
+            "profile_language_type": "eBPF",
+            "profile_event_type": "on-cpu",
+            "tag_filter": "",
+            "time_start": from,
+            "time_end": until,
+        });
+        for (field, value) in more {
+            body[*field] = value.clone();
+        }
+        self.post(body.to_string()).await
+    }
+}
+
+impl Reply {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {}", self.text))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map(|v| v.to_str().unwrap()).unwrap_or_default()
+    }
+
+    /// The rows of a DeepFlow answer as an indented tree: name self/total.
+    pub(crate) fn outline(&self) -> String {
+        let rows = self.json()["result"].as_array().expect("rows").clone();
+        let mut depths = std::collections::HashMap::from([("-1".to_owned(), 0)]);
+        rows.iter()
+            .map(|row| {
+                let text = |field: &str| row[field].as_str().unwrap().to_owned();
+                let depth = depths[&text("parent_node_id")];
+                depths.insert(text("node_id"), depth + 1);
+                let indent = "  ".repeat(depth);
+                let name = text("profile_location_str");
+                format!("{indent}{name} {}/{}\n", row["self_value"], row["total_value"])
+            })
+            .collect()
+    }
+}
+
+/// A new client: one cannot outlive its test's runtime.
+pub(crate) fn client() -> Client {
+    Client::default().with_url(&store().url)
+}
+
+/// What a question was answered before anything was stored.
+pub(crate) fn first_answer() -> Value {
+    store().first_answer.clone()
+}
+
+/// Inserts rows, one a line:
+/// `time | app_service | pid | process | thread | main or other | stack_end | samples | namespace | frames`,
+/// each sample 10,101 µs. A line that begins with `x` instead of a time belongs to no policy.
+pub(crate) async fn insert(rows: &str) {
+    let client = client();
+    let quoted = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
+    let (mut values, mut stacks) = (Vec::new(), Vec::new());
+    for line in rows.lines().map(str::trim).filter(|l| !l.is_empty()) {
+        let fields: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [time, app, pid, process, thread, main, end, samples, namespace, frames] =
+            fields.try_into().unwrap_or_else(|f: Vec<&str>| panic!("{} fields: {line}", f.len()));
+        let samples: i64 = samples.parse().unwrap();
+        let id = if frames.is_empty() { 0 } else { stack_id(frames.split(';')).0 };
+        if id != 0 {
+            stacks.push(format!("(toUInt128('{id}'), {}, toDateTime({time}, 'UTC'))", quoted(frames)));
+        }
+        values.push(format!(
+            "(toDateTime({time}, 'UTC'), {}, {pid}, {}, {}, {}, toUInt128('{id}'), '{end}', 4095, {samples}, {}, \
+             'microseconds', 'on-cpu', 'eBPF', {})",
+            quoted(app),
+            quoted(process),
+            quoted(thread),
+            u8::from(main == "main"),
+            samples * 10_101,
+            quoted(namespace),
+        ));
+    }
+    let columns = "time, app_service, process_id, process_name, thread_name, main_thread, stack_id, stack_end, cpu, \
+                   sample_count, profile_value, profile_value_unit, profile_event_type, profile_language_type, pod_ns";
+    if !stacks.is_empty() {
+        let sql =
+            format!("INSERT INTO profile.stacks (stack_id, frames, last_seen) VALUES {}", stacks.join(", "));
+        client.query_raw(&sql).execute().await.unwrap();
+    }
+    let sql = format!("INSERT INTO profile.in_process_local ({columns}) VALUES {}", values.join(", "));
+    client.query_raw(&sql).execute().await.unwrap();
+}
+
+fn store() -> &'static Store {
+    static STORE: OnceLock<Store> = OnceLock::new();
+    STORE.get_or_init(|| {
+        let (started, store) = std::sync::mpsc::channel();
+        // The engine outlives every test's runtime.
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let dir = tempfile::tempdir().unwrap();
+                let engine = Engine::start(dir.path(), None, 8).unwrap_or_else(|e| panic!("{e}"));
+                let limits = embedded::Limits { max_body: 64 << 20, max_result_bytes: 256 << 20 };
+                let metrics = Default::default();
+                let server = embedded::Server { engine, limits, credentials: None, metrics };
+                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let url = format!("http://{}", listener.local_addr().unwrap());
+                let serve = axum::serve(listener, embedded::router(Arc::new(server)));
+                tokio::spawn(async move { serve.await.unwrap() });
+
+                let client = Client::default().with_url(&url);
+                let schema = SCHEMA.replace("{raw_ttl}", TTL_SECONDS).replace("{stacks_ttl}", TTL_SECONDS);
+                for statement in schema.split("\n;\n").filter(|s| !s.trim().is_empty()) {
+                    client
+                        .query_raw(statement)
+                        .execute()
+                        .await
+                        .unwrap_or_else(|e| panic!("{e}: {statement}"));
+                }
+                let collector = Collector::start_with(client, Limits::default()).await;
+                let first_answer = collector.ask("redis-server", 100, 200, &[]).await.json();
+                started.send(Store { url, first_answer }).unwrap();
+                std::future::pending::<()>().await;
+            });
+        });
+        store.recv().expect("the engine started")
+    })
+}
+
+async fn reply(request: reqwest::RequestBuilder) -> Reply {
+    let response = request.send().await.unwrap();
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    Reply { status, headers, text: response.text().await.unwrap() }
+}

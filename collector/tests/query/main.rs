@@ -1,0 +1,11 @@
+//! The query surfaces over HTTP, on the real engine with the shipped schema.
+//! Every test has rows of its own: another app service, another hour.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+mod empty;
+mod limits;
+mod own_api;
+mod refused;
+mod tracing;

@@ -1,0 +1,134 @@
+//! `/api/v1`, the page, and what machines ask.
+
+use serde_json::json;
+
+use crate::common::{Collector, insert};
+
+#[tokio::test]
+async fn a_flame_graph_in_each_format() {
+    insert("1708700010 | fmt | 7 | fmt | worker 1 | other | complete | 3 | a | main;a<b>&c").await;
+    let collector = Collector::start().await;
+    let get = async |format: &str| {
+        let range = "from=1708700010&until=1708700019";
+        collector.get(&format!("/api/v1/flamegraph?app_service=fmt&{range}&format={format}")).await
+    };
+
+    let json = get("json").await;
+    assert_eq!(
+        json.json(),
+        json!({
+            "unit": "microseconds",
+            "nodes": [
+                { "name": "fmt", "parent": null, "self": 0, "total": 30303 },
+                { "name": "[t] worker 1", "parent": 0, "self": 0, "total": 30303 },
+                { "name": "main", "parent": 1, "self": 0, "total": 30303 },
+                { "name": "a<b>&c", "parent": 2, "self": 30303, "total": 30303 }
+            ],
+            "notes": []
+        })
+    );
+    assert_eq!(json.header("content-type"), "application/json");
+
+    let folded = get("folded").await;
+    assert_eq!(folded.text, "fmt;[t] worker 1;main;a<b>&c 30303\n");
+    assert_eq!(folded.header("content-type"), "text/plain; charset=utf-8");
+
+    let svg = get("svg").await;
+    assert_eq!(svg.header("content-type"), "image/svg+xml");
+    assert!(svg.header("content-security-policy").starts_with("default-src 'none'"));
+    assert!(svg.text.contains("fmt, 2024-02-23 14:53:30 UTC to 2024-02-23 14:53:39 UTC"));
+    assert!(svg.text.contains("<title>a&lt;b&gt;&amp;c (30,303 microseconds, 100.00%)</title>"));
+}
+
+#[tokio::test]
+async fn nothing_comes_with_its_reason_in_each_format() {
+    let collector = Collector::start().await;
+    let get = async |format: &str| {
+        let range = "from=1400000001&until=1400000009";
+        collector.get(&format!("/api/v1/flamegraph?app_service=Total&{range}&format={format}")).await
+    };
+    let reason = "no samples between 2014-05-13 16:53:20 UTC and 2014-05-13 16:53:29 UTC";
+    insert("1708700110 | some | 7 | some | some | main | complete | 3 | a | main").await;
+
+    let json = get("json").await;
+    assert_eq!(json.json()["nodes"], json!([]));
+    assert!(json.json()["notes"][0].as_str().unwrap().starts_with(reason));
+    let folded = get("folded").await;
+    assert_eq!((folded.status, folded.text.as_str()), (200, ""));
+    assert!(folded.header("hearth-note").starts_with(reason));
+    let svg = get("svg").await;
+    assert!(svg.text.starts_with("<svg ") && svg.text.contains(reason));
+}
+
+#[tokio::test]
+async fn apps_are_listed_hottest_first() {
+    insert(
+        "1708704010 | warm | 7 | x | x | main  | complete | 3 | a | main
+         1708704010 | hot  | 7 | x | x | main  | complete | 4 | a | main
+         1708704020 | hot  | 7 | x | y | other | complete | 1 | a | main
+         1708704010 |      | 7 | x | x | main  | counted  | 9 | a |",
+    )
+    .await;
+    let collector = Collector::start().await;
+    assert_eq!(
+        collector.get("/api/v1/apps?from=1708704015&until=1708704020").await.json(),
+        json!({
+            "from": 1708704015, "until": 1708704020, "unit": "microseconds",
+            "apps": [
+                { "name": "hot", "samples": 5, "value": 50505 },
+                { "name": "warm", "samples": 3, "value": 30303 }
+            ],
+            "notes": []
+        })
+    );
+}
+
+#[tokio::test]
+async fn bad_parameters_are_named() {
+    let collector = Collector::start().await;
+    for (path, field, error) in [
+        (
+            "flamegraph",
+            "app_service",
+            "app_service is missing: give a process name, or Total for all of them",
+        ),
+        ("flamegraph?app_service=a&from=x", "from", "from is \"x\", not an integer: give Unix seconds"),
+        ("apps?since=5", "query", "query has an unknown parameter \"since\": use from, until"),
+    ] {
+        let reply = collector.get(&format!("/api/v1/{path}")).await;
+        assert_eq!((reply.status, reply.json()), (400, json!({ "error": error, "field": field })));
+    }
+}
+
+#[tokio::test]
+async fn the_page_links_to_the_hottest_apps() {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    insert(&format!("{} | <b>&\"' | 7 | x | x | main | complete | 99 | a | main", now - now % 10)).await;
+    let page = Collector::start().await.get("/").await;
+    assert_eq!(page.status, 200);
+    assert!(page.header("content-security-policy").starts_with("default-src 'none'; style-src 'self'"));
+    let link = "<a href=\"/api/v1/flamegraph?app_service=%3Cb%3E%26%22%27&amp;format=svg\">&lt;b&gt;&amp;&quot;&#39;</a>";
+    assert!(page.text.contains(link), "{}", page.text);
+    assert!(page.text.contains("<a href=\"/api/v1/flamegraph?app_service=Total&amp;format=svg\">Total</a>"));
+}
+
+#[tokio::test]
+async fn requests_are_counted_by_route_and_class() {
+    let collector = Collector::start().await;
+    assert_eq!(collector.get("/readyz").await.status, 200);
+    assert_eq!(collector.get("/api/v1/flamegraph").await.status, 400);
+    let missing = collector.get("/nosuch/path").await;
+    assert_eq!(missing.status, 404);
+    assert!(missing.json()["error"].as_str().unwrap().starts_with("no such path"));
+
+    let metrics = collector.get("/metrics").await;
+    assert!(metrics.header("content-type").starts_with("application/openmetrics-text"));
+    for line in [
+        "hearth_collector_http_requests_total{route=\"/readyz\",class=\"2xx\"} 1",
+        "hearth_collector_http_requests_total{route=\"/api/v1/flamegraph\",class=\"4xx\"} 1",
+        "hearth_collector_http_requests_total{route=\"other\",class=\"4xx\"} 1",
+        "hearth_collector_http_request_duration_seconds_count{route=\"/readyz\"} 1",
+    ] {
+        assert!(metrics.text.contains(line), "{line} is not in {}", metrics.text);
+    }
+}
