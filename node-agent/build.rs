@@ -49,7 +49,10 @@ fn build() -> Result<(), String> {
         .arg(out.join("bpf"))
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
         // --btf also cleans the names of Rust types, which the kernel would refuse.
-        .env("CARGO_ENCODED_RUSTFLAGS", format!("-Clinker={}\x1f-Clink-arg=--btf", linker.display()));
+        .env("CARGO_ENCODED_RUSTFLAGS", format!("-Clinker={}\x1f-Clink-arg=--btf", linker.display()))
+        // BTF is made from debug information, of the dependencies' functions too: one
+        // without makes the kernel refuse all of it, and with it every callback.
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "2");
     // What cargo and clippy set for the host's build is not meant for this one.
     for name in ["RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_BUILD_TARGET", "RUSTUP_TOOLCHAIN"]
     {

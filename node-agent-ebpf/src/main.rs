@@ -5,13 +5,16 @@
 //!   that a decision made for the old name never holds for the new one.
 #![no_std]
 #![no_main]
-#![expect(missing_docs, reason = "the program macros drop the doc comments of what they wrap")]
 
-use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
+use core::ffi::c_void;
+use core::mem::offset_of;
+
+use aya_ebpf::bindings::{BPF_RB_NO_WAKEUP, pt_regs};
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_ktime_get_ns,
     generated::{
-        bpf_get_current_comm, bpf_get_current_task_btf, bpf_get_stack, bpf_probe_read_user, bpf_task_pt_regs,
+        bpf_get_current_comm, bpf_get_current_task_btf, bpf_get_stack, bpf_loop, bpf_probe_read_kernel,
+        bpf_probe_read_user, bpf_task_pt_regs,
     },
 };
 use aya_ebpf::macros::{map, perf_event, raw_tracepoint};
@@ -26,7 +29,7 @@ use hearth_node_agent_ebpf::record::{
     WALK_TRUNCATED,
 };
 use hearth_node_agent_ebpf::thin::keeps;
-use hearth_node_agent_ebpf::walk::{Frames, Memory, Registers, Walked, walk_frame_pointers};
+use hearth_node_agent_ebpf::walk::{Frames, MAX_STEPS, Memory, Registers, Walk, Walked};
 
 #[map]
 static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
@@ -185,14 +188,34 @@ fn user_stack(ctx: &PerfEventContext, scratch: &mut Scratch, kernel_frames: usiz
     let Some(registers) = user_registers(ctx) else {
         return Walked { frames: 0, end: WALK_NO_USER_STACK };
     };
-    let mut slots = Slots { frames: &mut scratch.frames, base: kernel_frames };
-    let walked = walk_frame_pointers(&UserMemory, registers, &mut slots);
+    let mut slots = Slots { frames: &raw mut scratch.frames, base: kernel_frames };
+    let mut walking = Walking { walk: Walk::begin(registers, &mut slots), slots };
+    // A loop in the program itself would be verified frame by frame: 200,000 instructions.
+    // SAFETY: the callback gets this very struct, which outlives the call.
+    unsafe {
+        bpf_loop(MAX_STEPS as u32, advance as *mut c_void, (&raw mut walking).cast::<c_void>(), 0)
+    };
+    let walked = walking.walk.result();
     match walked.end {
         WALK_NO_FRAME_POINTER => bump(Exit::WalkBroken),
         WALK_TRUNCATED => bump(Exit::WalkTruncated),
         _ => {}
     }
-    walked
+    // The mask says to the verifier what the walk promises.
+    Walked { frames: walked.frames & (FRAME_SLOTS - 1), end: walked.end }
+}
+
+#[repr(C)]
+struct Walking {
+    walk: Walk,
+    slots: Slots,
+}
+
+/// One step of the walk; 1 ends `bpf_loop`.
+unsafe extern "C" fn advance(index: u64, walking: *mut Walking) -> i64 {
+    // SAFETY: `bpf_loop` hands on what `user_stack` gave it.
+    let walking = unsafe { &mut *walking };
+    i64::from(!walking.walk.advance(index as usize, &UserMemory, &mut walking.slots))
 }
 
 /// The registers user space had: the sample's own, or, where the sample hit the
@@ -204,14 +227,27 @@ fn user_registers(ctx: &PerfEventContext) -> Option<Registers> {
     if in_user_mode(sampled.cs) {
         return Some(Registers { ip: sampled.rip, fp: sampled.rbp });
     }
-    // SAFETY: the current task is valid; the helper's answer points to its saved
-    // registers, which the verifier knows as `struct pt_regs`.
-    let saved = unsafe { &*(bpf_task_pt_regs(bpf_get_current_task_btf()) as *const Saved) };
+    // SAFETY: the current task is valid, and so are its saved registers.
+    let saved = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as usize;
     // Kernel threads never came from user space: their area holds no user segment.
-    in_user_mode(saved.cs).then_some(Registers { ip: saved.rip, fp: saved.rbp })
+    in_user_mode(saved_register(saved, offset_of!(pt_regs, cs))?).then_some(())?;
+    Some(Registers {
+        ip: saved_register(saved, offset_of!(pt_regs, rip))?,
+        fp: saved_register(saved, offset_of!(pt_regs, rbp))?,
+    })
 }
 
-type Saved = aya_ebpf::bindings::pt_regs;
+/// Reads by helper: plain loads would be merged by the compiler with those from the
+/// context, and the verifier refuses one instruction for two kinds of pointer.
+#[inline(always)]
+fn saved_register(registers: usize, offset: usize) -> Option<u64> {
+    let mut register = 0_u64;
+    // SAFETY: the helper checks the address and writes eight bytes.
+    let failed = unsafe {
+        bpf_probe_read_kernel((&raw mut register).cast(), 8, (registers + offset) as *const c_void)
+    };
+    (failed == 0).then_some(register)
+}
 
 /// The privilege level in the code segment's selector: 3 is user space.
 #[inline(always)]
@@ -231,15 +267,17 @@ impl Memory for UserMemory {
     }
 }
 
-struct Slots<'a> {
-    frames: &'a mut [u64; FRAME_SLOTS],
+#[repr(C)]
+struct Slots {
+    frames: *mut [u64; FRAME_SLOTS],
     base: usize,
 }
 
-impl Frames for Slots<'_> {
+impl Frames for Slots {
     #[inline(always)]
     fn put(&mut self, index: usize, address: u64) {
-        self.frames[(self.base + index) & (FRAME_SLOTS - 1)] = address;
+        // SAFETY: points into the CPU's scratch space; the mask keeps it there.
+        unsafe { (*self.frames)[(self.base + index) & (FRAME_SLOTS - 1)] = address };
     }
 }
 

@@ -87,26 +87,63 @@ pub fn step<M: Memory>(memory: &M, fp: u64) -> Step {
     Step::Caller { return_address, fp: caller_fp }
 }
 
-/// Walks by frame pointers from the sampled instruction to the thread's entry.
-///
-/// The loop's bound is a constant and each index is masked by the sink, so that
-/// the verifier can follow it without help.
-#[inline(always)]
-pub fn walk_frame_pointers<M: Memory, F: Frames>(memory: &M, registers: Registers, frames: &mut F) -> Walked {
-    frames.put(0, registers.ip);
-    let mut fp = registers.fp;
-    let mut count = 1;
-    while count < MAX_USER_FRAMES {
-        match step(memory, fp) {
-            Step::Caller { return_address, fp: caller } => {
-                frames.put(count, return_address);
-                fp = caller;
-            }
-            Step::End(end) => return Walked { frames: count, end },
-        }
-        count += 1;
+/// Steps of one walk: each gives a frame, and the first frame needs none.
+pub const MAX_STEPS: usize = MAX_USER_FRAMES - 1;
+
+/// A walk in progress. The kernel side turns the crank with `bpf_loop`, the host with
+/// a plain loop: see [`walk_frame_pointers`].
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Walk {
+    fp: u64,
+    frames: u64,
+    end: u64,
+}
+
+impl Walk {
+    /// Begins with the sampled instruction.
+    #[inline(always)]
+    pub fn begin<F: Frames>(registers: Registers, frames: &mut F) -> Self {
+        frames.put(0, registers.ip);
+        // A stack of just as many frames as there is room for counts as truncated: nobody saw its root.
+        Self { fp: registers.fp, frames: 1, end: WALK_TRUNCATED as u64 }
     }
-    Walked { frames: count, end: WALK_TRUNCATED }
+
+    /// Takes step number `index`, from 0; false where the walk has ended.
+    ///
+    /// The number comes from the caller because the verifier would follow a counter
+    /// kept here through each of its values.
+    #[inline(always)]
+    pub fn advance<M: Memory, F: Frames>(&mut self, index: usize, memory: &M, frames: &mut F) -> bool {
+        match step(memory, self.fp) {
+            Step::Caller { return_address, fp } => {
+                frames.put(index + 1, return_address);
+                self.frames = index as u64 + 2;
+                self.fp = fp;
+                true
+            }
+            Step::End(end) => {
+                self.end = end as u64;
+                false
+            }
+        }
+    }
+
+    /// What came of it.
+    #[inline(always)]
+    pub fn result(&self) -> Walked {
+        Walked { frames: self.frames as usize, end: self.end as u32 }
+    }
+}
+
+/// Walks by frame pointers from the sampled instruction to the thread's entry.
+pub fn walk_frame_pointers<M: Memory, F: Frames>(memory: &M, registers: Registers, frames: &mut F) -> Walked {
+    let mut walk = Walk::begin(registers, frames);
+    let mut index = 0;
+    while index < MAX_STEPS && walk.advance(index, memory, frames) {
+        index += 1;
+    }
+    walk.result()
 }
 
 #[cfg(test)]
