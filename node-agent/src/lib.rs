@@ -1,1 +1,2 @@
 //! The node agent.
+pub mod export;

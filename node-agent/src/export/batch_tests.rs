@@ -1,0 +1,210 @@
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use prost::Message as _;
+
+use super::*;
+
+/// A window of rows written `process;thread;frame;... samples`; a thread with `*` is a main thread, a row
+/// without frames a count.
+pub(crate) fn window(start_unix: i64, rows: &[&str]) -> Window {
+    let mut processes = HashMap::new();
+    let mut row = |text: &&str| {
+        let (path, samples) = text.rsplit_once(' ').unwrap();
+        let mut parts = path.split(';');
+        let process = parts.next().unwrap();
+        let process = processes.entry(process.to_owned()).or_insert_with(|| entry(1, process)).clone();
+        let thread = parts.next().unwrap();
+        let frames: Vec<Arc<str>> = parts.map(Arc::from).collect();
+        let stack = (!frames.is_empty()).then(|| frames.into());
+        Row {
+            process,
+            thread_name: thread.trim_end_matches('*').into(),
+            main_thread: thread.ends_with('*'),
+            end: if stack.is_some() { StackEnd::Complete } else { StackEnd::Counted },
+            stack,
+            cpu: None,
+            samples: samples.parse().unwrap(),
+        }
+    };
+    Window { start_unix, seconds: 10, rows: rows.iter().map(&mut row).collect(), losses: Vec::new() }
+}
+
+fn entry(pid: u32, name: &str) -> Arc<ProcessEntry> {
+    Arc::new(ProcessEntry {
+        pid,
+        start_time_millis: 1_700_000_000_000,
+        name: name.into(),
+        app_service: name.into(),
+        policy: "local".into(),
+        period_micros: 10_101,
+    })
+}
+
+pub(crate) fn identity() -> AgentIdentity {
+    AgentIdentity { instance: vec![7; 16], node: "n".into(), version: "0".into(), cluster: String::new() }
+}
+
+fn encoder() -> StreamEncoder {
+    StreamEncoder::new(identity(), Limits::default())
+}
+
+/// The receiving side of a stream's tables: rows back as the text that [`window`] takes.
+#[derive(Default)]
+pub(crate) struct Decoder {
+    strings: Vec<String>,
+    stacks: Vec<Stack>,
+    processes: Vec<Process>,
+    threads: Vec<Thread>,
+}
+
+impl Decoder {
+    pub(crate) fn rows(&mut self, batch: &SampleBatch) -> Vec<String> {
+        self.strings.extend(batch.strings.iter().cloned());
+        self.stacks.extend(batch.stacks.iter().cloned());
+        self.processes.extend(batch.processes.iter().copied());
+        self.threads.extend(batch.threads.iter().copied());
+        let string = |index: u32| if index == 0 { "" } else { self.strings[index as usize - 1].as_str() };
+        let rows = batch.rows.as_ref().unwrap();
+        let row = |i: usize| {
+            let thread = &self.threads[rows.thread[i] as usize - 1];
+            let process = &self.processes[thread.process as usize - 1];
+            let main = if thread.main { "*" } else { "" };
+            let mut text = format!("{};{}{main}", string(process.name), string(thread.name));
+            if rows.stack[i] != 0 {
+                for &frame in &self.stacks[rows.stack[i] as usize - 1].frames {
+                    text = format!("{text};{}", string(frame));
+                }
+            }
+            format!("{text} {}", rows.samples[i])
+        };
+        (0..rows.thread.len()).map(row).collect()
+    }
+}
+
+#[test]
+fn what_is_encoded_reads_back() {
+    let first = ["a;a*;main;f 3", "a;w;main;f 1", "a;a*;main;g 2", "b;b* 9"];
+    let second = ["a;w;main;g 4", "c;c*;main 1", "a;a*;main;f 3"];
+    let (mut encoder, mut decoder) = (encoder(), Decoder::default());
+    for (sequence, rows) in [(1, &first[..]), (2, &second[..]), (3, &first[..])] {
+        let batch = encoder.encode(sequence, &window(60, rows));
+        assert_eq!(decoder.rows(&batch), rows);
+        assert_eq!((batch.sequence, batch.window_start, batch.window_seconds), (sequence, 60, 10));
+    }
+}
+
+#[test]
+fn the_identity_and_each_entry_are_sent_once() {
+    let (mut encoder, rows) = (encoder(), ["a;a*;main;f 3", "a;w;main;f 1"]);
+    let first = encoder.encode(1, &window(0, &rows));
+    assert_eq!(first.agent, Some(identity()));
+    // a, local, main, f, w
+    assert_eq!(
+        (first.strings.len(), first.stacks.len(), first.processes.len(), first.threads.len()),
+        (5, 1, 1, 2)
+    );
+    let second = encoder.encode(2, &window(10, &rows));
+    assert_eq!(second.agent, None);
+    assert_eq!(
+        (second.strings.len(), second.stacks.len(), second.processes.len(), second.threads.len()),
+        (0, 0, 0, 0)
+    );
+    assert_eq!(second.rows, first.rows);
+}
+
+#[test]
+fn a_new_decision_is_a_new_process() {
+    let mut encoder = encoder();
+    let mut rows = window(0, &["a;a*;f 1"]);
+    encoder.encode(1, &rows);
+    let entry = ProcessEntry { period_micros: 2_004, ..(*rows.rows[0].process).clone() };
+    rows.rows[0].process = Arc::new(entry);
+    let batch = encoder.encode(2, &rows);
+    assert_eq!((batch.processes.len(), batch.threads.len(), batch.stacks.len()), (1, 1, 0));
+}
+
+#[test]
+fn the_cpu_column_is_there_only_where_a_policy_keeps_it() {
+    let mut encoder = encoder();
+    let mut rows = window(0, &["a;a*;f 1", "a;a*;f 1"]);
+    assert!(encoder.encode(1, &rows).rows.unwrap().cpu.is_empty());
+    rows.rows[1].cpu = Some(0);
+    assert_eq!(encoder.encode(2, &rows).rows.unwrap().cpu, [0, 1]);
+}
+
+#[test]
+fn losses_and_ends_arrive() {
+    let mut rows = window(0, &["a;a*;f 1", "a;a* 1"]);
+    rows.losses = vec![(LossReason::RingFull, 7)];
+    let batch = encoder().encode(1, &rows);
+    assert_eq!(batch.losses, [Loss { reason: LossReason::RingFull.into(), samples: 7 }]);
+    assert_eq!(batch.rows.unwrap().end, [StackEnd::Complete as i32, StackEnd::Counted as i32]);
+}
+
+#[test]
+fn a_stream_is_full_past_either_limit() {
+    let rows = window(0, &["a;a*;f 1"]);
+    // Strings a, local, f; one stack, process and thread.
+    for (limits, full) in [
+        (Limits { entries: 6, bytes: usize::MAX }, false),
+        (Limits { entries: 5, bytes: usize::MAX }, true),
+        (Limits { entries: usize::MAX, bytes: 50 }, true),
+        (Limits::default(), false),
+    ] {
+        let mut encoder = StreamEncoder::new(identity(), limits);
+        assert!(!encoder.is_full());
+        encoder.encode(1, &rows);
+        assert_eq!(encoder.is_full(), full, "{limits:?}");
+    }
+}
+
+/// 2,000 rows: 100 processes, up to 4 threads each, 1,200 stacks of 10 to 40 frames of 3,000 functions.
+fn realistic() -> Window {
+    let functions: Vec<Arc<str>> =
+        (0..3000).map(|i| format!("crate{}::module::Type{i}::method", i % 40).into()).collect();
+    let stacks: Vec<Arc<[Arc<str>]>> = (0..1200usize)
+        .map(|i| (0..10 + i % 31).map(|depth| functions[(i * 7 + depth * 131) % 3000].clone()).collect())
+        .collect();
+    let processes: Vec<_> = (0..100).map(|i| entry(1000 + i, &format!("service-{i}"))).collect();
+    let row = |i: usize| Row {
+        process: processes[i / 20].clone(),
+        thread_name: format!("worker-{}", i % 4).into(),
+        main_thread: i.is_multiple_of(4),
+        stack: Some(stacks[i * 11 % 1200].clone()),
+        end: StackEnd::Complete,
+        cpu: Some((i % 64) as u16),
+        samples: 1 + (i % 200) as u32,
+    };
+    Window { start_unix: 1_700_000_000, seconds: 10, rows: (0..2000).map(row).collect(), losses: Vec::new() }
+}
+
+#[test]
+fn a_repeated_row_costs_at_most_10_bytes() {
+    let (mut encoder, window) = (encoder(), realistic());
+    let first = encoder.encode(1, &window).encoded_len();
+    let second = encoder.encode(2, &window).encoded_len();
+    let per_row = second as f64 / window.rows.len() as f64;
+    assert!(per_row <= 10.0, "{per_row} bytes per repeated row, {first} bytes the first time");
+}
+
+#[test]
+fn the_estimate_of_a_split_is_never_below_the_wire() {
+    let window = realistic();
+    let rows = window.rows.len();
+    let parts = window.split(64 << 10);
+    assert!(parts.len() > 1);
+    assert_eq!(parts.iter().map(|(part, _)| part.rows.len()).sum::<usize>(), rows);
+    for (part, _) in &parts {
+        let bytes = encoder().encode(1, part).encoded_len();
+        assert!(bytes <= 64 << 10, "{bytes}");
+    }
+}
+
+#[test]
+fn losses_stay_with_the_first_part_and_an_empty_window_is_one_part() {
+    let mut rows = window(0, &["a;a*;f 1", "a;a*;g 1"]);
+    rows.losses = vec![(LossReason::RingFull, 7)];
+    let losses: Vec<usize> = rows.split(1).iter().map(|(part, _)| part.losses.len()).collect();
+    assert_eq!(losses, [1, 0]);
+    assert_eq!(window(0, &[]).split(1).len(), 1);
+}
