@@ -265,6 +265,13 @@ mod tests {
         check(&"[".repeat(100_000), "body is not valid JSON: recursion limit exceeded at line 1 column 128");
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_body_is_too_strange(body in proptest::collection::vec(proptest::num::u8::ANY, 0..64)) {
+            proptest::prop_assert!(parse(&body).is_err());
+        }
+    }
+
     #[test]
     fn missing_fields_are_named() {
         check("{}", "app_service is missing: give a process name, or Total");

@@ -439,6 +439,27 @@ mod tests {
         assert!(error.as_ref().is_err_and(|e| e.starts_with(expected)), "{error:?}");
     }
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_written_the_answer_is_sound(
+            filter in "(pod|cpu|AND|OR|NOT|IN|[()=<>!,]|'[a'\\\\]*'|`|\"|[0-9]{1,20}|-| |é|\\PC){0,30}"
+        ) {
+            match parse(&filter) {
+                Ok(None) => {}
+                Ok(Some(expr)) => {
+                    let mut values = Vec::new();
+                    let sql = expr.sql(&mut values);
+                    // Nothing of the text gets into the SQL but names of tags and placeholders.
+                    proptest::prop_assert_eq!(sql.matches('?').count(), values.len());
+                    proptest::prop_assert!(!sql.contains(['\'', '"', '\\']), "{}", sql);
+                }
+                Err(error) => {
+                    proptest::prop_assert!((1..=filter.chars().count() + 1).contains(&error.position));
+                }
+            }
+        }
+    }
+
     #[test]
     fn nesting_and_length_are_bounded() {
         let deep = format!("{}pod='a'{}", "(".repeat(60), ")".repeat(60));

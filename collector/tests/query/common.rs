@@ -1,5 +1,6 @@
 //! One engine with the shipped schema for all tests of this binary, and rows as text.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use clickhouse::Client;
@@ -158,8 +159,7 @@ fn store() -> &'static Store {
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let dir = tempfile::tempdir().unwrap();
-                let engine = Engine::start(dir.path(), None, 8).unwrap_or_else(|e| panic!("{e}"));
+                let engine = Engine::start(&fresh_data_dir(), None, 8).unwrap_or_else(|e| panic!("{e}"));
                 let limits = embedded::Limits { max_body: 64 << 20, max_result_bytes: 256 << 20 };
                 let metrics = Default::default();
                 let server = embedded::Server { engine, limits, credentials: None, metrics };
@@ -185,6 +185,25 @@ fn store() -> &'static Store {
         });
         store.recv().expect("the engine started")
     })
+}
+
+/// A directory of this process. The engine holds it until the process ends,
+/// so what is removed is what earlier processes left.
+fn fresh_data_dir() -> PathBuf {
+    let parent = Path::new(env!("CARGO_TARGET_TMPDIR")).join("query-store");
+    std::fs::create_dir_all(&parent).unwrap();
+    for entry in std::fs::read_dir(&parent).unwrap() {
+        let entry = entry.unwrap();
+        if !Path::new("/proc").join(entry.file_name()).exists() {
+            std::fs::remove_dir_all(entry.path()).unwrap();
+        }
+    }
+    let dir = parent.join(std::process::id().to_string());
+    // Of a process that had our id before us.
+    if dir.exists() {
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+    dir
 }
 
 async fn reply(request: reqwest::RequestBuilder) -> Reply {
