@@ -14,7 +14,7 @@ use super::reply::{ApiError, NOTE, note_header};
 use super::{QueryState, now, page};
 use crate::query::filter;
 use crate::query::request::{EVENT_TYPES, Invalid, LANGUAGE_TYPES, known_type};
-use crate::query::store::{App, MAX_APPS};
+use crate::query::store::{App, MAX_APPS, off_runtime};
 use crate::query::time::utc;
 use crate::query::{Answer, Flame, Request, Subject, TimeRange};
 
@@ -72,7 +72,7 @@ async fn respond(state: &QueryState, query: &str) -> Result<Response, ApiError> 
     let (request, format) = parse(query, now())?;
     let _permit = state.permit()?;
     let answer = state.store.flame(&request).await?;
-    write_answer(&request, format, answer)
+    off_runtime(move || write_answer(&request, format, answer)).await
 }
 
 async fn list(state: &QueryState, query: &str) -> Result<Response, ApiError> {

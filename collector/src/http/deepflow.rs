@@ -19,7 +19,8 @@ use serde_json::{Map, Value};
 use super::{QueryState, reply};
 use crate::query::filter;
 use crate::query::request::{EVENT_TYPES, Invalid, LANGUAGE_TYPES, known_type};
-use crate::query::{Answer, QueryError, Request, Subject, TimeRange};
+use crate::query::store::off_runtime;
+use crate::query::{Answer, Flame, QueryError, Request, Subject, TimeRange};
 
 /// Most bytes of a request's body.
 pub const MAX_BODY_BYTES: usize = 1 << 20;
@@ -59,9 +60,8 @@ pub async fn profile_tracing(State(state): State<QueryState>, body: Body) -> Res
             return refuse(StatusCode::BAD_REQUEST, "INVALID_POST_DATA", invalid.to_string());
         }
     };
-    match answer(&state, &request).await {
-        Ok(Answer::Flame(flame)) => succeed(&flame.tree, format, flame.notes.join("; ")),
-        Ok(Answer::Empty(reason)) => refuse(StatusCode::OK, "SUCCESS", reason),
+    match answer(&state, &request, format).await {
+        Ok(response) => response,
         Err(error) => {
             let (status, headers) = reply::status_of(&error);
             let opt_status = match error {
@@ -73,9 +73,14 @@ pub async fn profile_tracing(State(state): State<QueryState>, body: Body) -> Res
     }
 }
 
-async fn answer(state: &QueryState, request: &Request) -> Result<Answer, QueryError> {
+async fn answer(state: &QueryState, request: &Request, format: Format) -> Result<Response, QueryError> {
     let _permit = state.permit()?;
-    state.store.flame(request).await
+    Ok(match state.store.flame(request).await? {
+        Answer::Flame(Flame { tree, notes }) => {
+            off_runtime(move || succeed(&tree, format, notes.join("; "))).await
+        }
+        Answer::Empty(reason) => refuse(StatusCode::OK, "SUCCESS", reason),
+    })
 }
 
 fn succeed(tree: &Tree, format: Format, description: String) -> Response {

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::build::{self, Stacks};
 use super::plan::{self, Statement, Value};
-use super::request::{Request, Subject, TimeRange};
+use super::request::{Request, Subject, TOTAL, TimeRange};
 use super::time::utc;
 use super::{Limits, QueryError, empty};
 
@@ -96,7 +96,11 @@ impl Store {
         let tree = match &request.subject {
             Subject::Total => {
                 let rows: Vec<build::TotalRow> = self.rows(&plan::total(request, range)).await?;
-                (!rows.is_empty()).then(|| build::total_tree(request.subject.name(), &rows))
+                if rows.is_empty() {
+                    None
+                } else {
+                    Some(off_runtime(move || build::total_tree(TOTAL, &rows)).await)
+                }
             }
             Subject::App(app) => {
                 let rows: Vec<build::AppRow> = self.rows(&plan::app(request, range, app)).await?;
@@ -107,8 +111,13 @@ impl Store {
                     self.bound_rows(by_process.len())?;
                 }
                 notes.extend(build::quality(&rows, &stacks));
-                (!rows.is_empty())
-                    .then(|| build::app_tree(app, &rows, &by_process, &stacks, request.max_kernel_frames))
+                let (app, max_kernel_frames) = (app.clone(), request.max_kernel_frames);
+                if rows.is_empty() {
+                    None
+                } else {
+                    let build = move || build::app_tree(&app, &rows, &by_process, &stacks, max_kernel_frames);
+                    Some(off_runtime(build).await)
+                }
             }
         };
         match tree {
@@ -178,5 +187,18 @@ impl Store {
             Ok(rows) => Ok(rows?),
             Err(_) => Err(QueryError::TooSlow(None)),
         }
+    }
+}
+
+/// Runs what takes a while on a thread for it, so that a large tree does not
+/// keep the runtime from receiving samples.
+pub(crate) async fn off_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down: nobody will read the answer.
+            Err(_) => std::future::pending().await,
+        },
     }
 }

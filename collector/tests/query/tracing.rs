@@ -240,6 +240,33 @@ async fn values_are_bound_and_never_sql() {
 }
 
 #[tokio::test]
+async fn sql_on_the_documented_table_agrees() {
+    insert(
+        "1708511820 | view | 41 | java | C2   | other | complete | 3 | a | run;[/tmp/perf-PID.map]
+         1708511820 | view | 42 | java | C2   | other | complete | 1 | a | run;[/tmp/perf-PID.map]
+         1708511830 | view | 42 | java | java | main  | complete | 4 | a | main
+         1708511830 | view | 42 | java | java | main  | counted  | 2 | a |
+         1708511820 |      | 9  | sh   | sh   | main  | counted  | 5 | b |",
+    )
+    .await;
+    let collector = Collector::start().await;
+    for app in ["view", "Total"] {
+        let sql = format!(
+            "SELECT concat('{app};', profile_location_str, ' ', toString(sum(profile_value))) AS line \
+             FROM profile.in_process WHERE app_service = '{app}' AND time BETWEEN 1708511820 AND 1708511830 \
+             GROUP BY profile_location_str ORDER BY line"
+        );
+        let by_sql: Vec<String> = crate::common::client().query_raw(&sql).fetch_all().await.unwrap();
+        let path =
+            format!("/api/v1/flamegraph?app_service={app}&from=1708511820&until=1708511830&format=folded");
+        let folded = collector.get(&path).await.text;
+        let mut by_api: Vec<&str> = folded.lines().collect();
+        by_api.sort_unstable();
+        assert_eq!(by_sql, by_api);
+    }
+}
+
+#[tokio::test]
 async fn more_stacks_than_one_statement_fetches() {
     // Ids over the whole width: small ones, and ones beyond 64 bits.
     let id = "if(number % 2, toUInt128(number + 1), bitShiftLeft(toUInt128(number + 1), 100))";
