@@ -6,6 +6,7 @@
 pub mod collector {
     /// Version 1.
     #[expect(missing_docs, reason = "generated code; the .proto file has the comments")]
+    #[expect(clippy::allow_attributes, reason = "generated code brings its own")]
     pub mod v1 {
         tonic::include_proto!("hearth.collector.v1");
     }
