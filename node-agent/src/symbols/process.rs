@@ -1,0 +1,302 @@
+//! What symbolization knows of one process.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+
+use super::address_space::{AddressSpace, Backing};
+use super::perf_map::PerfMap;
+use super::read::{FileIdentity, ForeignFile, FoundFile};
+
+/// Different unknown addresses that are shown as such, per process and window.
+pub const MAX_UNKNOWN_ADDRESSES: usize = 256;
+/// Bytes of `/proc/PID/status` that are read.
+const MAX_STATUS_BYTES: u64 = 64 * 1024;
+/// Perf maps kept open for processes that may be gone when their samples are named.
+const MAX_HELD_MAPS: usize = 128;
+
+static NEXT_IMAGE: AtomicU64 = AtomicU64::new(0);
+
+/// One process as symbolization sees it: its mappings and what was derived from
+/// them. An exec makes a new one, a fork a [`ProcessImage::forked`] one.
+#[derive(Debug)]
+pub struct ProcessImage {
+    /// In the initial pid namespace.
+    pub pid: u32,
+    /// Clock ticks since boot, field 22 of `/proc/PID/stat`; 0 when unknown. Tells
+    /// the process from a later one with its pid.
+    pub start_time: u64,
+    /// Executable mappings; the caller keeps them up to date.
+    pub space: AddressSpace,
+    /// Unique among images, since pids are not.
+    pub(super) id: u64,
+    pub(super) jit: Jit,
+    unknown: HashSet<u64>,
+    /// Whether libjvm is mapped, as of which generation of `space`.
+    maps_jvm: Option<(u64, bool)>,
+}
+
+impl ProcessImage {
+    /// A process with its mappings.
+    pub fn new(pid: u32, start_time: u64, space: AddressSpace) -> Self {
+        Self {
+            pid,
+            start_time,
+            space,
+            id: NEXT_IMAGE.fetch_add(1, Ordering::Relaxed),
+            jit: Jit::default(),
+            unknown: HashSet::new(),
+            maps_jvm: None,
+        }
+    }
+
+    /// Its child right after the fork: the same mappings, nothing else shared.
+    pub fn forked(&self, pid: u32, start_time: u64) -> Self {
+        Self::new(pid, start_time, self.space.clone())
+    }
+
+    /// Begins a window: the bound on different unknown addresses counts anew.
+    pub fn begin_window(&mut self) {
+        self.unknown.clear();
+    }
+
+    /// Whether an unknown address may be shown verbatim.
+    pub(super) fn may_show_unknown(&mut self, address: u64) -> bool {
+        self.unknown.contains(&address)
+            || (self.unknown.len() < MAX_UNKNOWN_ADDRESSES && self.unknown.insert(address))
+    }
+
+    /// Whether `/proc/PID` is another process by now. One that just ended is
+    /// not: what was opened through its pid was its own.
+    pub(super) fn is_replaced(&self) -> bool {
+        self.start_time != 0 && read_start_time(self.pid).is_ok_and(|now| now != self.start_time)
+    }
+
+    pub(super) fn maps_jvm(&mut self) -> bool {
+        let generation = self.space.generation();
+        if let Some((known, answer)) = self.maps_jvm
+            && known == generation
+        {
+            return answer;
+        }
+        let is_jvm = |backing: &Backing| match backing {
+            Backing::File(file) => file.path.rsplit('/').next() == Some("libjvm.so"),
+            Backing::Vdso | Backing::Vsyscall | Backing::Anonymous => false,
+        };
+        let answer = self.space.iter().any(|mapping| is_jvm(&mapping.backing));
+        self.maps_jvm = Some((generation, answer));
+        answer
+    }
+
+    /// Opens the perf map while the process lives, to be read when needed.
+    pub(super) fn hold_perf_map(&mut self, held: &Arc<()>) {
+        if self.jit.held.is_some() || self.jit.was_read || Arc::strong_count(held) > MAX_HELD_MAPS {
+            return;
+        }
+        if let Some(file) = self.find_perf_map().and_then(|found| found.open().ok())
+            && !self.is_replaced()
+        {
+            self.jit.held = Some((file, held.clone()));
+        }
+    }
+
+    /// Reads the perf map if it is due (never read, or `defer` passed) and has
+    /// changed. Whether there is something new to look at.
+    pub(super) fn refresh_perf_map(&mut self, defer: Duration, budget: &Budget) -> bool {
+        if self.jit.checked_at.is_some_and(|at| at.elapsed() < defer) {
+            return false;
+        }
+        self.jit.checked_at = Some(Instant::now());
+        let file = match self.find_perf_map() {
+            Some(found) if self.jit.identity == Some(found.identity()) => return false,
+            Some(found) => found.open().ok().filter(|_| !self.is_replaced()),
+            // Gone with the process; what was opened in time is left.
+            None => None,
+        };
+        let Some(file) = file.or_else(|| self.jit.held.take().map(|(file, _)| file)) else { return false };
+        self.jit.held = None;
+        self.jit.was_read = true;
+        self.jit.identity = Some(file.identity());
+        // The old map gives its memory back before the new one takes some.
+        self.jit.map = None;
+        let Some(allowed) = budget.available() else {
+            budget.refused.fetch_add(1, Ordering::Relaxed);
+            return false;
+        };
+        match PerfMap::read(&file, allowed) {
+            Ok(map) => {
+                let charge = budget.charge(map.bytes());
+                self.jit.map = Some((map, charge));
+                self.jit.version += 1;
+                true
+            }
+            Err(error) => {
+                tracing::debug!(pid = self.pid, %error, "reading a perf map failed");
+                budget.refused.fetch_add(1, Ordering::Relaxed);
+                false
+            }
+        }
+    }
+
+    /// The map file in the process's own view, under its own pid, if it is its
+    /// own or root's. A link in its place is not followed.
+    fn find_perf_map(&mut self) -> Option<FoundFile> {
+        let status = self.jit.status.or_else(|| {
+            self.jit.status = Status::read(self.pid).ok();
+            self.jit.status
+        })?;
+        let path = format!("tmp/perf-{}.map", status.inner_pid);
+        let found = FoundFile::find_in_root(self.pid, &path, OFlags::NOFOLLOW).ok()?;
+        (found.owner() == 0 || found.owner() == status.effective_uid).then_some(found)
+    }
+}
+
+/// Functions that the process compiled itself.
+#[derive(Debug, Default)]
+pub(super) struct Jit {
+    map: Option<(PerfMap, Charge)>,
+    /// Which file content `map` is.
+    identity: Option<FileIdentity>,
+    checked_at: Option<Instant>,
+    was_read: bool,
+    held: Option<(ForeignFile, Arc<()>)>,
+    status: Option<Status>,
+    /// Changes when the map does.
+    pub(super) version: u32,
+}
+
+impl Jit {
+    pub(super) fn find(&self, address: u64) -> Option<String> {
+        self.map.as_ref()?.0.find(address)
+    }
+
+    /// Whether the process has a map file.
+    pub(super) fn has_map(&self) -> bool {
+        self.was_read || self.held.is_some()
+    }
+}
+
+/// What `/proc/PID/status` tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Status {
+    /// In the innermost pid namespace: what the process itself calls its pid.
+    inner_pid: u32,
+    effective_uid: u32,
+}
+
+impl Status {
+    fn read(pid: u32) -> io::Result<Self> {
+        let mut text = Vec::new();
+        File::open(format!("/proc/{pid}/status"))?.take(MAX_STATUS_BYTES).read_to_end(&mut text)?;
+        Self::parse(&String::from_utf8_lossy(&text))
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no NSpid or Uid line"))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
+        Some(Self {
+            inner_pid: field("NSpid:")?.split_ascii_whitespace().last()?.parse().ok()?,
+            effective_uid: field("Uid:")?.split_ascii_whitespace().nth(1)?.parse().ok()?,
+        })
+    }
+}
+
+/// When a process started, in clock ticks since boot: field 22 of its `stat`.
+///
+/// # Errors
+/// When the process is gone.
+pub fn read_start_time(pid: u32) -> io::Result<u64> {
+    let mut stat = Vec::new();
+    File::open(format!("/proc/{pid}/stat"))?.take(MAX_STATUS_BYTES).read_to_end(&mut stat)?;
+    parse_start_time(&stat).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no field 22 in stat"))
+}
+
+fn parse_start_time(stat: &[u8]) -> Option<u64> {
+    // The name in parentheses may hold anything, parentheses too.
+    let after_name = stat.iter().rposition(|b| *b == b')')? + 1;
+    let rest = str::from_utf8(&stat[after_name..]).ok()?;
+    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// Memory that the perf maps of all processes may take together.
+#[derive(Debug, Clone)]
+pub(super) struct Budget {
+    used: Arc<AtomicUsize>,
+    refused: Arc<AtomicU64>,
+    total: usize,
+}
+
+impl Budget {
+    pub(super) fn new(total: usize) -> Self {
+        Self { used: Arc::default(), refused: Arc::default(), total }
+    }
+
+    pub(super) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// What one map may take: a quarter of the whole, so that one process does
+    /// not use up what others need.
+    fn available(&self) -> Option<usize> {
+        let left = self.total.saturating_sub(self.used());
+        (left > 0).then(|| left.min(self.total / 4))
+    }
+
+    fn charge(&self, bytes: usize) -> Charge {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+        Charge { used: self.used.clone(), bytes }
+    }
+}
+
+/// Gives back what a map took.
+#[derive(Debug)]
+struct Charge {
+    used: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_start_time_is_found_behind_any_name() {
+        let stat = b"42 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+        assert_eq!(parse_start_time(stat), Some(4711));
+        assert_eq!(parse_start_time(b"42 (a) S 1"), None);
+        assert!(read_start_time(std::process::id()).unwrap() > 0);
+    }
+
+    #[test]
+    fn the_inner_pid_is_the_last_one() {
+        let text = "Name:\tx\nUid:\t0\t1000\t0\t0\nNSpid:\t4242\t17\t3\n";
+        assert_eq!(Status::parse(text), Some(Status { inner_pid: 3, effective_uid: 1000 }));
+        assert_eq!(Status::parse("Name:\tNSpid: 3\n"), None);
+        assert_eq!(Status::read(std::process::id()).unwrap().inner_pid, std::process::id());
+    }
+
+    #[test]
+    fn unknown_addresses_are_shown_up_to_a_bound_per_window() {
+        let mut process = ProcessImage::new(1, 0, AddressSpace::new());
+        assert!((0..256).all(|address| process.may_show_unknown(address)));
+        assert!(!process.may_show_unknown(256) && process.may_show_unknown(255));
+        process.begin_window();
+        assert!(process.may_show_unknown(256));
+    }
+}
