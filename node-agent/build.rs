@@ -54,16 +54,20 @@ fn build() -> Result<(), String> {
         // without makes the kernel refuse all of it, and with it every callback.
         .env("CARGO_PROFILE_RELEASE_DEBUG", "2");
     // What cargo and clippy set for the host's build is not meant for this one.
-    for name in ["RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_BUILD_TARGET", "RUSTUP_TOOLCHAIN"]
+    for name in
+        ["RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_BUILD_TARGET", "RUSTUP_TOOLCHAIN"]
     {
         cargo.env_remove(name);
     }
     let status = cargo.status().map_err(|error| format!("cannot run {cargo:?}: {error}"))?;
     if !status.success() {
-        return Err(format!("building the BPF programs failed ({status}); scripts/setup.sh installs what it needs"));
+        return Err(format!(
+            "building the BPF programs failed ({status}); scripts/setup.sh installs what it needs"
+        ));
     }
     let built = out.join("bpf").join(TARGET).join("release").join(BIN);
-    std::fs::copy(&built, out.join(BIN)).map_err(|error| format!("cannot copy {}: {error}", built.display()))?;
+    std::fs::copy(&built, out.join(BIN))
+        .map_err(|error| format!("cannot copy {}: {error}", built.display()))?;
     Ok(())
 }
 
@@ -83,10 +87,13 @@ fn linker() -> Result<PathBuf, String> {
         let base = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
         Some(base.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")))?.join("hearth"))
     });
-    let in_path = || env::split_paths(&env::var_os("PATH")?).map(|dir| dir.join("bpf-linker")).find(|p| p.is_file());
+    let in_path =
+        || env::split_paths(&env::var_os("PATH")?).map(|dir| dir.join("bpf-linker")).find(|p| p.is_file());
     cache
         .map(|cache| cache.join(LINKER_IN_CACHE))
         .filter(|linker| linker.is_file())
         .or_else(in_path)
-        .ok_or_else(|| "bpf-linker not found: run scripts/setup.sh, or name it in HEARTH_BPF_LINKER".to_owned())
+        .ok_or_else(|| {
+            "bpf-linker not found: run scripts/setup.sh, or name it in HEARTH_BPF_LINKER".to_owned()
+        })
 }

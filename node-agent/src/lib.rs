@@ -1,2 +1,23 @@
-//! The node agent.
+//! The node agent: load, sample, match, symbolize, aggregate, stream.
+//!
+//! ```text
+//! kernel::programs ─samples─┐                       ┌─► window ─► export ─► collector
+//! kernel::sideband ─events──┴─► agent ─► process ───┤
+//! policy_file ─► policies ────────┘                 └─► naming ─► symbols
+//! ```
+
+pub mod agent;
+pub mod cli;
 pub mod export;
+pub mod http;
+pub mod kernel;
+pub mod metrics;
+pub mod naming;
+pub mod policies;
+pub mod policy_file;
+pub mod preflight;
+pub mod proc_fs;
+pub mod process;
+pub mod service;
+pub mod symbols;
+pub mod window;

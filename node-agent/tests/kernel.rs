@@ -35,7 +35,8 @@ fn samples(programs: &mut Programs, tgid: u32, enough: impl Fn(&[RawSample]) -> 
     let mut samples = Vec::new();
     while !enough(&samples) {
         assert!(Instant::now() < deadline, "only {} samples in 20 s", samples.len());
-        programs.read_samples(|sample| samples.extend(sample.ok().filter(|sample| sample.header.tgid == tgid)));
+        programs
+            .read_samples(|sample| samples.extend(sample.ok().filter(|sample| sample.header.tgid == tgid)));
         std::thread::yield_now();
     }
     samples
@@ -102,4 +103,60 @@ fn a_new_program_is_undecided_again() {
     let burner = Burner(shell);
     let samples = samples(&mut programs, burner.tgid(), |samples| samples.len() >= 5);
     assert!(samples.iter().all(|sample| sample.header.rate == 0), "undecided since its exec");
+}
+
+/// The program of `fixtures/chain.c`: given ready in `HEARTH_CHAIN` where there is no
+/// compiler (another kernel's small root file system), else compiled here.
+fn chain() -> (Option<tempfile::TempDir>, std::path::PathBuf) {
+    if let Some(ready) = std::env::var_os("HEARTH_CHAIN") {
+        return (None, ready.into());
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("chain");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/chain.c");
+    let flags = ["-O1", "-static", "-fno-omit-frame-pointer", "-fno-optimize-sibling-calls", "-o"];
+    let status = Command::new("cc").args(flags).arg(&program).arg(source).status().unwrap();
+    assert!(status.success(), "cc failed");
+    (Some(folder), program)
+}
+
+#[test]
+fn a_stack_is_walked_by_frame_pointers() {
+    use std::io::{BufRead, BufReader};
+    let (_folder, program) = chain();
+    let mut child = Command::new(program)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let starts: Vec<u64> = line
+        .split_whitespace()
+        .map(|address| u64::from_str_radix(address.trim_start_matches("0x"), 16).unwrap())
+        .collect();
+    let function = |address: &u64| {
+        let names = ["burn", "middle", "outer", "main"];
+        let (name, _) = names
+            .iter()
+            .zip(&starts)
+            .filter(|(_, start)| *start <= address)
+            .max_by_key(|(_, start)| **start)?;
+        Some(*name)
+    };
+    let burner = Burner(child);
+    let mut programs = Programs::load(99).unwrap();
+    programs.set_rate(99).unwrap();
+    let samples = samples(&mut programs, burner.tgid(), |samples| samples.len() >= 50);
+    let whole = samples.iter().filter(|sample| {
+        let named: Vec<_> = sample.user.iter().take(4).filter_map(function).collect();
+        named == ["burn", "middle", "outer", "main"]
+    });
+    // A sample may hit `middle`, `outer` or the poll between two rounds of work.
+    let whole = whole.count();
+    assert!(
+        whole * 10 >= samples.len() * 9,
+        "only {whole} of {} stacks are whole: {samples:#x?}",
+        samples.len()
+    );
 }

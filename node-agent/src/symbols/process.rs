@@ -20,6 +20,10 @@ const MAX_STATUS_BYTES: u64 = 64 * 1024;
 /// Perf maps kept open for processes that may be gone when their samples are named.
 const MAX_HELD_MAPS: usize = 128;
 
+/// A fork's record is written a moment after the kernel noted the start: the two may
+/// fall on either side of a clock tick. No pid comes round within two of them.
+const START_TIME_SLACK: u64 = 2;
+
 static NEXT_IMAGE: AtomicU64 = AtomicU64::new(0);
 
 /// One process as symbolization sees it: its mappings and what was derived from
@@ -74,7 +78,8 @@ impl ProcessImage {
     /// Whether `/proc/PID` is another process by now. One that just ended is
     /// not: what was opened through its pid was its own.
     pub(super) fn is_replaced(&self) -> bool {
-        self.start_time != 0 && read_start_time(self.pid).is_ok_and(|now| now != self.start_time)
+        self.start_time != 0
+            && read_start_time(self.pid).is_ok_and(|now| now.abs_diff(self.start_time) > START_TIME_SLACK)
     }
 
     pub(super) fn maps_jvm(&mut self) -> bool {

@@ -1,0 +1,116 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// Samples the processes that a policy names and streams their stacks to a collector.
+///
+/// Needs root, or the capabilities BPF, PERFMON, SYS_PTRACE, DAC_READ_SEARCH, SYSLOG and
+/// CHECKPOINT_RESTORE, in the host's pid namespace.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "hearth-node-agent",
+    version,
+    after_help = "Examples:\n  \
+        # profile this machine by a policy, with a collector beside it\n  \
+        hearth-node-agent --policy policy.yaml --collector http://127.0.0.1:20417\n\n  \
+        # the policy changed: it is read again by itself, and on SIGHUP\n  \
+        kill -HUP $(pidof hearth-node-agent)\n\n  \
+        # check a policy file without sampling anything\n  \
+        hearth-node-agent --policy policy.yaml --check\n\n\
+        Exit codes: 0 stopped or checked, 1 failure, 2 bad usage or policy."
+)]
+pub struct Cli {
+    /// The policies: YAML documents of kind ProfilingPolicy or ClusterProfilingPolicy. Read
+    /// again when it changes and on SIGHUP; a file with errors leaves the old policies in force.
+    #[arg(long, value_name = "FILE", env = "HEARTH_AGENT_POLICY")]
+    pub policy: PathBuf,
+
+    /// The collector's gRPC address.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "HEARTH_AGENT_COLLECTOR",
+        default_value = "http://127.0.0.1:20417"
+    )]
+    pub collector: String,
+
+    /// The name of this node in every row [default: the host name].
+    #[arg(long, value_name = "NAME", env = "HEARTH_AGENT_NODE")]
+    pub node: Option<String>,
+
+    /// The name of the cluster in every row; without Kubernetes only.
+    #[arg(long, value_name = "NAME", env = "HEARTH_AGENT_CLUSTER", default_value = "")]
+    pub cluster: String,
+
+    /// The highest rate any policy gets, in samples per second and CPU.
+    #[arg(
+        long,
+        value_name = "HERTZ",
+        env = "HEARTH_AGENT_MAX_FREQUENCY",
+        default_value_t = 1000,
+        value_parser = clap::value_parser!(u32).range(1..=1000)
+    )]
+    pub max_frequency: u32,
+
+    /// Samples are summed over this long: 1s to 60s, a divisor of a minute.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "HEARTH_AGENT_WINDOW",
+        default_value = "10s",
+        value_parser = window
+    )]
+    pub window: u32,
+
+    /// What waits for the collector is kept in this many bytes of memory; beyond it the
+    /// oldest is dropped and counted as lost.
+    #[arg(long, value_name = "BYTES", env = "HEARTH_AGENT_QUEUE_BYTES", default_value_t = 32 << 20)]
+    pub queue_bytes: usize,
+
+    /// Where /metrics, /healthz and /readyz are served. A taken port is replaced by a free one.
+    #[arg(long, value_name = "ADDR", env = "HEARTH_AGENT_METRICS", default_value = "127.0.0.1:20419")]
+    pub metrics: SocketAddr,
+
+    /// Read the policy file, say what is wrong with it, and end.
+    #[arg(long, env = "HEARTH_AGENT_CHECK")]
+    pub check: bool,
+}
+
+fn window(text: &str) -> Result<u32, String> {
+    let seconds = hearth_policy::Interval::parse(text).map_err(|error| error.to_string())?.seconds();
+    if seconds == 0 || seconds > 60 || 60 % seconds != 0 {
+        return Err("write 1s, 2s, 3s, 4s, 5s, 6s, 10s, 12s, 15s, 20s, 30s or 60s".to_owned());
+    }
+    Ok(seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_flag_has_an_environment_variable() {
+        let command = Cli::command();
+        command.clone().debug_assert();
+        for argument in command.get_arguments() {
+            assert!(argument.get_env().is_some(), "{} has none", argument.get_id());
+        }
+    }
+
+    #[test]
+    fn a_window_divides_a_minute() {
+        let parse = |window: &str| Cli::try_parse_from(["agent", "--policy", "p", "--window", window]);
+        assert_eq!(parse("10s").unwrap().window, 10);
+        assert_eq!(parse("1m").unwrap().window, 60);
+        for bad in ["0s", "7s", "61s", "10", "1h"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}

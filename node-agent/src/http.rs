@@ -1,0 +1,69 @@
+//! `/metrics`, `/healthz` and `/readyz`.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tracing::warn;
+
+use crate::export::client::Exporter;
+use crate::metrics::Metrics;
+
+/// Listens on `address`; where its port is taken (another agent on this machine), on a free one.
+pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            let listener = TcpListener::bind(SocketAddr::new(address.ip(), 0)).await?;
+            warn!("{address} is taken: metrics are on {}", listener.local_addr()?);
+            Ok(listener)
+        }
+        other => other,
+    }
+}
+
+/// Serves until the task is dropped.
+pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, exporter: Arc<Exporter>) -> io::Result<()> {
+    let router = Router::new()
+        .route("/metrics", get(encode))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .with_state((metrics, exporter));
+    axum::serve(listener, router).await
+}
+
+type Served = State<(Arc<Metrics>, Arc<Exporter>)>;
+
+async fn encode(State((metrics, exporter)): Served) -> String {
+    metrics.set_export(exporter.counters());
+    metrics.encode()
+}
+
+async fn ready(State((metrics, _)): Served) -> (StatusCode, &'static str) {
+    if metrics.is_ready() {
+        (StatusCode::OK, "sampling\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the sampler is not attached\n")
+    }
+}
+
+/// An address with any free port on the loopback interface.
+pub const ANY_LOCAL_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_taken_port_is_replaced() {
+        let first = bind(ANY_LOCAL_PORT).await.unwrap();
+        let second = bind(first.local_addr().unwrap()).await.unwrap();
+        assert_ne!(first.local_addr().unwrap().port(), second.local_addr().unwrap().port());
+    }
+}

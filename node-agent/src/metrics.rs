@@ -1,0 +1,162 @@
+//! Counters of the agent, for Prometheus and for its own log line.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hearth_node_agent_ebpf::record::{EXITS, Exit};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ExitLabel {
+    exit: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+/// What the agent counts. Cheap to read from any thread.
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    exits: Family<ExitLabel, Counter>,
+    batches: Family<OutcomeLabel, Counter>,
+    bytes_sent: Counter,
+    samples_dropped: Counter,
+    /// Rows sent to the queue.
+    pub rows: Counter,
+    /// Samples in those rows.
+    pub samples: Counter,
+    /// Samples whose stack could not be taken; their time is in rows.
+    pub stacks_lost: Counter,
+    /// Samples over the budget of rows; their time is in rows.
+    pub over_budget: Counter,
+    /// Ticks of processes that found the kernel's table of counts full; their time is in rows.
+    pub uncounted: Counter,
+    /// Side-band records that the kernel dropped.
+    pub sideband_lost: Counter,
+    /// Records that could not be understood.
+    pub bad_records: Counter,
+    /// Configurations that were refused.
+    pub configs_refused: Counter,
+    /// Processes that match a policy now.
+    pub matched: Gauge,
+    /// Ticks per second and CPU.
+    pub node_rate: Gauge,
+    /// Whether the sampler is attached; for `/readyz`.
+    pub ready: AtomicU64,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("hearth_agent");
+        let metrics = Self {
+            exits: Family::default(),
+            batches: Family::default(),
+            bytes_sent: Counter::default(),
+            samples_dropped: Counter::default(),
+            rows: Counter::default(),
+            samples: Counter::default(),
+            stacks_lost: Counter::default(),
+            over_budget: Counter::default(),
+            uncounted: Counter::default(),
+            sideband_lost: Counter::default(),
+            bad_records: Counter::default(),
+            configs_refused: Counter::default(),
+            matched: Gauge::default(),
+            node_rate: Gauge::default(),
+            ready: AtomicU64::new(0),
+            registry: Mutex::new(Registry::default()),
+        };
+        let mut counter = |name, help, counter: &Counter| registry.register(name, help, counter.clone());
+        counter("rows", "Rows made", &metrics.rows);
+        counter("samples", "Samples in rows", &metrics.samples);
+        counter(
+            "stacks_lost",
+            "Samples whose stack could not be taken; their time is kept",
+            &metrics.stacks_lost,
+        );
+        counter("over_budget", "Samples beyond the budget of rows; their time is kept", &metrics.over_budget);
+        counter(
+            "uncounted",
+            "Ticks that found the kernel's table full; their time is kept",
+            &metrics.uncounted,
+        );
+        counter("sideband_lost", "Side-band records that the kernel dropped", &metrics.sideband_lost);
+        counter("bad_records", "Records of the kernel that were not understood", &metrics.bad_records);
+        counter("configs_refused", "Configurations refused; the one before stayed", &metrics.configs_refused);
+        counter("sent_bytes", "Bytes of batches sent to the collector", &metrics.bytes_sent);
+        counter("samples_dropped", "Samples of batches that were given up", &metrics.samples_dropped);
+        registry.register("batches", "Batches by what became of them", metrics.batches.clone());
+        registry.register("ticks", "Ticks of the sampler by how each ended", metrics.exits.clone());
+        registry.register("matched_processes", "Processes that match a policy", metrics.matched.clone());
+        registry.register("node_rate_hertz", "Ticks per second and CPU", metrics.node_rate.clone());
+        *metrics.registry.lock().expect("nobody else has it yet") = registry;
+        metrics
+    }
+}
+
+impl Metrics {
+    /// Takes over the kernel's counters, which only grow.
+    pub fn set_exits(&self, totals: &[u64; EXITS as usize]) {
+        for exit in Exit::ALL {
+            let counter = self.exits.get_or_create(&ExitLabel { exit: exit.label() });
+            counter.inc_by(totals[*exit as usize].saturating_sub(counter.get()));
+        }
+    }
+
+    /// Takes over what the exporter counted.
+    pub fn set_export(&self, counters: &crate::export::client::Counters) {
+        let follow = |counter: &Counter, total: &AtomicU64| {
+            counter.inc_by(total.load(Ordering::Relaxed).saturating_sub(counter.get()));
+        };
+        for (outcome, total) in [
+            ("sent", &counters.batches_sent),
+            ("stored", &counters.batches_stored),
+            ("too_old", &counters.batches_too_old),
+            ("dropped", &counters.batches_dropped),
+            ("refused", &counters.batches_refused),
+        ] {
+            follow(&self.batches.get_or_create(&OutcomeLabel { outcome }), total);
+        }
+        follow(&self.bytes_sent, &counters.bytes_sent);
+        follow(&self.samples_dropped, &counters.samples_dropped);
+    }
+
+    /// Whether samples are being taken.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed) != 0
+    }
+
+    /// The text format of Prometheus.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        let registry = self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        encode(&mut text, &registry).expect("writing to a string cannot fail");
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_a_tick_can_end_is_exported() {
+        let metrics = Metrics::default();
+        let mut totals = [0; EXITS as usize];
+        (1..).zip(&mut totals).for_each(|(value, total)| *total = value);
+        metrics.set_exits(&totals);
+        metrics.set_exits(&totals);
+        let text = metrics.encode();
+        for (value, exit) in (1..).zip(Exit::ALL) {
+            let line = format!("hearth_agent_ticks_total{{exit=\"{}\"}} {value}\n", exit.label());
+            assert!(text.contains(&line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The policies a node works by, ready to be asked about a process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_policy::{
+    AppService, CompileError, CompiledPolicy, Decision, EffectivePolicy, Environment, MatchOn, ProcessFacts,
+    app_service, decide, effective_rate, node_rate,
+};
+
+/// How a matched process is sampled and shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Match {
+    /// `namespace/name`, or `name`.
+    pub policy: Arc<str>,
+    /// Samples per second and CPU.
+    pub rate: u32,
+    /// Rows keep the CPU's number.
+    pub keep_cpu: bool,
+    /// How long an unresolved address of a JVM waits before its symbols are read again.
+    pub defer: Duration,
+    /// What the process is shown as.
+    pub app_service: Arc<str>,
+}
+
+/// The policies of one configuration.
+pub struct PolicySet {
+    policies: Vec<CompiledPolicy>,
+    environment: Environment,
+    max_frequency: u32,
+    node_rate: u32,
+}
+
+impl PolicySet {
+    /// Compiles `policies` for a node in `environment`; no rate will exceed `max_frequency`.
+    pub fn new(
+        policies: Vec<EffectivePolicy>,
+        environment: Environment,
+        max_frequency: u32,
+    ) -> Result<Self, CompileError> {
+        let no_labels = hearth_policy::Labels::new();
+        let labels = match &environment {
+            Environment::Kubernetes { node_labels } => node_labels,
+            Environment::Standalone => &no_labels,
+        };
+        let here: Vec<_> = policies.iter().filter(|policy| policy.selects_node(labels)).cloned().collect();
+        let node_rate = node_rate(&here, max_frequency).unwrap_or(0);
+        let policies = policies.into_iter().map(CompiledPolicy::compile).collect::<Result<_, _>>()?;
+        Ok(Self { policies, environment, max_frequency, node_rate })
+    }
+
+    /// Ticks per second and CPU that the policies need together; 0 where none is enabled.
+    pub fn node_rate(&self) -> u32 {
+        self.node_rate
+    }
+
+    /// Number of policies, disabled ones included.
+    pub fn len(&self) -> usize {
+        self.policies.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.policies.is_empty()
+    }
+
+    /// Whether a decision looks at more of a process than its name, so that
+    /// `/proc/PID` has to be asked.
+    pub fn looks_beyond_comm(&self) -> bool {
+        self.policies
+            .iter()
+            .map(|policy| policy.policy().spec.core())
+            .any(|core| core.match_on != MatchOn::Comm || core.app_service == AppService::Exe)
+    }
+
+    /// What the winning policy says of a process; `None` where none matches.
+    ///
+    /// Without Kubernetes no process waits for its pod; with it, a waiting process
+    /// is to be asked about again (a later change).
+    pub fn decide(&self, facts: &ProcessFacts) -> Option<Match> {
+        let Decision::Matched { winner, .. } = decide(&self.policies, &self.environment, facts) else {
+            return None;
+        };
+        let policy = self.policies[winner].policy();
+        let core = policy.spec.core();
+        Some(Match {
+            policy: policy.id().into(),
+            rate: effective_rate(policy, self.max_frequency),
+            keep_cpu: core.cpu != 0,
+            defer: Duration::from_secs(core.java_symbol_file_refresh_defer_interval.seconds().into()),
+            app_service: app_service(core.app_service, facts).into(),
+        })
+    }
+}

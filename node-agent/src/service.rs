@@ -1,0 +1,201 @@
+//! The agent as a service: from the command line to the running pipeline and back.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hearth_proto::collector::v1::AgentIdentity;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
+
+use crate::agent::{Agent, Command, Options};
+use crate::cli::Cli;
+use crate::export::client::{self, Exporter};
+use crate::http;
+use crate::metrics::Metrics;
+use crate::policy_file::{self, PolicyFile, PolicyFileError};
+use crate::preflight::Machine;
+use crate::symbols::{KernelNames, Limits, Symbolizer};
+
+/// How long a stopping agent waits for the collector to acknowledge what is queued.
+const LAST_FLUSH: Duration = Duration::from_secs(10);
+
+/// Why the agent ended, by its exit code.
+#[derive(Debug)]
+pub enum Failure {
+    /// 2: the policy file cannot be used.
+    Policy(PolicyFileError),
+    /// 1: anything else.
+    Other(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+/// Runs until SIGINT or SIGTERM; then closes the window and sends what is queued.
+pub async fn run(cli: Cli) -> Result<(), Failure> {
+    let Cli { policy, collector, node, cluster, max_frequency, window, queue_bytes, metrics, check } = cli;
+    let file = policy_file::load(&policy, max_frequency).map_err(Failure::Policy)?;
+    file.warnings.iter().for_each(|warning| warn!("{warning}"));
+    if check {
+        println!(
+            "{}: {} policies, node rate {} Hz",
+            policy.display(),
+            file.policies.len(),
+            file.policies.node_rate()
+        );
+        return Ok(());
+    }
+    check_machine()?;
+
+    let node = node.map_or_else(host_name, Ok)?;
+    let identity = AgentIdentity {
+        instance: uuid::Uuid::new_v4().into_bytes().to_vec(),
+        node,
+        version: env!("CARGO_PKG_VERSION").into(),
+        cluster,
+    };
+    let counters = Arc::new(Metrics::default());
+    let exporter = client::Options { queue_bytes, ..client::Options::new(collector, identity) };
+    let exporter = Arc::new(Exporter::start(exporter).context("--collector")?);
+    let listener =
+        http::bind(metrics).await.with_context(|| format!("cannot listen on {metrics} (--metrics)"))?;
+    info!("metrics on http://{}/metrics", listener.local_addr().context("no address")?);
+    let server = tokio::spawn(http::serve(listener, counters.clone(), exporter.clone()));
+
+    let (commands, receiver) = channel();
+    // Signals are caught before anything is attached, so that none ends the agent half-way.
+    let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
+    let hangup = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
+    let (changed, changes) = channel();
+    let _watcher = policy_file::watch(&policy, changed.clone())
+        .inspect_err(|error| warn!("{error:#}; a change of the policy file needs SIGHUP"));
+    forward_hangups(hangup, changed);
+    reload_on_change(policy, file.text.clone(), max_frequency, changes, commands.clone(), counters.clone());
+
+    let options = Options { window_seconds: window, max_frequency };
+    let sampler = start_sampler(options, file, counters, exporter.clone(), receiver)?;
+    let ended = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        ended = sampler.ended => Some(ended),
+    };
+    if ended.is_none() {
+        info!("stopping");
+        // A sampler that ended by itself cannot be told: its error follows.
+        drop(commands.send(Command::Stop));
+    }
+    let result = tokio::task::spawn_blocking(move || sampler.thread.join()).await;
+    let unsent = exporter.flush(LAST_FLUSH).await;
+    if unsent > 0 {
+        error!("{unsent} windows could not be sent within {LAST_FLUSH:?} and are lost");
+    }
+    server.abort();
+    match result {
+        Ok(Ok(result)) => Ok(result?),
+        Ok(Err(_)) | Err(_) => {
+            Err(Failure::Other(anyhow::anyhow!("the sampler panicked; its message is above")))
+        }
+    }
+}
+
+/// The thread that samples, and a signal for its end.
+struct Sampler {
+    thread: std::thread::JoinHandle<anyhow::Result<()>>,
+    ended: tokio::sync::oneshot::Receiver<()>,
+}
+
+fn start_sampler(
+    options: Options,
+    file: PolicyFile,
+    counters: Arc<Metrics>,
+    exporter: Arc<Exporter>,
+    commands: Receiver<Command>,
+) -> anyhow::Result<Sampler> {
+    let symbolizer = Symbolizer::new(Limits::default());
+    match symbolizer.kernel_names() {
+        names @ KernelNames::Available(_) => info!("{names}"),
+        missing => warn!("{missing}"),
+    }
+    let sink = Box::new(move |window| exporter.push(window));
+    let agent = Agent::start(options, file.policies, symbolizer, counters, sink)?;
+    let (tell, ended) = tokio::sync::oneshot::channel();
+    let thread = std::thread::Builder::new()
+        .name("sampler".into())
+        .spawn(move || {
+            let result = agent.run(&commands).context("sampling failed");
+            // Nobody waits for it while the agent is stopping.
+            drop(tell);
+            result
+        })
+        .context("cannot start the sampler's thread")?;
+    Ok(Sampler { thread, ended })
+}
+
+/// Says what the machine lacks; an error if the agent cannot work on it.
+fn check_machine() -> anyhow::Result<()> {
+    let findings = Machine::read().check();
+    findings.lacking.iter().for_each(|line| warn!("{line}"));
+    anyhow::ensure!(findings.fatal.is_empty(), "{}", findings.fatal.join("\n"));
+    Ok(())
+}
+
+fn forward_hangups(mut hangup: tokio::signal::unix::Signal, changed: Sender<()>) {
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            info!("SIGHUP: reading the policy file again");
+            if changed.send(()).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// Reads the file again whenever it may have changed; a bad one leaves the old policies in force.
+fn reload_on_change(
+    path: PathBuf,
+    mut text: String,
+    max_frequency: u32,
+    changes: Receiver<()>,
+    commands: Sender<Command>,
+    counters: Arc<Metrics>,
+) {
+    std::thread::spawn(move || {
+        while changes.recv().is_ok() {
+            // One edit is several events; what counts is the text.
+            while changes.try_recv().is_ok() {}
+            match reload(&path, &text, max_frequency) {
+                Ok(None) => {}
+                Ok(Some(file)) => {
+                    file.warnings.iter().for_each(|warning| warn!("{warning}"));
+                    text = file.text;
+                    if commands.send(Command::Policies(file.policies)).is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    counters.configs_refused.inc();
+                    error!("{error}");
+                    error!("the policies from before stay in force");
+                }
+            }
+        }
+    });
+}
+
+fn reload(path: &Path, text: &str, max_frequency: u32) -> Result<Option<PolicyFile>, PolicyFileError> {
+    let file = policy_file::load(path, max_frequency)?;
+    Ok((file.text != text).then_some(file))
+}
+
+fn host_name() -> anyhow::Result<String> {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    anyhow::ensure!(!name.is_empty(), "this host has no name: give one with --node");
+    Ok(name)
+}

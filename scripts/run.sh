@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# Profiles this machine: sets up, builds, starts the collector with its embedded store and the agent
+# with deploy/examples/local.yaml, and says where to look. Ctrl-C ends everything.
+#
+#   RUN_SECONDS=30      end by itself, print the hottest functions, leave flame.svg
+#   POLICY=FILE         another policy
+#   HEARTH_DATA_DIR     where the data is kept [.run/data]
+set -euo pipefail
+source "$(dirname "$0")/env.sh"
+cd "$root"
+"$root/scripts/setup.sh" build
+
+policy=${POLICY:-deploy/examples/local.yaml}
+seconds=${RUN_SECONDS:-}
+[[ $seconds =~ ^[0-9]*$ ]] || { echo "error: RUN_SECONDS=$seconds is no number of seconds" >&2; exit 2; }
+state=${HEARTH_RUN_DIR:-$root/.run}
+http=${HEARTH_HTTP:-127.0.0.1:20416}
+grpc=${HEARTH_GRPC:-127.0.0.1:20417}
+clickhouse=${HEARTH_CLICKHOUSE:-127.0.0.1:8123}
+mkdir -p "$state"
+
+say "building (the first time takes some minutes)"
+cargo build --quiet --release --locked --bin hearth-collector --bin hearth-clickhouse --bin hearth-node-agent
+bin=$target/release
+libchdb=$("$root/scripts/setup-chdb.sh" 2>/dev/null | tail -n 1)
+
+pids=()
+stop() {
+  trap - EXIT INT TERM
+  # The agent first: it sends what it has.
+  for pid in "${pids[@]}"; do
+    as_root kill -TERM "$pid" 2>/dev/null || continue
+    while kill -0 "$pid" 2>/dev/null || [ -d "/proc/$pid" ] && ! grep -q ' Z ' "/proc/$pid/stat" 2>/dev/null; do sleep 0.1; done
+  done
+}
+trap stop EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+say "starting the collector with its embedded store (log: $state/collector.log)"
+"$bin/hearth-collector" --http "$http" --grpc "$grpc" --data-dir "${HEARTH_DATA_DIR:-$state/data}" \
+  --libchdb "$libchdb" --clickhouse-http "$clickhouse" >"$state/collector.log" 2>&1 &
+collector=$!
+pids=("$collector")
+for _ in $(seq 300); do
+  kill -0 "$collector" 2>/dev/null || { tail -n 20 "$state/collector.log" >&2; fail "the collector ended; its log is above"; }
+  curl -sf "http://$http/readyz" >/dev/null 2>&1 && break
+  sleep 0.2
+done
+curl -sf "http://$http/readyz" >/dev/null || { tail -n 20 "$state/collector.log" >&2; fail "the collector is not ready after a minute"; }
+
+say "starting the agent with $policy (log: $state/agent.log)"
+as_root "$bin/hearth-node-agent" --policy "$policy" --collector "http://$grpc" --window "${HEARTH_WINDOW:-10s}" \
+  >"$state/agent.log" 2>&1 &
+agent=$!
+pids=("$agent" "$collector")
+for _ in $(seq 100); do
+  grep -q 'sampling .* CPUs' "$state/agent.log" && break
+  if ! kill -0 "$agent" 2>/dev/null; then
+    cat "$state/agent.log" >&2
+    wait "$agent" || exit $?
+  fi
+  sleep 0.1
+done
+grep -h 'WARN\|sampling .* CPUs' "$state/agent.log" >&2 || true
+
+cat >&2 <<TEXT
+
+Profiling this machine. Look at it here:
+  http://$http/                                       what is hot
+  http://$http/api/v1/flamegraph?app_service=Total&format=svg
+and ask as DeepFlow's users do:
+  curl -X POST http://$http/v1/profile/ProfileTracing -H 'Content-Type: application/json' -d '{
+    "app_service": "Total", "profile_language_type": "eBPF", "profile_event_type": "on-cpu",
+    "tag_filter": "", "time_start": $(date -d '-5 minutes' +%s), "time_end": $(date -d '+1 hour' +%s)}'
+TEXT
+
+if [ -z "$seconds" ]; then
+  echo "Ctrl-C ends it." >&2
+  wait "$agent"
+  exit
+fi
+
+from=$(date +%s)
+say "sampling for $seconds seconds"
+sleep "$seconds"
+until=$(date +%s)
+say "closing the last window"
+as_root kill -TERM "$agent"
+wait "$agent" || { tail -n 20 "$state/agent.log" >&2; fail "the agent ended with an error"; }
+pids=("$collector")
+
+"$root/scripts/top.sh" "$http" "$from" "$until"
