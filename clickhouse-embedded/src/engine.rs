@@ -14,6 +14,11 @@ use crate::insert::{self, Insert, Kind};
 use crate::locate;
 
 const LOCK_FILE: &str = "hearth-clickhouse.lock";
+/// How often the engine is asked to shut down, and how long between two times.
+/// Not for long: once a table was made, version 26.7.3 never agrees, though it
+/// closed all tables with the last connection.
+const SHUTDOWN_ATTEMPTS: u32 = 5;
+const SHUTDOWN_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why the engine did not start.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +74,17 @@ pub struct Answer {
     pub summary: Summary,
     /// Time in the engine, its queue not counted.
     pub elapsed: Duration,
+}
+
+/// How the engine stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// Wholly.
+    Clean,
+    /// A statement did not end in time.
+    QueriesCut,
+    /// All statements ended; a thread of the engine's own did not.
+    ThreadsLeft,
 }
 
 /// The running engine: one per process, on one data directory.
@@ -144,13 +160,23 @@ impl Engine {
     }
 
     /// Lets running statements end, for at most `patience`, and stops the
-    /// engine. Later statements are refused. Answers whether it was clean.
-    pub async fn stop(&self, patience: Duration) -> bool {
+    /// engine. Later statements are refused.
+    pub async fn stop(&self, patience: Duration) -> Stopped {
         let idle = tokio::time::timeout(patience, self.slots.acquire_many(self.slot_count)).await;
         self.slots.close();
         drop(self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take());
-        // With a statement still running the engine refuses to shut down.
-        idle.is_ok() && self.library.shutdown()
+        if idle.is_err() {
+            // With a statement still running the engine refuses to shut down.
+            return Stopped::QueriesCut;
+        }
+        // It answers no while one of its threads is still on its way out.
+        for _ in 0..SHUTDOWN_ATTEMPTS {
+            if self.library.shutdown() {
+                return Stopped::Clean;
+            }
+            tokio::time::sleep(SHUTDOWN_PAUSE).await;
+        }
+        Stopped::ThreadsLeft
     }
 
     fn run_blocking(&self, statement: &Statement) -> Result<Answer, Exception> {

@@ -1,4 +1,16 @@
-//! See the README of this folder.
+//! The collector: receive, store, query, serve.
+//!
+//! Agents → [`ingest`] (gRPC, checks) → [`store`] (queue, shared INSERTs) →
+//! ClickHouse, which [`embedded`] starts and [`schema`] fills with tables →
+//! [`query`] → [`http`].
 
+pub mod auth;
+pub mod cli;
+pub mod embedded;
 pub mod http;
+pub mod ingest;
+pub mod metrics;
 pub mod query;
+pub mod schema;
+pub mod serve;
+pub mod store;

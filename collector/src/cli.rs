@@ -1,0 +1,207 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::schema::Retention;
+
+/// Receives profiles, stores them in ClickHouse, answers questions about them.
+#[derive(Debug, Parser)]
+#[command(name = "hearth-collector", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to serve.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+}
+
+/// What to do instead of serving.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print the DDL of the tables
+    Schema(RetentionArgs),
+}
+
+/// How long things are kept.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct RetentionArgs {
+    /// How long raw rows are kept: 72h, 3d; at least 3h
+    #[arg(long, env = "HEARTH_COLLECTOR_RETENTION_RAW", default_value = "72h", value_parser = retention)]
+    pub retention_raw: Duration,
+}
+
+/// How to serve.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Address of the API and the page
+    #[arg(long, env = "HEARTH_COLLECTOR_HTTP", default_value = "127.0.0.1:20416")]
+    pub http: SocketAddr,
+    /// Address that agents send to
+    #[arg(long, env = "HEARTH_COLLECTOR_GRPC", default_value = "127.0.0.1:20417")]
+    pub grpc: SocketAddr,
+    /// File with the bearer token that --http asks for; needed beyond the loopback addresses
+    #[arg(long, env = "HEARTH_COLLECTOR_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Use this ClickHouse, such as http://clickhouse:8123, instead of the embedded one
+    #[arg(long, env = "HEARTH_COLLECTOR_CLICKHOUSE_URL", required_unless_present = "data_dir",
+          conflicts_with_all = ["data_dir", "libchdb"])]
+    pub clickhouse_url: Option<String>,
+    /// User of that ClickHouse
+    #[arg(long, env = "HEARTH_COLLECTOR_CLICKHOUSE_USER", requires = "clickhouse_url")]
+    pub clickhouse_user: Option<String>,
+    /// File with that user's password
+    #[arg(long, env = "HEARTH_COLLECTOR_CLICKHOUSE_PASSWORD_FILE", requires = "clickhouse_url")]
+    pub clickhouse_password_file: Option<PathBuf>,
+    /// Run the embedded ClickHouse, with its data here
+    #[arg(long, env = "HEARTH_COLLECTOR_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Address of the embedded ClickHouse
+    #[arg(long, env = "HEARTH_COLLECTOR_CLICKHOUSE_HTTP", default_value = "127.0.0.1:8123")]
+    pub clickhouse_http: SocketAddr,
+    /// Engine of the embedded ClickHouse [beside hearth-clickhouse, else where scripts/setup-chdb.sh puts it]
+    #[arg(long, env = "HEARTH_COLLECTOR_LIBCHDB")]
+    pub libchdb: Option<PathBuf>,
+    /// pod_cluster of all rows [what each agent says]
+    #[arg(long, env = "HEARTH_COLLECTOR_CLUSTER")]
+    pub cluster: Option<String>,
+    /// Length of the agents' windows: a query begins at the start of one
+    #[arg(long, env = "HEARTH_COLLECTOR_WINDOW", default_value = "10s", value_parser = window)]
+    pub window: Duration,
+    /// How long things are kept.
+    #[command(flatten)]
+    pub retention: RetentionArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  hearth-collector --data-dir /var/lib/hearth              with the embedded ClickHouse
+  hearth-collector --clickhouse-url http://clickhouse:8123 --clickhouse-user hearth \\
+                   --clickhouse-password-file /etc/hearth/password
+  hearth-collector schema --retention-raw 7d               the tables it makes
+  curl 'http://127.0.0.1:20416/api/v1/flamegraph?app_service=Total&format=folded'
+
+Exit codes: 0 stopped, 1 failure, 2 usage.";
+
+/// A command line that parses and is refused.
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub enum Refused {
+    /// Everybody on the network could read all profiles.
+    #[error("--http {0} is not a loopback address: give --token-file, or listen on 127.0.0.1")]
+    HttpWithoutToken(SocketAddr),
+    /// Everybody on the network could write.
+    #[error(
+        "--grpc {0} is not a loopback address: agents cannot prove who they are yet, so listen on 127.0.0.1"
+    )]
+    GrpcWithoutTls(SocketAddr),
+    /// Everybody on the network could read and write.
+    #[error("--clickhouse-http {0} is not a loopback address: the embedded ClickHouse has no password")]
+    ClickhouseWithoutPassword(SocketAddr),
+    /// Its address must be known before it starts.
+    #[error("--clickhouse-http {0}: give the port")]
+    ClickhousePort(SocketAddr),
+}
+
+impl ServeArgs {
+    /// What clap cannot see.
+    pub fn check(&self) -> Result<(), Refused> {
+        if !self.http.ip().is_loopback() && self.token_file.is_none() {
+            return Err(Refused::HttpWithoutToken(self.http));
+        }
+        if !self.grpc.ip().is_loopback() {
+            return Err(Refused::GrpcWithoutTls(self.grpc));
+        }
+        if !self.clickhouse_http.ip().is_loopback() {
+            return Err(Refused::ClickhouseWithoutPassword(self.clickhouse_http));
+        }
+        if self.clickhouse_http.port() == 0 {
+            return Err(Refused::ClickhousePort(self.clickhouse_http));
+        }
+        Ok(())
+    }
+}
+
+impl From<RetentionArgs> for Retention {
+    fn from(RetentionArgs { retention_raw }: RetentionArgs) -> Self {
+        Self { raw: retention_raw }
+    }
+}
+
+fn retention(text: &str) -> Result<Duration, String> {
+    let (least, most) = (Duration::from_secs(3 * 3600), Duration::from_secs(3650 * 86_400));
+    duration(text)
+        .filter(|duration| (least..=most).contains(duration))
+        .ok_or_else(|| "is not a time from 3h to 3650d, such as 72h".to_owned())
+}
+
+fn window(text: &str) -> Result<Duration, String> {
+    let (least, most) = (Duration::from_secs(1), Duration::from_secs(3600));
+    duration(text)
+        .filter(|duration| (least..=most).contains(duration))
+        .ok_or_else(|| "is not a time from 1s to 1h, such as 10s".to_owned())
+}
+
+fn duration(text: &str) -> Option<Duration> {
+    let unit = match text.as_bytes().last()? {
+        b's' => 1,
+        b'm' => 60,
+        b'h' => 3600,
+        b'd' => 86_400,
+        _ => return None,
+    };
+    let number: u64 = text[..text.len() - 1].parse().ok()?;
+    number.checked_mul(unit).map(Duration::from_secs)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// Arguments, and a part of what is said about them ("ok" if they are taken).
+    fn check(arguments: &str, expected: &str) {
+        let arguments = std::iter::once("hearth-collector").chain(arguments.split_whitespace());
+        let outcome = match Cli::try_parse_from(arguments) {
+            Err(error) => error.to_string(),
+            Ok(cli) => cli.serve.check().map_or_else(|refused| refused.to_string(), |()| "ok".into()),
+        };
+        assert!(outcome.contains(expected), "{outcome}");
+    }
+
+    #[test]
+    fn what_is_taken_and_what_is_not() {
+        check("--data-dir d", "ok");
+        check("--clickhouse-url http://c:8123", "ok");
+        check("", "--clickhouse-url <CLICKHOUSE_URL>");
+        check("--data-dir d --clickhouse-url http://c:8123", "cannot be used with");
+        check("--data-dir d --http 0.0.0.0:1", "give --token-file");
+        check("--data-dir d --http 0.0.0.0:1 --token-file t", "ok");
+        check("--data-dir d --http [::1]:1", "ok");
+        check("--data-dir d --grpc 0.0.0.0:1", "--grpc 0.0.0.0:1 is not a loopback address");
+        check("--data-dir d --clickhouse-http 0.0.0.0:1", "no password");
+        check("--data-dir d --clickhouse-http 127.0.0.1:0", "give the port");
+        check("--data-dir d --retention-raw 2h", "from 3h");
+        check("--data-dir d --retention-raw 3µ", "from 3h");
+        check("--data-dir d --retention-raw 7d --window 30s", "ok");
+        check("--data-dir d --window 0s", "from 1s");
+    }
+
+    #[test]
+    fn every_flag_has_its_variable() {
+        Cli::command().debug_assert();
+        for argument in Cli::command()
+            .get_arguments()
+            .filter(|argument| !["help", "version"].contains(&argument.get_id().as_str()))
+        {
+            let flag = argument.get_long().unwrap();
+            let variable = format!("HEARTH_COLLECTOR_{}", flag.to_uppercase().replace('-', "_"));
+            assert_eq!(argument.get_env().unwrap().to_str().unwrap(), variable, "{flag}");
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Starts `hearth-clickhouse` and watches it.
+//!
+//! It runs as a process of its own, because a crash of the engine must not
+//! take the collector with it. It ends with us however we end: its standard
+//! input is a pipe that only we hold.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use clickhouse::Client;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const PROGRAM: &str = "hearth-clickhouse";
+/// How often it is asked whether it is there while it starts.
+const PING_INTERVAL: Duration = Duration::from_millis(100);
+/// How long one such question may take.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the log says that it is still starting.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+/// Pauses before a restart: this, then twice as long, up to the second.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Having run so long, it begins with the shortest pause again.
+const HEALTHY_AFTER: Duration = Duration::from_secs(60);
+/// How long it may take to stop; it lets queries finish for 20 s, twice.
+const STOP_PATIENCE: Duration = Duration::from_secs(45);
+/// Lines of its log that an error about its end quotes.
+const QUOTED_LINES: usize = 3;
+
+/// How to start it.
+#[derive(Debug, Clone)]
+pub struct EmbeddedConfig {
+    /// The program.
+    pub program: PathBuf,
+    /// Where it keeps its data.
+    pub data_dir: PathBuf,
+    /// Where it listens; the port must not be 0.
+    pub http: SocketAddr,
+    /// The engine, if it shall not look for it itself.
+    pub libchdb: Option<PathBuf>,
+}
+
+/// Why it did not come up.
+#[derive(Debug, thiserror::Error)]
+pub enum EmbeddedError {
+    /// The program does not start.
+    #[error("cannot start {program}: {source}")]
+    Spawn {
+        /// The program.
+        program: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// It ended before it answered.
+    #[error("{PROGRAM} ended before it answered ({status}): {log}")]
+    Ended {
+        /// How it ended.
+        status: ExitStatus,
+        /// Its last words.
+        log: String,
+    },
+    /// Waiting for it failed.
+    #[error("cannot wait for {PROGRAM}: {0}")]
+    Wait(std::io::Error),
+}
+
+/// The running engine, restarted when it dies.
+#[derive(Debug)]
+pub struct Embedded {
+    config: EmbeddedConfig,
+    stop: CancellationToken,
+    watcher: JoinHandle<()>,
+    pid: Arc<Mutex<Option<u32>>>,
+}
+
+/// The program beside our own, else the one that PATH finds.
+pub fn find_program() -> PathBuf {
+    let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name(PROGRAM));
+    beside.filter(|path| path.is_file()).unwrap_or_else(|| PROGRAM.into())
+}
+
+impl Embedded {
+    /// Starts it and waits until it answers.
+    pub async fn start(config: EmbeddedConfig) -> Result<Self, EmbeddedError> {
+        let stop = CancellationToken::new();
+        let pid = Arc::new(Mutex::new(None));
+        let mut process = Process::spawn(&config)?;
+        set(&pid, process.child.id());
+        process.wait_until_it_answers(&config).await?;
+        let watcher = tokio::spawn(watch(config.clone(), process, stop.clone(), Arc::clone(&pid)));
+        Ok(Self { config, stop, watcher, pid })
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> String {
+        url(&self.config)
+    }
+
+    /// Its process id; `None` between a death and the restart.
+    pub fn pid(&self) -> Option<u32> {
+        *self.pid.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has it finish its queries, and waits for its end.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        if let Err(error) = self.watcher.await {
+            tracing::error!("the watcher of {PROGRAM} failed: {error}");
+        }
+    }
+}
+
+async fn watch(
+    config: EmbeddedConfig,
+    process: Process,
+    stop: CancellationToken,
+    pid: Arc<Mutex<Option<u32>>>,
+) {
+    let mut running = Some(process);
+    let mut pause = FIRST_PAUSE;
+    loop {
+        if let Some(mut process) = running.take() {
+            let started = Instant::now();
+            let ended = tokio::select! {
+                () = stop.cancelled() => return process.stop().await,
+                ended = process.child.wait() => ended,
+            };
+            set(&pid, None);
+            if started.elapsed() > HEALTHY_AFTER {
+                pause = FIRST_PAUSE;
+            }
+            match ended {
+                Ok(status) => tracing::error!("{PROGRAM} ended ({status}); restarting in {pause:?}"),
+                Err(error) => tracing::error!("waiting for {PROGRAM}: {error}; restarting in {pause:?}"),
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        match Process::spawn(&config) {
+            Ok(process) => {
+                set(&pid, process.child.id());
+                running = Some(process);
+            }
+            Err(error) => tracing::error!("{error}; next attempt in {pause:?}"),
+        }
+    }
+}
+
+struct Process {
+    child: Child,
+    /// Held apart from the child, whose `wait` would close it.
+    stdin: Option<ChildStdin>,
+    /// The last lines of its log.
+    log: Arc<Mutex<VecDeque<String>>>,
+    log_reader: JoinHandle<()>,
+}
+
+impl Process {
+    fn spawn(config: &EmbeddedConfig) -> Result<Self, EmbeddedError> {
+        let EmbeddedConfig { program, data_dir, http, libchdb } = config;
+        let mut command = Command::new(program);
+        command.arg("--data-dir").arg(data_dir).arg("--http").arg(http.to_string());
+        command.arg("--stop-with-stdin").env("NO_COLOR", "1");
+        if let Some(libchdb) = libchdb {
+            command.arg("--libchdb").arg(libchdb);
+        }
+        // A process group of its own: Ctrl-C reaches us alone, and we stop it
+        // after what is queued was stored.
+        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child =
+            command.spawn().map_err(|source| EmbeddedError::Spawn { program: program.clone(), source })?;
+        let stdin = child.stdin.take();
+        let log = Arc::default();
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let log_reader = tokio::spawn(pass_on(stderr, Arc::clone(&log)));
+        Ok(Self { child, stdin, log, log_reader })
+    }
+
+    async fn wait_until_it_answers(&mut self, config: &EmbeddedConfig) -> Result<(), EmbeddedError> {
+        tracing::info!("starting {PROGRAM} on {}", config.data_dir.display());
+        let started = Instant::now();
+        let mut progress = PROGRESS_INTERVAL;
+        let client = Client::default().with_url(url(config));
+        loop {
+            if let Some(status) = self.child.try_wait().map_err(EmbeddedError::Wait)? {
+                return Err(self.ended(status).await);
+            }
+            // Not /ping: a stranger on the port would answer that, too, but not
+            // while ours cannot have the port; its end is seen above.
+            let ping = client.query("SELECT 1").fetch_one::<u8>();
+            if matches!(tokio::time::timeout(PING_TIMEOUT, ping).await, Ok(Ok(1)))
+                && self.child.try_wait().map_err(EmbeddedError::Wait)?.is_none()
+            {
+                tracing::info!("{PROGRAM} answers after {:.1} s", started.elapsed().as_secs_f64());
+                return Ok(());
+            }
+            if started.elapsed() > progress {
+                tracing::info!("{PROGRAM} is still starting ({} s)", progress.as_secs());
+                progress += PROGRESS_INTERVAL;
+            }
+            tokio::time::sleep(PING_INTERVAL).await;
+        }
+    }
+
+    async fn ended(&mut self, status: ExitStatus) -> EmbeddedError {
+        // Its log ends with it.
+        if let Err(error) = (&mut self.log_reader).await {
+            tracing::error!("reading the log of {PROGRAM}: {error}");
+        }
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        EmbeddedError::Ended { status, log: log.iter().cloned().collect::<Vec<_>>().join(" / ") }
+    }
+
+    async fn stop(&mut self) {
+        // The end of its standard input asks it to stop, as SIGTERM would.
+        drop(self.stdin.take());
+        match tokio::time::timeout(STOP_PATIENCE, self.child.wait()).await {
+            Ok(Ok(status)) if status.success() => tracing::info!("{PROGRAM} stopped"),
+            Ok(Ok(status)) => tracing::warn!("{PROGRAM} stopped with {status}"),
+            Ok(Err(error)) => tracing::error!("waiting for {PROGRAM}: {error}"),
+            Err(_) => {
+                tracing::warn!("{PROGRAM} did not stop within {STOP_PATIENCE:?}: killing it");
+                if let Err(error) = self.child.kill().await {
+                    tracing::error!("killing {PROGRAM}: {error}");
+                }
+            }
+        }
+    }
+}
+
+/// Writes its log lines into ours.
+async fn pass_on(stderr: impl AsyncRead + Unpin, log: Arc<Mutex<VecDeque<String>>>) {
+    let mut lines = BufReader::new(stderr).lines();
+    loop {
+        match lines.next_line().await {
+            Ok(Some(line)) => {
+                // Its own time and level are in the line.
+                eprintln!("[{PROGRAM}] {line}");
+                let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+                log.push_back(line);
+                if log.len() > QUOTED_LINES {
+                    log.pop_front();
+                }
+            }
+            Ok(None) => return,
+            Err(error) => return tracing::warn!("reading the log of {PROGRAM}: {error}"),
+        }
+    }
+}
+
+fn url(config: &EmbeddedConfig) -> String {
+    format!("http://{}", config.http)
+}
+
+fn set(pid: &Mutex<Option<u32>>, value: Option<u32>) {
+    *pid.lock().unwrap_or_else(PoisonError::into_inner) = value;
+}

@@ -1,0 +1,331 @@
+//! From batches with indices to rows with values: the tables of one stream.
+//!
+//! Pure: no IO, no clock. Everything an agent sends is checked here.
+
+use std::sync::Arc;
+
+use hearth_profile::stack::{StackId, stack_id};
+use hearth_proto::collector::v1::{AgentIdentity, Loss, Process, Rows, SampleBatch, Stack, StackEnd, Thread};
+use tonic::{Code, Status};
+
+use super::limits::*;
+use crate::store::{Batch, ProcessInfo, Row, StackText};
+
+/// A batch broke the contract; its stream ends.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Violation {
+    /// A value or index that must not be.
+    #[error("{0}")]
+    Invalid(String),
+    /// The stream's tables are full; another stream begins with empty ones.
+    #[error("the tables of this stream exceed {MAX_TABLE_BYTES} bytes: open another stream")]
+    TablesFull,
+}
+
+impl From<Violation> for Status {
+    fn from(violation: Violation) -> Self {
+        let code = match violation {
+            Violation::Invalid(_) => Code::InvalidArgument,
+            Violation::TablesFull => Code::ResourceExhausted,
+        };
+        Status::new(code, violation.to_string())
+    }
+}
+
+/// Who a stream's agent is, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    /// Drawn by the agent when it started.
+    pub instance: [u8; 16],
+    /// Its node.
+    pub node: Arc<str>,
+    /// Its version, for logs.
+    pub version: String,
+    /// What it wants `pod_cluster` to be; may be empty.
+    pub cluster: Arc<str>,
+}
+
+/// The tables of one stream. Index 0 is none, so entry `i` is at `i - 1`.
+#[derive(Debug, Default)]
+pub struct StreamTables {
+    agent: Option<Agent>,
+    strings: Vec<Arc<str>>,
+    stacks: Vec<StackText>,
+    processes: Vec<Arc<ProcessInfo>>,
+    threads: Vec<ThreadInfo>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct ThreadInfo {
+    process: Arc<ProcessInfo>,
+    name: Arc<str>,
+    main: bool,
+}
+
+impl StreamTables {
+    /// Who speaks, once the first batch was taken.
+    pub fn agent(&self) -> Option<&Agent> {
+        self.agent.as_ref()
+    }
+
+    /// Adds the batch's entries to the tables and resolves its rows. After a
+    /// violation the tables are useless.
+    pub fn accept(&mut self, batch: SampleBatch) -> Result<Batch, Violation> {
+        let SampleBatch {
+            agent,
+            sequence,
+            window_start,
+            window_seconds,
+            sent_at_micros,
+            strings,
+            stacks,
+            processes,
+            threads,
+            rows,
+            losses,
+        } = batch;
+        let agent = self.identify(agent)?;
+        if sequence == 0 {
+            return invalid("sequence 0: batches count from 1");
+        }
+        let time = window(window_start, window_seconds, sent_at_micros)?;
+        for (table, entries) in [
+            ("strings", strings.len()),
+            ("stacks", stacks.len()),
+            ("processes", processes.len()),
+            ("threads", threads.len()),
+        ] {
+            if entries > MAX_ENTRIES {
+                return invalid(format!("{entries} new {table}, over the limit of {MAX_ENTRIES}"));
+            }
+        }
+        strings.into_iter().try_for_each(|string| self.add_string(string))?;
+        stacks.into_iter().try_for_each(|stack| self.add_stack(stack))?;
+        processes.into_iter().try_for_each(|process| self.add_process(process))?;
+        threads.into_iter().try_for_each(|thread| self.add_thread(thread))?;
+        let (rows, stacks) = self.resolve(&rows.unwrap_or_default())?;
+        let losses = losses.into_iter().map(|Loss { reason, samples }| (reason, samples)).collect();
+        Ok(Batch {
+            key: Batch::key(&agent.instance, sequence),
+            agent,
+            sequence,
+            time,
+            window_seconds,
+            sent_at_micros,
+            rows,
+            stacks,
+            losses,
+        })
+    }
+
+    fn identify(&mut self, agent: Option<AgentIdentity>) -> Result<Agent, Violation> {
+        match (agent, &self.agent) {
+            (None, None) => invalid("the first batch of a stream must say who the agent is"),
+            (None, Some(known)) => Ok(known.clone()),
+            (Some(agent), known) => {
+                let agent = check_identity(agent)?;
+                if known.as_ref().is_some_and(|known| *known != agent) {
+                    return invalid("the agent's identity changed within a stream");
+                }
+                Ok(self.agent.insert(agent).clone())
+            }
+        }
+    }
+
+    fn grow(&mut self, bytes: usize) -> Result<(), Violation> {
+        self.bytes += bytes;
+        if self.bytes > MAX_TABLE_BYTES { Err(Violation::TablesFull) } else { Ok(()) }
+    }
+
+    fn add_string(&mut self, string: String) -> Result<(), Violation> {
+        if string.len() > MAX_STRING_BYTES {
+            let number = self.strings.len() + 1;
+            return invalid(format!(
+                "string {number} has {} bytes, over the limit of {MAX_STRING_BYTES}",
+                string.len()
+            ));
+        }
+        self.grow(string.len() + 2 * size_of::<Arc<str>>())?;
+        self.strings.push(string.into());
+        Ok(())
+    }
+
+    fn add_stack(&mut self, Stack { frames }: Stack) -> Result<(), Violation> {
+        let number = self.stacks.len() + 1;
+        if frames.is_empty() || frames.len() > MAX_FRAMES {
+            return invalid(format!(
+                "stack {number} has {} frames; allowed are 1 to {MAX_FRAMES}",
+                frames.len()
+            ));
+        }
+        let mut texts = Vec::with_capacity(frames.len());
+        for frame in frames {
+            let text = match frame {
+                0 => return invalid(format!("stack {number} has a frame without text")),
+                frame => entry(&self.strings, frame, "string")?,
+            };
+            if text.is_empty() || text.contains(';') {
+                return invalid(format!("stack {number} has the frame {text:?}: empty, or with a ;"));
+            }
+            texts.push(&**text);
+        }
+        let bytes = texts.iter().map(|text| text.len() + 1).sum::<usize>();
+        if bytes > MAX_STACK_BYTES {
+            return invalid(format!(
+                "stack {number} has {bytes} bytes of text, over the limit of {MAX_STACK_BYTES}"
+            ));
+        }
+        let stack = StackText { id: stack_id(&texts), text: texts.join(";").into() };
+        self.grow(bytes + size_of::<StackText>() + size_of::<usize>() * 2)?;
+        self.stacks.push(stack);
+        Ok(())
+    }
+
+    fn add_process(&mut self, process: Process) -> Result<(), Violation> {
+        let Process { pid, start_time_millis, name, app_service, policy, period_micros } = process;
+        let number = self.processes.len() + 1;
+        if period_micros == 0 || period_micros > 1_000_000 {
+            return invalid(format!("process {number} has a period of {period_micros} µs"));
+        }
+        // DateTime64(3) ends in the year 2299.
+        if !(0..=10_413_791_999_999).contains(&start_time_millis) {
+            return invalid(format!("process {number} started at {start_time_millis} ms"));
+        }
+        let info = ProcessInfo {
+            pid,
+            start_time_millis,
+            name: self.string(name)?,
+            app_service: self.string(app_service)?,
+            policy: self.string(policy)?,
+            period_micros,
+        };
+        self.grow(size_of::<ProcessInfo>() + 2 * size_of::<usize>())?;
+        self.processes.push(Arc::new(info));
+        Ok(())
+    }
+
+    fn add_thread(&mut self, Thread { process, name, main }: Thread) -> Result<(), Violation> {
+        let process = Arc::clone(entry(&self.processes, process, "process")?);
+        let name = self.string(name)?;
+        self.grow(size_of::<ThreadInfo>())?;
+        self.threads.push(ThreadInfo { process, name, main });
+        Ok(())
+    }
+
+    fn string(&self, index: u32) -> Result<Arc<str>, Violation> {
+        match index {
+            0 => Ok(Arc::from("")),
+            index => entry(&self.strings, index, "string").map(Arc::clone),
+        }
+    }
+
+    /// The rows, and the stacks they use, each once.
+    fn resolve(&self, rows: &Rows) -> Result<(Vec<Row>, Vec<StackText>), Violation> {
+        let Rows { thread, stack, samples, end, cpu } = rows;
+        let count = thread.len();
+        if count > MAX_ROWS {
+            return invalid(format!("{count} rows, over the limit of {MAX_ROWS}"));
+        }
+        let lengths = [stack.len(), samples.len(), end.len()];
+        if lengths.iter().any(|length| *length != count) || !(cpu.is_empty() || cpu.len() == count) {
+            return invalid(format!(
+                "columns differ in length: thread {count}, stack {}, samples {}, end {}, cpu {}",
+                stack.len(),
+                samples.len(),
+                end.len(),
+                cpu.len()
+            ));
+        }
+        let mut out = Vec::with_capacity(count);
+        for at in 0..count {
+            let cpu = cpu.get(at).copied().unwrap_or_default();
+            let row = self.row(thread[at], stack[at], samples[at], end[at], cpu);
+            out.push(row.map_err(|violation| match violation {
+                Violation::Invalid(text) => Violation::Invalid(format!("row {at}: {text}")),
+                other => other,
+            })?);
+        }
+        let mut used: Vec<u32> = stack.iter().copied().filter(|stack| *stack != 0).collect();
+        used.sort_unstable();
+        used.dedup();
+        let stacks = used.into_iter().map(|stack| entry(&self.stacks, stack, "stack").cloned());
+        Ok((out, stacks.collect::<Result<_, _>>()?))
+    }
+
+    fn row(&self, thread: u32, stack: u32, samples: u32, end: i32, cpu: u32) -> Result<Row, Violation> {
+        let thread = entry(&self.threads, thread, "thread")?;
+        let Ok(end) = StackEnd::try_from(end) else {
+            return invalid(format!("unknown end of a stack {end}"));
+        };
+        if (stack == 0) != (end == StackEnd::Counted) {
+            return invalid(format!("stack {stack} with the end {}", end.as_str_name()));
+        }
+        if samples == 0 || samples > MAX_SAMPLES {
+            return invalid(format!("{samples} samples"));
+        }
+        if cpu > u32::from(Row::NO_CPU) {
+            return invalid(format!("CPU {}", cpu - 1));
+        }
+        let value = i64::from(samples)
+            .checked_mul(i64::from(thread.process.period_micros))
+            .ok_or_else(|| Violation::Invalid(format!("{samples} samples overflow the value")))?;
+        Ok(Row {
+            process: Arc::clone(&thread.process),
+            thread_name: Arc::clone(&thread.name),
+            main_thread: thread.main,
+            stack: match stack {
+                0 => StackId::NONE,
+                stack => entry(&self.stacks, stack, "stack")?.id,
+            },
+            end,
+            cpu: cpu.checked_sub(1).map_or(Row::NO_CPU, |cpu| cpu as u16),
+            samples,
+            value_micros: value,
+        })
+    }
+}
+
+fn check_identity(agent: AgentIdentity) -> Result<Agent, Violation> {
+    let AgentIdentity { instance, node, version, cluster } = agent;
+    let Ok(instance) = <[u8; 16]>::try_from(instance.as_slice()) else {
+        return invalid(format!("the agent's instance has {} bytes instead of 16", instance.len()));
+    };
+    if node.is_empty() {
+        return invalid("the agent's node has no name");
+    }
+    for (what, name) in [("node", &node), ("version", &version), ("cluster", &cluster)] {
+        if name.len() > MAX_NAME_BYTES {
+            return invalid(format!("the agent's {what} is longer than {MAX_NAME_BYTES} bytes"));
+        }
+    }
+    Ok(Agent { instance, node: node.into(), version, cluster: cluster.into() })
+}
+
+/// The window's start in Unix seconds.
+fn window(start: i64, seconds: u32, sent_at_micros: i64) -> Result<u32, Violation> {
+    let Ok(time) = u32::try_from(start) else {
+        return invalid(format!("window starts at {start}"));
+    };
+    if seconds == 0 || seconds > MAX_WINDOW_SECONDS {
+        return invalid(format!("window of {seconds} s; allowed are 1 to {MAX_WINDOW_SECONDS}"));
+    }
+    if time / 3600 != time.saturating_add(seconds - 1) / 3600 {
+        return invalid(format!("window of {seconds} s from {start} crosses an hour"));
+    }
+    if start > (sent_at_micros / 1_000_000).saturating_add(MAX_AHEAD_SECONDS) {
+        return invalid(format!("window from {start} was sent before it began"));
+    }
+    Ok(time)
+}
+
+fn entry<'a, T>(table: &'a [T], index: u32, what: &str) -> Result<&'a T, Violation> {
+    (index as usize)
+        .checked_sub(1)
+        .and_then(|at| table.get(at))
+        .ok_or_else(|| Violation::Invalid(format!("{what} {index} was never sent ({} were)", table.len())))
+}
+
+fn invalid<T>(reason: impl Into<String>) -> Result<T, Violation> {
+    Err(Violation::Invalid(reason.into()))
+}

@@ -1,0 +1,189 @@
+//! Receives what node agents sampled: the gRPC service.
+
+pub mod decode;
+pub mod limits;
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hearth_proto::collector::v1::collector_server::{Collector, CollectorServer};
+use hearth_proto::collector::v1::{AckResult, BatchAck, SampleBatch};
+use lru::LruCache;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use self::decode::{StreamTables, Violation};
+use crate::metrics::{DropReason, Lost, Metrics, RejectReason};
+use crate::store::{AckSender, Batch, Queue};
+
+/// Agent instances whose last sequence is remembered.
+const KNOWN_INSTANCES: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
+/// A batch whose window began this long before our start, or later, cannot
+/// have reached a collector before us.
+const RESEND_SLACK_SECONDS: u32 = 120;
+/// Batches this much younger than the raw retention are still taken: their
+/// partition would be dropped before anybody could look at it.
+const RETENTION_MARGIN: Duration = Duration::from_secs(2 * 3600);
+
+/// The service. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Ingest {
+    queue: Queue,
+    metrics: Metrics,
+    /// Ends the streams, after what they have sent.
+    stop: CancellationToken,
+    retention_raw: Duration,
+    started_at: u32,
+    /// The highest sequence that each instance has sent to us.
+    sequences: Arc<Mutex<LruCache<[u8; 16], u64>>>,
+}
+
+impl Ingest {
+    /// Puts what comes into `queue` until `stop`.
+    pub fn new(queue: Queue, metrics: Metrics, retention_raw: Duration, stop: CancellationToken) -> Self {
+        let sequences = Arc::new(Mutex::new(LruCache::new(KNOWN_INSTANCES)));
+        let started_at = u32::try_from(now_micros() / 1_000_000).unwrap_or(u32::MAX);
+        Self { queue, metrics, stop, retention_raw, started_at, sequences }
+    }
+
+    /// The service with its limit on messages.
+    pub fn into_server(self) -> CollectorServer<Self> {
+        CollectorServer::new(self).max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
+    }
+
+    async fn receive(&self, mut incoming: Streaming<SampleBatch>, acks: AckSender) {
+        let mut tables = StreamTables::default();
+        loop {
+            let message = tokio::select! {
+                message = incoming.message() => message,
+                () = acks.closed() => break,
+                () = self.stop.cancelled() => break,
+            };
+            let outcome = match message {
+                // Half-closed: what is queued is still acknowledged.
+                Ok(None) => break,
+                Ok(Some(batch)) => self.take(&mut tables, batch, &acks).await,
+                Err(status) => Err(self.bad_message(status)),
+            };
+            if let Err(status) = outcome {
+                let node = tables.agent().map(|agent| &*agent.node).unwrap_or_default();
+                tracing::warn!(node, "stream ended: {}", status.message());
+                // Closed if the agent has gone, and then nobody needs the reason.
+                if acks.send(Err(status)).await.is_err() {
+                    tracing::debug!("the agent did not wait for the reason");
+                }
+                break;
+            }
+        }
+    }
+
+    async fn take(
+        &self,
+        tables: &mut StreamTables,
+        batch: SampleBatch,
+        acks: &AckSender,
+    ) -> Result<(), Status> {
+        let is_first = tables.agent().is_none();
+        let mut batch = tables.accept(batch).map_err(|violation| {
+            self.metrics.rejected(match violation {
+                Violation::Invalid(_) => RejectReason::InvalidArgument,
+                Violation::TablesFull => RejectReason::TablesFull,
+            });
+            Status::from(violation)
+        })?;
+        self.metrics.batches_received.inc();
+        if is_first {
+            let (node, version) = (&batch.agent.node, &batch.agent.version);
+            tracing::info!(%node, version, sequence = batch.sequence, "agent connected");
+        }
+        for (reason, samples) in &batch.losses {
+            self.metrics.lost(Lost::from(*reason), *samples);
+        }
+        let now = now_micros();
+        if correct_clock(&mut batch, now) {
+            self.metrics.clock_corrections.inc();
+        }
+        let age = (now / 1_000_000).saturating_sub(i64::from(batch.time));
+        let oldest = self.retention_raw.saturating_sub(RETENTION_MARGIN).as_secs();
+        if u64::try_from(age).is_ok_and(|age| age > oldest) {
+            self.metrics.dropped(DropReason::TooOld, 1);
+            self.metrics.lost(Lost::TooOld, batch.samples());
+            let ack = BatchAck {
+                sequence: batch.sequence,
+                result: AckResult::TooOld.into(),
+                message: format!("the window began {age} s ago; at most {oldest} s are kept"),
+            };
+            return acks.send(Ok(ack)).await.map_err(|_| Status::cancelled("the agent has gone"));
+        }
+        let maybe_stored = self.may_be_resent(&batch);
+        tokio::select! {
+            put = self.queue.put(batch, maybe_stored, acks.clone()) => {
+                put.map_err(|closed| Status::unavailable(closed.to_string()))
+            }
+            () = acks.closed() => Err(Status::cancelled("the agent has gone")),
+        }
+    }
+
+    /// Whether the batch may have been received before: by us, on a stream that
+    /// ended, or by the collector that ran before us.
+    fn may_be_resent(&self, batch: &Batch) -> bool {
+        let mut sequences = self.sequences.lock().unwrap_or_else(PoisonError::into_inner);
+        let highest = sequences.get_or_insert_mut(batch.agent.instance, || 0);
+        let known = batch.sequence <= *highest;
+        *highest = batch.sequence.max(*highest);
+        known || batch.time <= self.started_at.saturating_add(RESEND_SLACK_SECONDS)
+    }
+
+    fn bad_message(&self, status: Status) -> Status {
+        match status.code() {
+            // The agent went away, or the connection did.
+            Code::Cancelled | Code::Unavailable | Code::Unknown => status,
+            // Too large, or not protobuf.
+            _ => {
+                self.metrics.rejected(RejectReason::BadMessage);
+                Status::invalid_argument(status.message())
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Collector for Ingest {
+    type ExportStream = ReceiverStream<Result<BatchAck, Status>>;
+
+    async fn export(
+        &self,
+        request: Request<Streaming<SampleBatch>>,
+    ) -> Result<Response<Self::ExportStream>, Status> {
+        let (acks, answers) = mpsc::channel(limits::MAX_UNREAD_ACKS);
+        let ingest = self.clone();
+        tokio::spawn(async move {
+            ingest.metrics.streams.inc();
+            ingest.receive(request.into_inner(), acks).await;
+            ingest.metrics.streams.dec();
+        });
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+}
+
+/// Moves the window by how far the agent's clock is off ours, if that is much.
+fn correct_clock(batch: &mut Batch, now_micros: i64) -> bool {
+    let offset = now_micros.saturating_sub(batch.sent_at_micros) / 1_000_000;
+    if offset.abs() <= limits::MAX_CLOCK_OFFSET_SECONDS {
+        return false;
+    }
+    let corrected = i64::from(batch.time).saturating_add(offset).max(0);
+    // Windows begin at multiples of their length, and so within one hour.
+    let corrected = corrected - corrected % i64::from(batch.window_seconds);
+    batch.time = u32::try_from(corrected).unwrap_or(u32::MAX);
+    batch.sent_at_micros = now_micros;
+    true
+}
+
+fn now_micros() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}

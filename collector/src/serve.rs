@@ -1,0 +1,161 @@
+//! The collector as a whole: what `main` starts, and how it stops.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clickhouse::Client;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::Token;
+use crate::cli::ServeArgs;
+use crate::embedded::{self, Embedded, EmbeddedConfig};
+use crate::http::{self, HttpMetrics, QueryState};
+use crate::ingest::Ingest;
+use crate::metrics::Metrics;
+use crate::query::Limits;
+use crate::schema;
+use crate::store::{Queue, Writer, WriterConfig};
+
+/// How long somebody else's ClickHouse may take to answer at our start.
+const CLICKHOUSE_PATIENCE: Duration = Duration::from_secs(60);
+/// How long what is queued may take to be stored at the stop.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
+/// How long open requests may take at the stop.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Serves until `stop`, then stores what is queued and stops the engine.
+pub async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
+    let token = args.token_file.as_deref().map(Token::read).transpose()?;
+    // The ports first: taking them is cheap, starting the engine is not.
+    let http = bind("--http", args.http).await?;
+    let grpc = bind("--grpc", args.grpc).await?;
+    let (client, embedded) = tokio::select! {
+        store = open_store(&args) => store?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    let served = with_store(&args, token, http, grpc, client, stop).await;
+    if let Some(embedded) = embedded {
+        embedded.stop().await;
+    }
+    served
+}
+
+async fn with_store(
+    args: &ServeArgs,
+    token: Option<Token>,
+    http: TcpListener,
+    grpc: TcpListener,
+    client: Client,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    schema::apply(&client, args.retention.into()).await?;
+    let client = client.with_database("profile");
+
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let http_metrics = HttpMetrics::register(&mut registry);
+    let window_seconds = u32::try_from(args.window.as_secs()).context("--window")?;
+    let limits = Limits { window_seconds, ..Limits::default() };
+    let state = QueryState::new(client.clone(), limits, http_metrics, Arc::new(registry));
+    let router = http::router(state);
+    let router = token.map_or(router.clone(), |token| token.protect(router));
+
+    let (queue, receiver) = Queue::new();
+    let config = WriterConfig { cluster: args.cluster.clone(), stop_patience: FLUSH_PATIENCE };
+    let writer = Writer::new(client, config, metrics.clone(), receiver);
+    let ingest = Ingest::new(queue, metrics, args.retention.retention_raw, stop.clone());
+
+    tracing::info!("agents send to http://{}", grpc.local_addr().context("--grpc")?);
+    tracing::info!("questions are answered on http://{}/", http.local_addr().context("--http")?);
+    let mut writing = tokio::spawn(writer.run(stop.clone()));
+    let receiving = tokio::spawn(
+        tonic::transport::Server::builder()
+            // A node that vanished must not hold its stream for ever.
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .add_service(ingest.into_server())
+            .serve_with_incoming_shutdown(TcpListenerStream::new(grpc), stop.clone().cancelled_owned()),
+    );
+    let answering = tokio::spawn(
+        axum::serve(http, router).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future(),
+    );
+
+    let left = tokio::select! {
+        // It ends by itself only by a fault of ours; without it nothing works.
+        written = &mut writing => {
+            stop.cancel();
+            written
+        }
+        () = stop.cancelled() => writing.await,
+    };
+    let left = left.context("the writer failed")?;
+    within(REQUEST_PATIENCE, receiving).await.context("gRPC")?;
+    within(REQUEST_PATIENCE, answering).await.context("HTTP")?;
+    // Not lost: unacknowledged, so the agents send them again.
+    anyhow::ensure!(left == 0, "{left} batches could not be stored within {FLUSH_PATIENCE:?}");
+    Ok(())
+}
+
+async fn open_store(args: &ServeArgs) -> anyhow::Result<(Client, Option<Embedded>)> {
+    if let Some(url) = &args.clickhouse_url {
+        let mut client = Client::default().with_url(url);
+        if let Some(user) = &args.clickhouse_user {
+            client = client.with_user(user);
+        }
+        if let Some(path) = &args.clickhouse_password_file {
+            let password = std::fs::read_to_string(path)
+                .with_context(|| format!("--clickhouse-password-file {}", path.display()))?;
+            client = client.with_password(password.trim_end_matches(['\r', '\n']));
+        }
+        wait_for(&client).await.with_context(|| format!("--clickhouse-url {url}"))?;
+        return Ok((client, None));
+    }
+    let config = EmbeddedConfig {
+        program: embedded::find_program(),
+        data_dir: args.data_dir.clone().context("--data-dir is missing")?,
+        http: args.clickhouse_http,
+        libchdb: args.libchdb.clone(),
+    };
+    let embedded = Embedded::start(config).await?;
+    Ok((Client::default().with_url(embedded.url()), Some(embedded)))
+}
+
+async fn wait_for(client: &Client) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let mut said = false;
+    loop {
+        let Err(error) = client.query("SELECT 1").fetch_one::<u8>().await else { return Ok(()) };
+        let refused = matches!(error, clickhouse::error::Error::BadResponse(_));
+        if refused || started.elapsed() > CLICKHOUSE_PATIENCE {
+            return Err(error).context("ClickHouse does not answer");
+        }
+        if !std::mem::replace(&mut said, true) {
+            tracing::warn!("ClickHouse does not answer yet, waiting for {CLICKHOUSE_PATIENCE:?}: {error}");
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{flag} {address}"))
+}
+
+/// The outcome of a server, or its end by force once the patience is over.
+async fn within<E: std::error::Error + Send + Sync + 'static>(
+    patience: Duration,
+    server: tokio::task::JoinHandle<Result<(), E>>,
+) -> anyhow::Result<()> {
+    let abort = server.abort_handle();
+    match tokio::time::timeout(patience, server).await {
+        Ok(outcome) => Ok(outcome??),
+        Err(_) => {
+            tracing::warn!("some requests did not end within {patience:?}");
+            abort.abort();
+            Ok(())
+        }
+    }
+}

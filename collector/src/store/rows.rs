@@ -1,0 +1,107 @@
+//! Rows as ClickHouse takes them; field names are the columns'.
+
+use clickhouse::Row;
+use serde::Serialize;
+
+use super::{self as store, Batch, StackText};
+
+/// All our rows: CPU time, taken by eBPF, in microseconds.
+const EVENT: &str = "on-cpu";
+const LANGUAGE: &str = "eBPF";
+const UNIT: &str = "microseconds";
+
+/// A row of `in_process_local`.
+#[derive(Debug, Row, Serialize)]
+pub(super) struct SampleRow<'a> {
+    time: u32,
+    batch: u64,
+    app_service: &'a str,
+    app_instance: &'a str,
+    policy: &'a str,
+    process_id: u32,
+    process_start_time: i64,
+    process_name: &'a str,
+    thread_name: &'a str,
+    main_thread: u8,
+    stack_id: u128,
+    stack_end: i8,
+    cpu: u16,
+    sample_count: u32,
+    profile_value: i64,
+    profile_value_unit: &'a str,
+    profile_event_type: &'a str,
+    profile_language_type: &'a str,
+    profile_create_timestamp: i64,
+    profile_in_timestamp: i64,
+    pod_cluster: &'a str,
+    pod_ns: &'a str,
+    pod_node: &'a str,
+    pod_group: &'a str,
+    pod: &'a str,
+    container: &'a str,
+    host: &'a str,
+    agent: &'a str,
+    trace_id: &'a str,
+    span_name: &'a str,
+    profile_id: &'a str,
+}
+
+impl<'a> SampleRow<'a> {
+    pub(super) fn new(
+        batch: &'a Batch,
+        row: &'a store::Row,
+        cluster: Option<&'a str>,
+        now_micros: i64,
+    ) -> Self {
+        let store::Row { process, thread_name, main_thread, stack, end, cpu, samples, value_micros } = row;
+        let node = &*batch.agent.node;
+        Self {
+            time: batch.time,
+            batch: batch.key,
+            app_service: &process.app_service,
+            app_instance: "",
+            policy: &process.policy,
+            process_id: process.pid,
+            process_start_time: process.start_time_millis,
+            process_name: &process.name,
+            thread_name,
+            main_thread: u8::from(*main_thread),
+            stack_id: stack.0,
+            stack_end: *end as i8,
+            cpu: *cpu,
+            sample_count: *samples,
+            profile_value: *value_micros,
+            profile_value_unit: UNIT,
+            profile_event_type: EVENT,
+            profile_language_type: LANGUAGE,
+            profile_create_timestamp: batch.sent_at_micros,
+            profile_in_timestamp: now_micros,
+            pod_cluster: cluster.unwrap_or(&batch.agent.cluster),
+            // Pods, traces and spans come with the agent's enrichment.
+            pod_ns: "",
+            pod_node: node,
+            pod_group: "",
+            pod: "",
+            container: "",
+            host: node,
+            agent: node,
+            trace_id: "",
+            span_name: "",
+            profile_id: "",
+        }
+    }
+}
+
+/// A row of `stacks`.
+#[derive(Debug, Row, Serialize)]
+pub(super) struct StackRow<'a> {
+    stack_id: u128,
+    frames: &'a str,
+    last_seen: u32,
+}
+
+impl<'a> StackRow<'a> {
+    pub(super) fn new(stack: &'a StackText, now: u32) -> Self {
+        Self { stack_id: stack.id.0, frames: &stack.text, last_seen: now }
+    }
+}

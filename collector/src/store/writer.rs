@@ -1,0 +1,261 @@
+//! The one task that inserts.
+
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroUsize;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use clickhouse::Client;
+use clickhouse::error::Error;
+use hearth_proto::collector::v1::AckResult;
+use lru::LruCache;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::rows::{SampleRow, StackRow};
+use super::{Queued, StackText};
+use crate::metrics::{DropReason, Metrics};
+
+/// Time between two INSERTs, so that many agents share one.
+const INSERT_INTERVAL: Duration = Duration::from_secs(1);
+/// Rows of one INSERT. ClickHouse cuts blocks at about a million rows, and a
+/// block is what is written as a whole.
+const INSERT_ROWS: usize = 500_000;
+/// Stacks whose having been sent is remembered: 40 MB.
+const KNOWN_STACKS: NonZeroUsize = NonZeroUsize::new(500_000).expect("not zero");
+/// How long an INSERT may take before it counts as failed.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+const END_TIMEOUT: Duration = Duration::from_secs(120);
+/// Pauses after failures: this, then twice as long, up to the second.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Seconds around a batch's window in which it is looked for: a corrected
+/// clock may put a resent batch into a neighbouring window.
+const LOOKUP_SLACK_SECONDS: u32 = 120;
+
+/// What the writer stamps and obeys.
+#[derive(Debug, Clone)]
+pub struct WriterConfig {
+    /// `pod_cluster` of all rows; `None` takes what each agent says.
+    pub cluster: Option<String>,
+    /// How long what is queued may take to be stored at the stop.
+    pub stop_patience: Duration,
+}
+
+/// Inserts what comes out of the queue.
+pub struct Writer {
+    client: Client,
+    config: WriterConfig,
+    metrics: Metrics,
+    queue: mpsc::UnboundedReceiver<Queued>,
+    /// Id of a stack and the day (since 1970, UTC) it was last sent.
+    known_stacks: LruCache<u128, u32>,
+    /// Whether the last attempt failed: states are logged when they change.
+    failing: bool,
+}
+
+impl Writer {
+    /// `client`'s database must be `profile`.
+    pub fn new(
+        client: Client,
+        config: WriterConfig,
+        metrics: Metrics,
+        queue: mpsc::UnboundedReceiver<Queued>,
+    ) -> Self {
+        let client = client.with_setting("async_insert", "0");
+        let known_stacks = LruCache::new(KNOWN_STACKS);
+        Self { client, config, metrics, queue, known_stacks, failing: false }
+    }
+
+    /// Runs until the queue is closed and empty, or `stop` came and the
+    /// patience is over. Answers how many batches were left.
+    pub async fn run(mut self, stop: CancellationToken) -> usize {
+        let patience = self.config.stop_patience;
+        let mut pending: Vec<Queued> = Vec::new();
+        let give_up = async move {
+            stop.cancelled().await;
+            tokio::time::sleep(patience).await;
+        };
+        tokio::select! {
+            () = self.insert_until_closed(&mut pending) => 0,
+            () = give_up => {
+                pending.len() + self.queue.len()
+            }
+        }
+    }
+
+    async fn insert_until_closed(&mut self, pending: &mut Vec<Queued>) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let started = Instant::now();
+            if !self.gather(pending).await {
+                return;
+            }
+            self.drop_abandoned(pending);
+            match self.store(pending).await {
+                Ok(()) => {
+                    pause = FIRST_PAUSE;
+                    self.note_success();
+                    tokio::time::sleep(INSERT_INTERVAL.saturating_sub(started.elapsed())).await;
+                }
+                Err(error) => {
+                    self.note_failure(&error);
+                    // Whether ClickHouse has them is not known now. An INSERT
+                    // that timed out here may even still be running there: the
+                    // look-up must wait until it has left system.processes,
+                    // and does not yet.
+                    for queued in pending.iter_mut() {
+                        queued.maybe_stored = true;
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Waits for a first batch and takes what else is there. False when the
+    /// queue is closed and nothing is left.
+    async fn gather(&mut self, pending: &mut Vec<Queued>) -> bool {
+        if pending.is_empty() {
+            match self.queue.recv().await {
+                Some(queued) => pending.push(queued),
+                None => return false,
+            }
+        }
+        let mut rows: usize = pending.iter().map(|queued| queued.batch.rows.len()).sum();
+        while rows < INSERT_ROWS {
+            match self.queue.try_recv() {
+                Ok(queued) => {
+                    rows += queued.batch.rows.len();
+                    pending.push(queued);
+                }
+                Err(_) => break, // empty or closed: the next recv tells
+            }
+        }
+        true
+    }
+
+    /// A stream that ended sends its batches again on the next one.
+    fn drop_abandoned(&self, pending: &mut Vec<Queued>) {
+        let before = pending.len();
+        pending.retain(|queued| !queued.acks.is_closed());
+        let dropped = (before - pending.len()) as u64;
+        self.metrics.dropped(DropReason::StreamEnded, dropped);
+    }
+
+    /// Stores and acknowledges all of `pending`, or leaves all in it.
+    async fn store(&mut self, pending: &mut Vec<Queued>) -> Result<(), Error> {
+        let mut stored = self.look_up(pending).await?;
+        let fresh: Vec<&Queued> = pending.iter().filter(|queued| stored.insert(queued.batch.key)).collect();
+        let now = now_micros();
+        if !fresh.is_empty() {
+            let started = Instant::now();
+            let new_stacks = self.insert_stacks(&fresh, now).await?;
+            self.insert_rows(&fresh, now).await?;
+            self.metrics.insert_seconds.observe(started.elapsed().as_secs_f64());
+            self.metrics.stacks.inc_by(new_stacks);
+        }
+        self.metrics.batches.inc_by(fresh.len() as u64);
+        self.metrics.rows.inc_by(fresh.iter().map(|queued| queued.batch.rows.len() as u64).sum());
+        self.metrics.dropped(DropReason::Duplicate, (pending.len() - fresh.len()) as u64);
+        for queued in pending.drain(..) {
+            queued.acknowledge(AckResult::Stored, "");
+        }
+        Ok(())
+    }
+
+    /// Which of the batches that may be stored already are.
+    async fn look_up(&self, pending: &[Queued]) -> Result<HashSet<u64>, Error> {
+        let suspects: Vec<&Queued> = pending.iter().filter(|queued| queued.maybe_stored).collect();
+        let times = suspects.iter().map(|queued| queued.batch.time);
+        let (Some(first), Some(last)) = (times.clone().min(), times.max()) else {
+            return Ok(HashSet::new());
+        };
+        let keys: Vec<u64> = suspects.iter().map(|queued| queued.batch.key).collect();
+        let found = self
+            .client
+            .query(
+                "SELECT DISTINCT batch FROM in_process_local \
+                 WHERE time >= toDateTime(?) AND time <= toDateTime(?) AND batch IN ?",
+            )
+            .bind(first.saturating_sub(LOOKUP_SLACK_SECONDS))
+            .bind(last.saturating_add(LOOKUP_SLACK_SECONDS))
+            .bind(keys)
+            .fetch_all::<u64>()
+            .await?;
+        Ok(found.into_iter().collect())
+    }
+
+    /// Sends the stacks that were not sent today; answers how many.
+    async fn insert_stacks(&mut self, fresh: &[&Queued], now_micros: i64) -> Result<u64, Error> {
+        let now = u32::try_from(now_micros / 1_000_000).unwrap_or(u32::MAX);
+        let today = now / 86_400;
+        let mut unsent: HashMap<u128, &StackText> = HashMap::new();
+        for stack in fresh.iter().flat_map(|queued| &queued.batch.stacks) {
+            if self.known_stacks.get(&stack.id.0) != Some(&today) {
+                unsent.insert(stack.id.0, stack);
+            }
+        }
+        if unsent.is_empty() {
+            return Ok(0);
+        }
+        let mut insert = self
+            .client
+            .insert::<StackRow<'_>>("stacks")
+            .await?
+            .with_timeouts(Some(SEND_TIMEOUT), Some(END_TIMEOUT))
+            .with_setting("query_id", query_id("stacks"));
+        for stack in unsent.values() {
+            insert.write(&StackRow::new(stack, now)).await?;
+        }
+        insert.end().await?;
+        for id in unsent.keys() {
+            self.known_stacks.put(*id, today);
+        }
+        Ok(unsent.len() as u64)
+    }
+
+    async fn insert_rows(&self, fresh: &[&Queued], now_micros: i64) -> Result<(), Error> {
+        // An agent with nothing to say sends batches without rows.
+        if fresh.iter().all(|queued| queued.batch.rows.is_empty()) {
+            return Ok(());
+        }
+        let mut insert = self
+            .client
+            .insert::<SampleRow<'_>>("in_process_local")
+            .await?
+            .with_timeouts(Some(SEND_TIMEOUT), Some(END_TIMEOUT))
+            .with_setting("query_id", query_id("rows"));
+        let cluster = self.config.cluster.as_deref();
+        for queued in fresh {
+            for row in &queued.batch.rows {
+                insert.write(&SampleRow::new(&queued.batch, row, cluster, now_micros)).await?;
+            }
+        }
+        insert.end().await
+    }
+
+    fn note_success(&mut self) {
+        if std::mem::take(&mut self.failing) {
+            tracing::info!("ClickHouse stores again");
+        }
+    }
+
+    fn note_failure(&mut self, error: &Error) {
+        self.metrics.insert_failures.inc();
+        if !std::mem::replace(&mut self.failing, true) {
+            tracing::warn!("ClickHouse does not store, trying again until it does: {error}");
+        }
+    }
+}
+
+/// Names our INSERTs in `system.processes`.
+fn query_id(what: &str) -> String {
+    format!("hearth-{what}-{}", Uuid::new_v4())
+}
+
+fn now_micros() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,212 @@
+//! What an agent may send, and what happens to it when it sends something else.
+
+use hearth_proto::collector::v1::{AckResult, Loss, LossReason, SampleBatch, Stack, StackEnd};
+use tonic::Code;
+
+use crate::harness::{Collector, first_batch, last_window, next_batch, now_micros};
+
+const ROWS: &str = "SELECT toUnixTimestamp(time), app_service, app_instance, policy, process_id, \
+    toUnixTimestamp64Milli(process_start_time), process_name, thread_name, main_thread, \
+    (SELECT any(frames) FROM stacks WHERE stacks.stack_id = r.stack_id), stack_end, cpu, sample_count, \
+    profile_value, profile_value_unit, profile_event_type, profile_language_type, pod_cluster, pod_node, \
+    host, agent, trace_id \
+    FROM in_process_local AS r ORDER BY process_id DESC, main_thread DESC, sample_count DESC";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_arrive_exactly() {
+    let collector = Collector::start().await;
+    let mut stream = collector.open().await;
+    let mut batch = first_batch(1, 1);
+    batch.losses = vec![Loss { reason: LossReason::RingFull.into(), samples: 9 }];
+    let time = batch.window_start;
+    stream.send(batch).await;
+    assert_eq!(stream.ack().await.unwrap(), (1, AckResult::Stored));
+
+    let common = "microseconds\ton-cpu\teBPF\thome\tnode-1\tnode-1\tnode-1\t";
+    let redis = "redis-server\t\tns/p\t4711\t1700000000123\tredis-server";
+    let expected = [
+        format!("{time}\t{redis}\tredis-server\t1\tmain;work\tcomplete\t4095\t7\t70707\t{common}\n"),
+        format!(
+            "{time}\t{redis}\tredis-server\t1\tmain;[l] f;[k] asm\tno-unwind-info\t3\t1\t10101\t{common}\n"
+        ),
+        format!("{time}\t{redis}\tbio_close_file\t0\tmain;[l] f;[k] asm\tcomplete\t0\t2\t20202\t{common}\n"),
+        format!(
+            "{time}\t\t\t\t2\t1700000000123\tkthreadd\tkthreadd\t1\t\\N\tcounted\t4095\t40\t80160\t{common}\n"
+        ),
+    ];
+    assert_eq!(collector.ask(ROWS).await, expected.concat());
+    // Ids are the profile crate's; the key is xxh3-64 over instance and sequence.
+    let id = hearth_profile::stack::stack_id(["main", "work"]);
+    let found = collector.ask("SELECT hex(stack_id) FROM stacks WHERE frames = 'main;work'").await;
+    assert_eq!(found.trim().to_lowercase(), id.to_string());
+    let key = hearth_collector::store::Batch::key(&[1; 16], 1);
+    assert_eq!(collector.ask("SELECT DISTINCT batch FROM in_process_local").await, format!("{key}\n"));
+
+    // Later batches use what was sent before.
+    stream.send(next_batch(2)).await;
+    assert_eq!(stream.ack().await.unwrap(), (2, AckResult::Stored));
+    let later = collector.ask("SELECT thread_name, frames FROM in_process_local AS r ANY LEFT JOIN stacks AS s USING stack_id WHERE sample_count = 3").await;
+    assert_eq!(later, "bio_close_file\tmain;work\n");
+
+    // The view shows each row of a matched process twice: as its app's and as Total's.
+    let view = "SELECT app_service, profile_location_str, sum(profile_value) FROM in_process GROUP BY ALL ORDER BY ALL";
+    assert_eq!(
+        collector.ask(view).await,
+        "Total\t[p] kthreadd\t80160\n\
+         Total\t[p] redis-server\t80808\n\
+         Total\t[p] redis-server;[t] bio_close_file\t50505\n\
+         redis-server\t[t] bio_close_file;main;[l] f;[k] asm\t20202\n\
+         redis-server\t[t] bio_close_file;main;work\t30303\n\
+         redis-server\t[t] redis-server;main;[l] f;[k] asm\t10101\n\
+         redis-server\t[t] redis-server;main;work\t70707\n"
+    );
+
+    assert_eq!(collector.metric("hearth_collector_rows_total"), 5);
+    assert_eq!(collector.metric("hearth_collector_batches_total"), 2);
+    assert_eq!(collector.metric("hearth_collector_stacks_total"), 2);
+    assert_eq!(collector.metric("hearth_collector_streams"), 1);
+    assert_eq!(collector.metric("hearth_collector_samples_lost_total{reason=\"RingFull\"}"), 9);
+}
+
+/// Each case breaks one rule in a good first batch; the stream ends with
+/// INVALID_ARGUMENT and a reason that holds the text. Another stream, opened
+/// before them all, lives on.
+#[tokio::test(flavor = "multi_thread")]
+async fn violations_end_their_stream_only() {
+    let collector = Collector::start().await;
+    let mut good = collector.open().await;
+    good.send(first_batch(1, 1)).await;
+    assert_eq!(good.ack().await.unwrap(), (1, AckResult::Stored));
+
+    let hour = last_window() - last_window() % 3600;
+    type Break = Box<dyn Fn(&mut SampleBatch)>;
+    let rows = |change: fn(&mut hearth_proto::collector::v1::Rows)| -> Break {
+        Box::new(move |batch| change(batch.rows.as_mut().unwrap()))
+    };
+    let cases: Vec<(&str, Break)> = vec![
+        ("must say who the agent is", Box::new(|b| b.agent = None)),
+        ("instance has 3 bytes", Box::new(|b| b.agent.as_mut().unwrap().instance = vec![1; 3])),
+        ("node has no name", Box::new(|b| b.agent.as_mut().unwrap().node.clear())),
+        ("node is longer than", Box::new(|b| b.agent.as_mut().unwrap().node = "n".repeat(254))),
+        ("cluster is longer than", Box::new(|b| b.agent.as_mut().unwrap().cluster = "n".repeat(254))),
+        ("sequence 0", Box::new(|b| b.sequence = 0)),
+        ("window starts at -1", Box::new(|b| b.window_start = -1)),
+        ("window of 0 s", Box::new(|b| b.window_seconds = 0)),
+        ("window of 3601 s", Box::new(|b| b.window_seconds = 3601)),
+        ("crosses an hour", Box::new(move |b| b.window_start = hour - 5)),
+        ("sent before it began", Box::new(move |b| b.window_start = hour + 7200)),
+        ("string 9 has 4097 bytes", Box::new(|b| b.strings.push("x".repeat(4097)))),
+        ("100001 new strings", Box::new(|b| b.strings = vec![String::new(); 100_001])),
+        ("stack 3 has 0 frames", Box::new(|b| b.stacks.push(Stack { frames: vec![] }))),
+        ("stack 3 has 1025 frames", Box::new(|b| b.stacks.push(Stack { frames: vec![4; 1025] }))),
+        ("string 9 was never sent (8 were)", Box::new(|b| b.stacks.push(Stack { frames: vec![9] }))),
+        ("a frame without text", Box::new(|b| b.stacks.push(Stack { frames: vec![4, 0] }))),
+        ("empty, or with a ;", Box::new(|b| b.strings[3] = "ma;in".into())),
+        (
+            "of text, over the limit",
+            Box::new(|b| {
+                b.strings.push("x".repeat(4096));
+                b.stacks.push(Stack { frames: vec![9; 1000] });
+            }),
+        ),
+        ("string 99 was never sent", Box::new(|b| b.processes[0].policy = 99)),
+        ("period of 0 µs", Box::new(|b| b.processes[0].period_micros = 0)),
+        ("started at -1 ms", Box::new(|b| b.processes[0].start_time_millis = -1)),
+        ("process 0 was never sent", Box::new(|b| b.threads[0].process = 0)),
+        ("process 3 was never sent", Box::new(|b| b.threads[0].process = 3)),
+        ("columns differ in length", rows(|r| r.samples.truncate(3))),
+        ("columns differ in length", rows(|r| r.cpu.truncate(3))),
+        ("row 3: thread 4 was never sent", rows(|r| r.thread[3] = 4)),
+        ("row 0: stack 3 was never sent", rows(|r| r.stack[0] = 3)),
+        ("row 0: stack 0 with the end STACK_END_COMPLETE", rows(|r| r.stack[0] = 0)),
+        ("row 0: stack 1 with the end STACK_END_COUNTED", rows(|r| r.end[0] = StackEnd::Counted.into())),
+        ("row 1: unknown end of a stack 77", rows(|r| r.end[1] = 77)),
+        ("row 2: 0 samples", rows(|r| r.samples[2] = 0)),
+        ("row 2: 4294967295 samples", rows(|r| r.samples[2] = u32::MAX)),
+        ("row 2: CPU 4095", rows(|r| r.cpu[2] = 4096)),
+        ("100001 rows", rows(|r| r.thread = vec![1; 100_001])),
+        ("message length too large", Box::new(|b| b.strings = vec!["x".repeat(4000); 5000])),
+    ];
+    for (number, (reason, change)) in cases.iter().enumerate() {
+        let mut stream = collector.open().await;
+        let mut batch = first_batch(2, 1);
+        change(&mut batch);
+        stream.send(batch).await;
+        let status = stream.ack().await.expect_err(reason);
+        assert_eq!(status.code(), Code::InvalidArgument, "case {number}: {status}");
+        assert!(status.message().contains(reason), "case {number}: {reason:?} in {status}");
+    }
+    let rejected = collector.metric("hearth_collector_streams_rejected_total{reason=\"InvalidArgument\"}")
+        + collector.metric("hearth_collector_streams_rejected_total{reason=\"BadMessage\"}");
+    assert_eq!(rejected, cases.len() as u64);
+
+    // A later batch that says it is somebody else.
+    let mut stream = collector.open().await;
+    stream.send(first_batch(3, 1)).await;
+    assert_eq!(stream.ack().await.unwrap(), (1, AckResult::Stored));
+    stream.send(SampleBatch { agent: first_batch(4, 1).agent, ..next_batch(2) }).await;
+    assert!(stream.ack().await.unwrap_err().message().contains("identity changed"));
+
+    good.send(next_batch(2)).await;
+    assert_eq!(good.ack().await.unwrap(), (2, AckResult::Stored));
+    assert_eq!(
+        collector.ask("SELECT pod_node, count() FROM in_process_local GROUP BY ALL ORDER BY ALL").await,
+        "node-1\t5\nnode-3\t4\n"
+    );
+}
+
+/// An agent that fills its tables is told to open another stream.
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_are_bounded() {
+    let collector = Collector::start().await;
+    let mut stream = collector.open().await;
+    let big = || vec!["x".repeat(4000); 4000];
+    stream
+        .send(SampleBatch { strings: [first_batch(1, 1).strings, big()].concat(), ..first_batch(1, 1) })
+        .await;
+    for sequence in 2..6 {
+        stream.send(SampleBatch { strings: big(), ..next_batch(sequence) }).await;
+    }
+    let mut acknowledged = 0;
+    let status = loop {
+        match stream.ack().await {
+            Ok(_) => acknowledged += 1,
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    assert!(acknowledged <= 4, "{acknowledged}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_clocks_and_old_batches() {
+    let collector = Collector::start().await;
+    let mut stream = collector.open().await;
+    // An agent that lives an hour ahead.
+    let ahead = 3600;
+    let mut batch = first_batch(1, 1);
+    let time = batch.window_start;
+    batch.window_start += ahead;
+    batch.sent_at_micros += ahead * 1_000_000;
+    stream.send(batch).await;
+    assert_eq!(stream.ack().await.unwrap(), (1, AckResult::Stored));
+    let found: i64 = collector
+        .ask("SELECT DISTINCT toUnixTimestamp(time) FROM in_process_local")
+        .await
+        .trim()
+        .parse()
+        .unwrap();
+    assert!((found - time).abs() <= 10, "{found} instead of {time}");
+    assert_eq!(collector.metric("hearth_collector_clock_corrections_total"), 1);
+
+    // The raw retention is 72 h; what is older than 70 h is not taken any more.
+    let batch = SampleBatch {
+        window_start: last_window() - 71 * 3600,
+        sent_at_micros: now_micros(),
+        ..next_batch(2)
+    };
+    stream.send(batch).await;
+    assert_eq!(stream.ack().await.unwrap(), (2, AckResult::TooOld));
+    assert_eq!(collector.ask("SELECT count() FROM in_process_local").await, "4\n");
+    assert_eq!(collector.metric("hearth_collector_samples_lost_total{reason=\"TooOld\"}"), 3);
+}

@@ -1,0 +1,134 @@
+//! Acknowledged means stored, once, whatever dies in between.
+
+use std::process::Command;
+use std::time::Duration;
+
+use clickhouse::Client;
+use hearth_collector::embedded::Embedded;
+use hearth_collector::schema::{self, SchemaError};
+use hearth_proto::collector::v1::AckResult;
+
+use crate::harness::{Collector, RETENTION, engine, first_batch, next_batch};
+
+const COUNT: &str = "SELECT count() FROM in_process_local";
+
+/// Every acknowledgement comes after its rows can be seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledged_is_visible() {
+    let collector = Collector::start().await;
+    let mut stream = collector.open().await;
+    stream.send(first_batch(1, 1)).await;
+    for sequence in 2..=5 {
+        stream.send(next_batch(sequence)).await;
+    }
+    for sequence in 1..=5 {
+        assert_eq!(stream.ack().await.unwrap(), (sequence, AckResult::Stored));
+        let key = hearth_collector::store::Batch::key(&[1; 16], sequence);
+        let found = collector.ask(&format!("{COUNT} WHERE batch = {key}")).await;
+        assert_eq!(found, if sequence == 1 { "4\n" } else { "1\n" });
+    }
+}
+
+/// An agent that lost its stream sends again what it has no answer for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resent_batch_is_stored_once() {
+    let collector = Collector::start().await;
+    let mut first = collector.open().await;
+    first.send(first_batch(1, 1)).await;
+    assert_eq!(first.ack().await.unwrap(), (1, AckResult::Stored));
+    drop(first);
+    let mut second = collector.open().await;
+    second.send(first_batch(1, 1)).await;
+    assert_eq!(second.ack().await.unwrap(), (1, AckResult::Stored));
+    second.send(next_batch(2)).await;
+    assert_eq!(second.ack().await.unwrap(), (2, AckResult::Stored));
+    assert_eq!(collector.ask(COUNT).await, "5\n");
+    // Another instance's batch 1 is another batch.
+    let mut other = collector.open().await;
+    other.send(first_batch(2, 1)).await;
+    assert_eq!(other.ack().await.unwrap(), (1, AckResult::Stored));
+    assert_eq!(collector.ask(COUNT).await, "9\n");
+    assert_eq!(collector.metric("hearth_collector_batches_dropped_total{reason=\"Duplicate\"}"), 1);
+}
+
+/// The engine is killed, restarted by its watcher, and what had no
+/// acknowledgement is stored, what had one is still there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_engine_comes_back() {
+    let collector = Collector::start().await;
+    let mut stream = collector.open().await;
+    stream.send(first_batch(1, 1)).await;
+    assert_eq!(stream.ack().await.unwrap(), (1, AckResult::Stored));
+
+    for round in 0..4 {
+        let before = loop {
+            match collector.embedded.pid() {
+                Some(pid) => break pid,
+                None => tokio::task::yield_now().await,
+            }
+        };
+        let killed = Command::new("kill").args(["-KILL", &before.to_string()]).status().unwrap();
+        assert!(killed.success());
+        for sequence in [2 * round + 2, 2 * round + 3] {
+            stream.send(next_batch(sequence)).await;
+            assert_eq!(stream.ack().await.unwrap(), (sequence, AckResult::Stored));
+        }
+        assert_ne!(collector.embedded.pid().unwrap(), before);
+    }
+    assert_eq!(collector.ask(COUNT).await, "12\n");
+}
+
+/// At a stop the streams end after what they have sent was stored and acknowledged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_stores_what_is_queued() {
+    let collector = Collector::start().await;
+    let mut stream = collector.open().await;
+    stream.send(first_batch(1, 1)).await;
+    assert_eq!(stream.ack().await.unwrap(), (1, AckResult::Stored));
+    // The writer pauses for a second now; this one waits in the queue.
+    stream.send(next_batch(2)).await;
+    while collector.metric("hearth_collector_batches_received_total") < 2 {
+        tokio::task::yield_now().await;
+    }
+    collector.stop.cancel();
+    assert_eq!(stream.ack().await.unwrap(), (2, AckResult::Stored));
+    assert!(stream.acks.message().await.unwrap().is_none());
+    assert_eq!(collector.writer.await.unwrap(), 0);
+    collector.embedded.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_schema_is_applied_once_and_never_backwards() {
+    let dir = tempfile::tempdir().unwrap();
+    let embedded = Embedded::start(engine(dir.path().join("data"))).await.unwrap();
+    let client = Client::default().with_url(embedded.url());
+    schema::apply(&client, RETENTION).await.unwrap();
+    schema::apply(&client, RETENTION).await.unwrap();
+    let versions = "SELECT version FROM profile.schema_version";
+    assert_eq!(client.query(versions).fetch_all::<u32>().await.unwrap(), [schema::LATEST]);
+
+    let longer = schema::Retention { raw: Duration::from_secs(96 * 3600) };
+    schema::apply(&client, longer).await.unwrap();
+    let tables = "SELECT create_table_query FROM system.tables WHERE database = 'profile' AND name = 'in_process_local'";
+    let ddl = client.query(tables).fetch_one::<String>().await.unwrap();
+    assert!(ddl.contains("TTL time + toIntervalSecond(345600)"), "{ddl}");
+
+    let future = "INSERT INTO profile.schema_version (version) VALUES (1000)";
+    client.query(future).execute().await.unwrap();
+    let error = schema::apply(&client, RETENTION).await.unwrap_err();
+    assert!(matches!(error, SchemaError::Newer { found: 1000 }), "{error}");
+    embedded.stop().await;
+}
+
+/// An engine that cannot start is an error with its own words.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_does_not_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = engine(dir.path().join("data"));
+    config.libchdb = Some("/nonexistent.so".into());
+    let error = Embedded::start(config.clone()).await.unwrap_err().to_string();
+    assert!(error.contains("run scripts/setup-chdb.sh"), "{error}");
+    config.program = "/nonexistent/hearth-clickhouse".into();
+    let error = Embedded::start(config).await.unwrap_err().to_string();
+    assert!(error.contains("cannot start /nonexistent/hearth-clickhouse"), "{error}");
+}
