@@ -24,7 +24,7 @@ mkdir -p "$image"/{bin,proc,sys,dev,tmp}
 cp /bin/busybox "$image/bin/busybox"
 ln -s busybox "$image/bin/sh"
 cp "$tests" "$image/kernel-tests"
-cc -O1 -static -fno-omit-frame-pointer -fno-optimize-sibling-calls \
+cc -O1 -static -fno-omit-frame-pointer -mno-omit-leaf-frame-pointer -fno-optimize-sibling-calls \
   -o "$image/chain" node-agent/tests/fixtures/chain.c
 ldd "$tests" | grep -oE '/[^ ]+' | while read -r library; do
   mkdir -p "$image/$(dirname "$library")"

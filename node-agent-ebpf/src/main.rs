@@ -24,9 +24,9 @@ use hearth_node_agent_ebpf::limits::{
     COMM_BYTES, FRAME_SLOTS, MAX_COUNTS, MAX_DECISIONS, MAX_KERNEL_FRAMES, MIN_RING_BYTES,
 };
 use hearth_node_agent_ebpf::record::{
-    COUNT_LOST_MATCHED, COUNT_LOST_UNDECIDED, COUNT_UNMATCHED, Config, CountKey, DECISION_UNMATCHED, Decision,
-    EXITS, Exit, SAMPLE_HEADER_BYTES, SampleHeader, Scratch, WALK_NO_FRAME_POINTER, WALK_NO_USER_STACK,
-    WALK_TRUNCATED,
+    COUNT_LOST_MATCHED, COUNT_LOST_UNDECIDED, COUNT_UNMATCHED, Config, CountKey, DECISION_UNMATCHED,
+    Decision, EXITS, Exit, SAMPLE_HEADER_BYTES, SampleHeader, Scratch, WALK_NO_FRAME_POINTER,
+    WALK_NO_USER_STACK, WALK_TRUNCATED,
 };
 use hearth_node_agent_ebpf::thin::keeps;
 use hearth_node_agent_ebpf::walk::{Frames, MAX_STEPS, Memory, Registers, Walk, Walked};
@@ -167,12 +167,7 @@ fn kernel_stack(ctx: &PerfEventContext, scratch: &mut Scratch) -> usize {
     }
     // SAFETY: the buffer has room for MAX_KERNEL_FRAMES addresses.
     let bytes = unsafe {
-        bpf_get_stack(
-            ctx.ctx.cast(),
-            scratch.frames.as_mut_ptr().cast(),
-            (MAX_KERNEL_FRAMES * 8) as u32,
-            0,
-        )
+        bpf_get_stack(ctx.ctx.cast(), scratch.frames.as_mut_ptr().cast(), (MAX_KERNEL_FRAMES * 8) as u32, 0)
     };
     if bytes <= 0 {
         bump(Exit::NoKernelStack);
@@ -192,9 +187,7 @@ fn user_stack(ctx: &PerfEventContext, scratch: &mut Scratch, kernel_frames: usiz
     let mut walking = Walking { walk: Walk::begin(registers, &mut slots), slots };
     // A loop in the program itself would be verified frame by frame: 200,000 instructions.
     // SAFETY: the callback gets this very struct, which outlives the call.
-    unsafe {
-        bpf_loop(MAX_STEPS as u32, advance as *mut c_void, (&raw mut walking).cast::<c_void>(), 0)
-    };
+    unsafe { bpf_loop(MAX_STEPS as u32, advance as *mut c_void, (&raw mut walking).cast::<c_void>(), 0) };
     let walked = walking.walk.result();
     match walked.end {
         WALK_NO_FRAME_POINTER => bump(Exit::WalkBroken),

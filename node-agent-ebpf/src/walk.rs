@@ -71,7 +71,7 @@ pub fn step<M: Memory>(memory: &M, fp: u64) -> Step {
     if fp == 0 {
         return Step::End(WALK_COMPLETE);
     }
-    if fp % 8 != 0 || fp >= END_OF_USER_SPACE {
+    if !fp.is_multiple_of(8) || fp >= END_OF_USER_SPACE {
         return Step::End(WALK_NO_FRAME_POINTER);
     }
     let Some((caller_fp, return_address)) = memory.read_pair(fp) else {
@@ -81,7 +81,7 @@ pub fn step<M: Memory>(memory: &M, fp: u64) -> Step {
         return Step::End(WALK_COMPLETE);
     }
     // A record that names itself as its caller would be walked to the limit.
-    if return_address < LOWEST_CODE || return_address >= END_OF_USER_SPACE || caller_fp == fp {
+    if !(LOWEST_CODE..END_OF_USER_SPACE).contains(&return_address) || caller_fp == fp {
         return Step::End(WALK_NO_FRAME_POINTER);
     }
     Step::Caller { return_address, fp: caller_fp }
@@ -220,14 +220,17 @@ mod tests {
     #[test]
     fn a_stack_may_go_on_elsewhere() {
         // Goroutines and coroutines: the caller's stack may lie below the callee's.
-        check(SP, &[(SP, 0x1000_0000, 0x40_2000), (0x1000_0000, 0, 0x40_3000)], "401000 402000 403000: complete");
+        check(
+            SP,
+            &[(SP, 0x1000_0000, 0x40_2000), (0x1000_0000, 0, 0x40_3000)],
+            "401000 402000 403000: complete",
+        );
     }
 
     #[test]
     fn the_limit_of_frames_is_kept_and_said() {
-        let records: Vec<_> = (0..2 * MAX_USER_FRAMES as u64)
-            .map(|i| (SP + 16 * i, SP + 16 * (i + 1), 0x40_2000))
-            .collect();
+        let records: Vec<_> =
+            (0..2 * MAX_USER_FRAMES as u64).map(|i| (SP + 16 * i, SP + 16 * (i + 1), 0x40_2000)).collect();
         let memory = Stack(records.iter().map(|&(at, next, ret)| (at, (next, ret))).collect());
         let mut sink = Sink(Vec::new());
         let walked = walk_frame_pointers(&memory, Registers { ip: 0x40_1000, fp: SP }, &mut sink);

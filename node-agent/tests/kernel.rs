@@ -114,7 +114,14 @@ fn chain() -> (Option<tempfile::TempDir>, std::path::PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("chain");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/chain.c");
-    let flags = ["-O1", "-static", "-fno-omit-frame-pointer", "-fno-optimize-sibling-calls", "-o"];
+    let flags = [
+        "-O1",
+        "-static",
+        "-fno-omit-frame-pointer",
+        "-mno-omit-leaf-frame-pointer",
+        "-fno-optimize-sibling-calls",
+        "-o",
+    ];
     let status = Command::new("cc").args(flags).arg(&program).arg(source).status().unwrap();
     assert!(status.success(), "cc failed");
     (Some(folder), program)
