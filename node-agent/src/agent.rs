@@ -320,7 +320,7 @@ impl Agent {
     fn close_window(&mut self, now: i64) -> Result<(), KernelError> {
         self.add_counts()?;
         self.open_window(now);
-        self.processes.begin_window(Monotonic::now());
+        self.processes.prune(Monotonic::now());
         Ok(())
     }
 

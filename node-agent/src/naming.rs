@@ -12,7 +12,7 @@ use hearth_proto::collector::v1::StackEnd;
 
 use crate::kernel::sample::RawSample;
 use crate::process::Process;
-use crate::symbols::{Backing, ProcessImage, Symbolizer, UserNames};
+use crate::symbols::{Symbolizer, UserNames};
 use crate::window::{OpenWindow, StackRef};
 
 /// Addresses of a process between two changes of its mappings.
@@ -45,6 +45,7 @@ impl Namer {
     /// Forgets the places of stacks: a new window has its own.
     pub fn begin_window(&mut self) {
         self.named.clear();
+        self.symbolizer.begin_window();
     }
 
     /// The place of the sample's stack in `window`, and how its walk ended.
@@ -77,38 +78,15 @@ impl Namer {
         if key.walk_end == WALK_TRUNCATED {
             frames.push(TRUNCATED.into());
         }
-        let mut outermost = Outermost::Other;
-        if let Some(address) = key.user.last() {
-            let image = process.image();
-            let names = self.symbolizer.name_user(image, &key.user, defer, &mut frames);
-            outermost = outermost_of(image, *address, &names);
+        let mut names = UserNames::default();
+        if !key.user.is_empty() {
+            names = self.symbolizer.name_user(process.image(), &key.user, defer, &mut frames);
         }
         self.symbolizer.name_kernel(&key.kernel, &mut frames);
         if frames.is_empty() {
             return (vec![STACK_TRACE_LOST.into()], StackEnd::Lost);
         }
-        (frames, stack_end(key.walk_end, outermost))
-    }
-}
-
-/// What the walk ended in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outermost {
-    /// A function in which threads begin.
-    ThreadEntry,
-    /// Code that the process compiled itself.
-    Jit,
-    Other,
-}
-
-fn outermost_of(image: &ProcessImage, address: u64, names: &UserNames) -> Outermost {
-    if names.begins_at_thread_entry {
-        return Outermost::ThreadEntry;
-    }
-    let mapping = image.space.find(address.saturating_sub(1));
-    match mapping.map(|mapping| &mapping.backing) {
-        Some(Backing::Anonymous) => Outermost::Jit,
-        _ => Outermost::Other,
+        (frames, stack_end(key.walk_end, &names))
     }
 }
 
@@ -117,12 +95,12 @@ fn outermost_of(image: &ProcessImage, address: u64, names: &UserNames) -> Outerm
 /// The outermost functions of a thread are often built without frame pointers (the C
 /// library's start code), so that the chain breaks *in* them: they have no caller, and
 /// the stack is complete.
-fn stack_end(walk_end: u32, outermost: Outermost) -> StackEnd {
-    match (walk_end, outermost) {
-        (WALK_COMPLETE | WALK_NO_USER_STACK, _) => StackEnd::Complete,
-        (WALK_TRUNCATED, _) => StackEnd::Truncated,
-        (WALK_NO_FRAME_POINTER, Outermost::ThreadEntry) => StackEnd::Complete,
-        (WALK_NO_FRAME_POINTER, Outermost::Jit) => StackEnd::Jit,
+fn stack_end(walk_end: u32, names: &UserNames) -> StackEnd {
+    match walk_end {
+        WALK_COMPLETE | WALK_NO_USER_STACK => StackEnd::Complete,
+        WALK_TRUNCATED => StackEnd::Truncated,
+        WALK_NO_FRAME_POINTER if names.outermost_is_entry => StackEnd::Complete,
+        WALK_NO_FRAME_POINTER if names.outermost_is_jit => StackEnd::Jit,
         // A code that this agent does not know is no claim to completeness.
         _ => StackEnd::NoUnwindInfo,
     }
@@ -134,18 +112,20 @@ mod tests {
 
     #[test]
     fn the_end_of_a_stack_is_what_walk_and_names_say_together() {
-        use Outermost::{Jit, Other, ThreadEntry};
+        let entry = UserNames { outermost_is_entry: true, ..UserNames::default() };
+        let jit = UserNames { outermost_is_jit: true, ..UserNames::default() };
+        let other = UserNames::default();
         let table = [
-            (WALK_COMPLETE, Other, StackEnd::Complete),
-            (WALK_NO_USER_STACK, Other, StackEnd::Complete),
-            (WALK_TRUNCATED, ThreadEntry, StackEnd::Truncated),
-            (WALK_NO_FRAME_POINTER, ThreadEntry, StackEnd::Complete),
-            (WALK_NO_FRAME_POINTER, Jit, StackEnd::Jit),
-            (WALK_NO_FRAME_POINTER, Other, StackEnd::NoUnwindInfo),
-            (99, ThreadEntry, StackEnd::NoUnwindInfo),
+            (WALK_COMPLETE, &other, StackEnd::Complete),
+            (WALK_NO_USER_STACK, &other, StackEnd::Complete),
+            (WALK_TRUNCATED, &entry, StackEnd::Truncated),
+            (WALK_NO_FRAME_POINTER, &entry, StackEnd::Complete),
+            (WALK_NO_FRAME_POINTER, &jit, StackEnd::Jit),
+            (WALK_NO_FRAME_POINTER, &other, StackEnd::NoUnwindInfo),
+            (99, &entry, StackEnd::NoUnwindInfo),
         ];
-        for (walk_end, outermost, expected) in table {
-            assert_eq!(stack_end(walk_end, outermost), expected, "walk {walk_end} ending in {outermost:?}");
+        for (walk_end, names, expected) in table {
+            assert_eq!(stack_end(walk_end, names), expected, "walk {walk_end} with {names:?}");
         }
     }
 }

@@ -252,17 +252,8 @@ impl Processes {
         }
     }
 
-    /// Begins a window: bounds per process and window count anew. Lets go of processes
-    /// that ended a while ago.
-    pub fn begin_window(&mut self, now: Monotonic) {
-        self.prune(now);
-        self.all
-            .values_mut()
-            .filter_map(|process| process.image.as_mut())
-            .for_each(ProcessImage::begin_window);
-    }
-
-    fn prune(&mut self, now: Monotonic) {
+    /// Lets go of processes that ended a while ago.
+    pub fn prune(&mut self, now: Monotonic) {
         self.all.retain(|_, process| process.ended.is_none_or(|ended| now.since(ended) < REMEMBERED));
     }
 

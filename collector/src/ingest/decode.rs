@@ -50,10 +50,22 @@ pub struct Agent {
 pub struct StreamTables {
     agent: Option<Agent>,
     strings: Vec<Arc<str>>,
-    stacks: Vec<StackText>,
+    stacks: Vec<StackEntry>,
     processes: Vec<Arc<ProcessInfo>>,
     threads: Vec<ThreadInfo>,
     bytes: usize,
+}
+
+/// Its text is made when it is asked for: most stacks of a long stream are
+/// known to the store, and their texts would fill the tables.
+#[derive(Debug)]
+struct StackEntry {
+    id: StackId,
+    /// Indices into the strings, each known to be there.
+    frames: Box<[u32]>,
+    /// Day (since 1970, UTC) of the last window that brought its text to the
+    /// store; a stack is sent again daily.
+    handed_over: u32,
 }
 
 #[derive(Debug)]
@@ -67,6 +79,14 @@ impl StreamTables {
     /// Who speaks, once the first batch was taken.
     pub fn agent(&self) -> Option<&Agent> {
         self.agent.as_ref()
+    }
+
+    /// What was accepted last is not going to be stored: stacks that came with
+    /// it must come again.
+    pub fn not_stored(&mut self) {
+        for stack in &mut self.stacks {
+            stack.handed_over = 0;
+        }
     }
 
     /// Adds the batch's entries to the tables and resolves its rows. After a
@@ -104,7 +124,7 @@ impl StreamTables {
         stacks.into_iter().try_for_each(|stack| self.add_stack(stack))?;
         processes.into_iter().try_for_each(|process| self.add_process(process))?;
         threads.into_iter().try_for_each(|thread| self.add_thread(thread))?;
-        let (rows, stacks) = self.resolve(&rows.unwrap_or_default())?;
+        let (rows, stacks) = self.resolve(&rows.unwrap_or_default(), time / 86_400)?;
         let losses = losses.into_iter().map(|Loss { reason, samples }| (reason, samples)).collect();
         Ok(Batch {
             key: Batch::key(&agent.instance, sequence),
@@ -160,15 +180,15 @@ impl StreamTables {
             ));
         }
         let mut texts = Vec::with_capacity(frames.len());
-        for frame in frames {
-            let text = match frame {
-                0 => return invalid(format!("stack {number} has a frame without text")),
-                frame => entry(&self.strings, frame, "string")?,
-            };
+        for frame in &frames {
+            if *frame == 0 {
+                return invalid(format!("stack {number} has a frame without text"));
+            }
+            let text = &**entry(&self.strings, *frame, "string")?;
             if text.is_empty() || text.contains(';') {
                 return invalid(format!("stack {number} has the frame {text:?}: empty, or with a ;"));
             }
-            texts.push(&**text);
+            texts.push(text);
         }
         let bytes = texts.iter().map(|text| text.len() + 1).sum::<usize>();
         if bytes > MAX_STACK_BYTES {
@@ -176,8 +196,9 @@ impl StreamTables {
                 "stack {number} has {bytes} bytes of text, over the limit of {MAX_STACK_BYTES}"
             ));
         }
-        let stack = StackText { id: stack_id(&texts), text: texts.join(";").into() };
-        self.grow(bytes + size_of::<StackText>() + size_of::<usize>() * 2)?;
+        let id = stack_id(&texts);
+        self.grow(size_of::<StackEntry>() + size_of_val(&frames[..]))?;
+        let stack = StackEntry { id, frames: frames.into(), handed_over: 0 };
         self.stacks.push(stack);
         Ok(())
     }
@@ -220,8 +241,9 @@ impl StreamTables {
         }
     }
 
-    /// The rows, and the stacks they use, each once.
-    fn resolve(&self, rows: &Rows) -> Result<(Vec<Row>, Vec<StackText>), Violation> {
+    /// The rows, and of the stacks they use those that no window of that day
+    /// has brought to the store, each once.
+    fn resolve(&mut self, rows: &Rows, day: u32) -> Result<(Vec<Row>, Vec<StackText>), Violation> {
         let Rows { thread, stack, samples, end, cpu } = rows;
         let count = thread.len();
         if count > MAX_ROWS {
@@ -246,11 +268,16 @@ impl StreamTables {
                 other => other,
             })?);
         }
-        let mut used: Vec<u32> = stack.iter().copied().filter(|stack| *stack != 0).collect();
-        used.sort_unstable();
-        used.dedup();
-        let stacks = used.into_iter().map(|stack| entry(&self.stacks, stack, "stack").cloned());
-        Ok((out, stacks.collect::<Result<_, _>>()?))
+        let mut texts = Vec::new();
+        for at in stack.iter().filter_map(|stack| (*stack as usize).checked_sub(1)) {
+            // Every index was checked with its row.
+            let entry = &mut self.stacks[at];
+            if entry.handed_over != day {
+                entry.handed_over = day;
+                texts.push(StackText { id: entry.id, text: folded(&self.strings, &entry.frames) });
+            }
+        }
+        Ok((out, texts))
     }
 
     fn row(&self, thread: u32, stack: u32, samples: u32, end: i32, cpu: u32) -> Result<Row, Violation> {
@@ -284,6 +311,17 @@ impl StreamTables {
             value_micros: value,
         })
     }
+}
+
+fn folded(strings: &[Arc<str>], frames: &[u32]) -> Arc<str> {
+    let mut text = String::new();
+    for frame in frames {
+        if !text.is_empty() {
+            text.push(';');
+        }
+        text.push_str(&strings[*frame as usize - 1]);
+    }
+    text.into()
 }
 
 fn check_identity(agent: AgentIdentity) -> Result<Agent, Violation> {

@@ -36,7 +36,7 @@ pub struct Batch {
     pub sent_at_micros: i64,
     /// One per (thread, stack, end, cpu).
     pub rows: Vec<Row>,
-    /// The stacks that the rows use, each once.
+    /// Of the stacks that the rows use, those that are new on their stream today.
     pub stacks: Vec<StackText>,
     /// Reason (`LossReason`) and samples.
     pub losses: Vec<(i32, u64)>,

@@ -151,7 +151,7 @@ impl Writer {
         let now = now_micros();
         if !fresh.is_empty() {
             let started = Instant::now();
-            let new_stacks = self.insert_stacks(&fresh, now).await?;
+            let new_stacks = self.insert_stacks(pending, now).await?;
             self.insert_rows(&fresh, now).await?;
             self.metrics.insert_seconds.observe(started.elapsed().as_secs_f64());
             self.metrics.stacks.inc_by(new_stacks);
@@ -188,11 +188,11 @@ impl Writer {
     }
 
     /// Sends the stacks that were not sent today; answers how many.
-    async fn insert_stacks(&mut self, fresh: &[&Queued], now_micros: i64) -> Result<u64, Error> {
+    async fn insert_stacks(&mut self, pending: &[Queued], now_micros: i64) -> Result<u64, Error> {
         let now = u32::try_from(now_micros / 1_000_000).unwrap_or(u32::MAX);
         let today = now / 86_400;
         let mut unsent: HashMap<u128, &StackText> = HashMap::new();
-        for stack in fresh.iter().flat_map(|queued| &queued.batch.stacks) {
+        for stack in pending.iter().flat_map(|queued| &queued.batch.stacks) {
             if self.known_stacks.get(&stack.id.0) != Some(&today) {
                 unsent.insert(stack.id.0, stack);
             }

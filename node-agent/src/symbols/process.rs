@@ -40,7 +40,9 @@ pub struct ProcessImage {
     /// Unique among images, since pids are not.
     pub(super) id: u64,
     pub(super) jit: Jit,
+    /// Unknown addresses that were shown, and in which window.
     unknown: HashSet<u64>,
+    window: u64,
     /// Whether libjvm is mapped, as of which generation of `space`.
     maps_jvm: Option<(u64, bool)>,
 }
@@ -55,6 +57,7 @@ impl ProcessImage {
             id: NEXT_IMAGE.fetch_add(1, Ordering::Relaxed),
             jit: Jit::default(),
             unknown: HashSet::new(),
+            window: 0,
             maps_jvm: None,
         }
     }
@@ -64,13 +67,12 @@ impl ProcessImage {
         Self::new(pid, start_time, self.space.clone())
     }
 
-    /// Begins a window: the bound on different unknown addresses counts anew.
-    pub fn begin_window(&mut self) {
-        self.unknown.clear();
-    }
-
-    /// Whether an unknown address may be shown verbatim.
-    pub(super) fn may_show_unknown(&mut self, address: u64) -> bool {
+    /// Whether an unknown address may be shown verbatim in a window.
+    pub(super) fn may_show_unknown(&mut self, address: u64, window: u64) -> bool {
+        if self.window != window {
+            self.window = window;
+            self.unknown.clear();
+        }
         self.unknown.contains(&address)
             || (self.unknown.len() < MAX_UNKNOWN_ADDRESSES && self.unknown.insert(address))
     }
@@ -299,9 +301,8 @@ mod tests {
     #[test]
     fn unknown_addresses_are_shown_up_to_a_bound_per_window() {
         let mut process = ProcessImage::new(1, 0, AddressSpace::new());
-        assert!((0..256).all(|address| process.may_show_unknown(address)));
-        assert!(!process.may_show_unknown(256) && process.may_show_unknown(255));
-        process.begin_window();
-        assert!(process.may_show_unknown(256));
+        assert!((0..256).all(|address| process.may_show_unknown(address, 1)));
+        assert!(!process.may_show_unknown(256, 1) && process.may_show_unknown(255, 1));
+        assert!(process.may_show_unknown(256, 2));
     }
 }

@@ -62,7 +62,9 @@ impl Default for Limits {
 pub struct UserNames {
     /// The outermost frame is one where threads begin (`_start`, `clone3`,
     /// `runtime.goexit`, …): the stack is whole.
-    pub begins_at_thread_entry: bool,
+    pub outermost_is_entry: bool,
+    /// The outermost frame is in code that the process compiled itself.
+    pub outermost_is_jit: bool,
     /// Frames in a known module without a function for the address.
     pub without_symbol: u32,
     /// Frames in code that the process compiled itself and did not list.
@@ -125,9 +127,13 @@ struct Named {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Function,
+    /// A function that the process compiled itself and listed.
+    Jit,
     WithoutSymbol,
     UnresolvedJit,
-    Unknown { mapped: bool },
+    Unknown {
+        mapped: bool,
+    },
 }
 
 /// What an address meant when it was last asked: valid while neither the
@@ -156,6 +162,8 @@ pub struct Symbolizer {
     perf_map_frame: Arc<str>,
     unknown_frame: Arc<str>,
     unknown_entry_frame: Arc<str>,
+    /// Counts windows.
+    window: u64,
     stats: SymbolStats,
 }
 
@@ -191,8 +199,15 @@ impl Symbolizer {
             perf_map_frame: Arc::from(PERF_MAP_FRAME),
             unknown_frame: Arc::from(UNKNOWN),
             unknown_entry_frame: Arc::from(UNKNOWN_START_THREAD),
+            window: 0,
             stats: SymbolStats::default(),
         }
+    }
+
+    /// Begins a window: the bound on different unknown addresses of a process
+    /// counts anew.
+    pub fn begin_window(&mut self) {
+        self.window += 1;
     }
 
     /// Whether kernel functions can be named, to be logged at start.
@@ -256,7 +271,9 @@ impl Symbolizer {
     }
 
     /// Names a user stack, leaf first as the kernel walked it (the sampled
-    /// address, then return addresses), and appends its frames root first.
+    /// address, then return addresses), and appends its frames root first. An
+    /// unknown outermost frame is taken for the thread's entry unless `out`
+    /// already has something above it.
     ///
     /// `defer` is how long an address that a perf map does not list waits
     /// before that file is looked at again.
@@ -268,6 +285,8 @@ impl Symbolizer {
         out: &mut Vec<Arc<str>>,
     ) -> UserNames {
         self.prepare(process);
+        // Behind a frame that stands for missing callers nothing is an entry.
+        let callers_are_missing = !out.is_empty();
         let mut said = UserNames::default();
         for (level, address) in addresses.iter().enumerate().rev() {
             // A return address may lie behind the last byte of its caller, when
@@ -277,7 +296,11 @@ impl Symbolizer {
             let named = self.name(process, within, defer);
             let frame = match named.kind {
                 Kind::Function => {
-                    said.begins_at_thread_entry |= is_outermost && is_thread_entry(&named.frame);
+                    said.outermost_is_entry |= is_outermost && is_thread_entry(&named.frame);
+                    named.frame
+                }
+                Kind::Jit => {
+                    said.outermost_is_jit |= is_outermost;
                     named.frame
                 }
                 Kind::WithoutSymbol => {
@@ -286,14 +309,15 @@ impl Symbolizer {
                 }
                 Kind::UnresolvedJit => {
                     said.unresolved_jit += 1;
+                    said.outermost_is_jit |= is_outermost;
                     named.frame
                 }
                 Kind::Unknown { mapped } => {
                     said.unknown += 1;
                     said.unmapped += u32::from(!mapped);
-                    if is_outermost {
+                    if is_outermost && !callers_are_missing {
                         self.unknown_entry_frame.clone()
-                    } else if process.may_show_unknown(*address) {
+                    } else if process.may_show_unknown(*address, self.window) {
                         Arc::from(unknown_address(*address))
                     } else {
                         said.over_unknown_budget += 1;
@@ -332,7 +356,7 @@ impl Symbolizer {
             return named;
         }
         let named = self.look_up(process, address, defer);
-        if matches!(named.kind, Kind::Function | Kind::WithoutSymbol) {
+        if matches!(named.kind, Kind::Function | Kind::Jit | Kind::WithoutSymbol) {
             self.addresses.insert(CacheKey { jit_version: process.jit.version, ..key }, named.clone(), 1);
         }
         named
@@ -405,7 +429,7 @@ impl Symbolizer {
             name = process.jit.find(address);
         }
         if let Some(name) = name {
-            return Named { frame: Arc::from(clean_frame(&name)), kind: Kind::Function };
+            return Named { frame: Arc::from(clean_frame(&name)), kind: Kind::Jit };
         }
         if mapped && (process.jit.has_map() || process.maps_jvm()) {
             return Named { frame: self.perf_map_frame.clone(), kind: Kind::UnresolvedJit };
