@@ -171,7 +171,11 @@ impl SymbolTable {
         max_symbols: usize,
     ) -> io::Result<()> {
         let mut chunk = vec![0; CHUNK_BYTES];
-        let end = section.symbols.end.min(reader.size());
+        // What is no function is read too: a sparse file has any number of it.
+        let readable = max_symbols.saturating_mul(2 * SYMBOL) as u64;
+        let whole = section.symbols.end.min(reader.size());
+        let end = whole.min(section.symbols.start.saturating_add(readable));
+        self.truncated |= end < whole;
         let mut at = section.symbols.start;
         while at < end {
             let wanted = usize::try_from(end - at).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
