@@ -15,7 +15,7 @@ trap 'rm -rf "$work"' EXIT
 
 say "building the kernel tests"
 tests=$(cargo test --quiet --locked --package hearth-node-agent --test kernel --no-run --message-format json \
-  | sed -nE 's/.*"executable":"([^"]+)".*/\1/p' | tail -n 1)
+  | grep -F '"kind":["test"]' | sed -nE 's/.*"executable":"([^"]+)".*/\1/p' | tail -n 1)
 [ -x "$tests" ] || fail "cargo named no test binary"
 
 # A root file system in memory: busybox, the tests, what they are linked with, the program they profile.
@@ -55,6 +55,7 @@ for version in "${versions[@]}"; do
   if ! compgen -G "$kernels/boot/vmlinuz-*" >/dev/null; then
     say "fetching $package"
     mkdir -p "$kernels"
+    chmod o+rx "$work" # apt fetches as a user of its own.
     (cd "$work" && apt-get download -qq "$package" && dpkg-deb -x "$package"_*.deb "$kernels")
   fi
   say "booting $package"
