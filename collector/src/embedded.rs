@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 /// How long it may take to stop; it lets queries finish for 20 s, twice.
 const STOP_PATIENCE: Duration = Duration::from_secs(45);
+/// What its log says once it listens.
+const LISTENS: &str = " answers on http://";
+/// What its last words hold when its directory or its port is somebody else's,
+/// how long that is waited for, and how long between two attempts.
+const TAKEN: &str = "in use";
+const TAKEN_PATIENCE: Duration = Duration::from_secs(45);
+const TAKEN_PAUSE: Duration = Duration::from_secs(1);
 /// Lines of its log that an error about its end quotes.
 const QUOTED_LINES: usize = 3;
 
@@ -91,11 +99,29 @@ impl Embedded {
     pub async fn start(config: EmbeddedConfig) -> Result<Self, EmbeddedError> {
         let stop = CancellationToken::new();
         let pid = Arc::new(Mutex::new(None));
-        let mut process = Process::spawn(&config)?;
+        let process = Self::start_process(&config).await?;
         set(&pid, process.child.id());
-        process.wait_until_it_answers(&config).await?;
         let watcher = tokio::spawn(watch(config.clone(), process, stop.clone(), Arc::clone(&pid)));
         Ok(Self { config, stop, watcher, pid })
+    }
+
+    /// A collector that was killed leaves an engine that is still finishing its
+    /// queries: what it holds is waited for.
+    async fn start_process(config: &EmbeddedConfig) -> Result<Process, EmbeddedError> {
+        let started = Instant::now();
+        loop {
+            let mut process = Process::spawn(config)?;
+            match process.wait_until_it_answers(config).await {
+                Ok(()) => return Ok(process),
+                Err(EmbeddedError::Ended { status, log })
+                    if log.contains(TAKEN) && started.elapsed() < TAKEN_PATIENCE =>
+                {
+                    tracing::info!("waiting for another engine to end ({status}): {log}");
+                    tokio::time::sleep(TAKEN_PAUSE).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Where it listens.
@@ -162,6 +188,9 @@ struct Process {
     stdin: Option<ChildStdin>,
     /// The last lines of its log.
     log: Arc<Mutex<VecDeque<String>>>,
+    /// Its log said that it listens. A ping alone would not do: somebody else
+    /// may answer on the port that ours is about to find taken.
+    listens: Arc<AtomicBool>,
     log_reader: JoinHandle<()>,
 }
 
@@ -170,7 +199,8 @@ impl Process {
         let EmbeddedConfig { program, data_dir, http, libchdb } = config;
         let mut command = Command::new(program);
         command.arg("--data-dir").arg(data_dir).arg("--http").arg(http.to_string());
-        command.arg("--stop-with-stdin").env("NO_COLOR", "1");
+        // Whatever our own log shows: `LISTENS` is looked for in its.
+        command.arg("--stop-with-stdin").env("NO_COLOR", "1").env("HEARTH_LOG", "info");
         if let Some(libchdb) = libchdb {
             command.arg("--libchdb").arg(libchdb);
         }
@@ -182,8 +212,9 @@ impl Process {
         let stdin = child.stdin.take();
         let log = Arc::default();
         let stderr = child.stderr.take().expect("stderr is piped");
-        let log_reader = tokio::spawn(pass_on(stderr, Arc::clone(&log)));
-        Ok(Self { child, stdin, log, log_reader })
+        let listens = Arc::default();
+        let log_reader = tokio::spawn(pass_on(stderr, Arc::clone(&log), Arc::clone(&listens)));
+        Ok(Self { child, stdin, log, listens, log_reader })
     }
 
     async fn wait_until_it_answers(&mut self, config: &EmbeddedConfig) -> Result<(), EmbeddedError> {
@@ -195,11 +226,9 @@ impl Process {
             if let Some(status) = self.child.try_wait().map_err(EmbeddedError::Wait)? {
                 return Err(self.ended(status).await);
             }
-            // Not /ping: a stranger on the port would answer that, too, but not
-            // while ours cannot have the port; its end is seen above.
             let ping = client.query("SELECT 1").fetch_one::<u8>();
-            if matches!(tokio::time::timeout(PING_TIMEOUT, ping).await, Ok(Ok(1)))
-                && self.child.try_wait().map_err(EmbeddedError::Wait)?.is_none()
+            if self.listens.load(Ordering::Relaxed)
+                && matches!(tokio::time::timeout(PING_TIMEOUT, ping).await, Ok(Ok(1)))
             {
                 tracing::info!("{PROGRAM} answers after {:.1} s", started.elapsed().as_secs_f64());
                 return Ok(());
@@ -239,13 +268,20 @@ impl Process {
 }
 
 /// Writes its log lines into ours.
-async fn pass_on(stderr: impl AsyncRead + Unpin, log: Arc<Mutex<VecDeque<String>>>) {
+async fn pass_on(
+    stderr: impl AsyncRead + Unpin,
+    log: Arc<Mutex<VecDeque<String>>>,
+    listens: Arc<AtomicBool>,
+) {
     let mut lines = BufReader::new(stderr).lines();
     loop {
         match lines.next_line().await {
             Ok(Some(line)) => {
                 // Its own time and level are in the line.
                 eprintln!("[{PROGRAM}] {line}");
+                if line.contains(LISTENS) {
+                    listens.store(true, Ordering::Relaxed);
+                }
                 let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
                 log.push_back(line);
                 if log.len() > QUOTED_LINES {

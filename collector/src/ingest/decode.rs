@@ -367,3 +367,58 @@ fn entry<'a, T>(table: &'a [T], index: u32, what: &str) -> Result<&'a T, Violati
 fn invalid<T>(reason: impl Into<String>) -> Result<T, Violation> {
     Err(Violation::Invalid(reason.into()))
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    const DAY: i64 = 86_400;
+
+    /// Stacks that a batch with one row of `stack` brings to the store.
+    fn handed_over(tables: &mut StreamTables, day: i64, stack: u32) -> Vec<String> {
+        let is_first = tables.agent().is_none();
+        let first = SampleBatch {
+            agent: Some(AgentIdentity { instance: vec![0; 16], node: "n".into(), ..Default::default() }),
+            strings: ["main", "a", "b"].map(str::to_owned).to_vec(),
+            stacks: vec![Stack { frames: vec![1, 2] }, Stack { frames: vec![1, 3] }],
+            processes: vec![Process { pid: 1, name: 1, period_micros: 10_101, ..Default::default() }],
+            threads: vec![Thread { process: 1, name: 1, main: true }],
+            ..Default::default()
+        };
+        let batch = SampleBatch {
+            sequence: 1,
+            window_start: day * DAY,
+            window_seconds: 10,
+            sent_at_micros: (day * DAY + 10) * 1_000_000,
+            rows: Some(Rows {
+                thread: vec![1],
+                stack: vec![stack],
+                samples: vec![1],
+                end: vec![0],
+                cpu: vec![],
+            }),
+            ..if is_first { first } else { SampleBatch::default() }
+        };
+        let batch = tables.accept(batch).unwrap();
+        batch.stacks.iter().map(|stack| stack.text.to_string()).collect()
+    }
+
+    #[test]
+    fn a_stack_is_handed_over_once_a_day() {
+        let mut tables = StreamTables::default();
+        assert_eq!(handed_over(&mut tables, 100, 1), ["main;a"]);
+        assert_eq!(handed_over(&mut tables, 100, 1), [""; 0]);
+        assert_eq!(handed_over(&mut tables, 100, 2), ["main;b"]);
+        assert_eq!(handed_over(&mut tables, 101, 1), ["main;a"]);
+        assert_eq!(handed_over(&mut tables, 101, 1), [""; 0]);
+    }
+
+    #[test]
+    fn a_stack_of_a_batch_that_was_dropped_comes_again() {
+        let mut tables = StreamTables::default();
+        assert_eq!(handed_over(&mut tables, 100, 1), ["main;a"]);
+        tables.not_stored();
+        assert_eq!(handed_over(&mut tables, 100, 1), ["main;a"]);
+    }
+}

@@ -24,12 +24,8 @@ const KNOWN_INSTANCES: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero
 /// A batch whose window began this long before our start, or later, cannot
 /// have reached a collector before us.
 const RESEND_SLACK_SECONDS: u32 = 120;
-/// How long a refused stream waits for the acknowledgements of what it sent
-/// before, and how often it looks.
-const SETTLE_PATIENCE: Duration = Duration::from_secs(5);
-const SETTLE_INTERVAL: Duration = Duration::from_millis(20);
-/// Batches this much younger than the raw retention are still taken: their
-/// partition would be dropped before anybody could look at it.
+/// A batch must be this much younger than the raw retention: the partition of an
+/// older one would be dropped before anybody could look at it.
 const RETENTION_MARGIN: Duration = Duration::from_secs(2 * 3600);
 
 /// The service. Cheap to clone.
@@ -75,7 +71,6 @@ impl Ingest {
             if let Err(status) = outcome {
                 let node = tables.agent().map(|agent| &*agent.node).unwrap_or_default();
                 tracing::warn!(node, "stream ended: {}", status.message());
-                settle(&acks).await;
                 // Closed if the agent has gone, and then nobody needs the reason.
                 if acks.send(Err(status)).await.is_err() {
                     tracing::debug!("the agent did not wait for the reason");
@@ -172,20 +167,6 @@ impl Collector for Ingest {
             ingest.metrics.streams.dec();
         });
         Ok(Response::new(ReceiverStream::new(answers)))
-    }
-}
-
-/// Waits until what the stream sent before is acknowledged, so that the oldest
-/// batch without an answer is the one that ended it.
-async fn settle(acks: &AckSender) {
-    let settled = async {
-        // Each queued batch holds a sender, and this is the last.
-        while acks.strong_count() > 1 && !acks.is_closed() {
-            tokio::time::sleep(SETTLE_INTERVAL).await;
-        }
-    };
-    if tokio::time::timeout(SETTLE_PATIENCE, settled).await.is_err() {
-        tracing::debug!("the store is too slow to wait for");
     }
 }
 

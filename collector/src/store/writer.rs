@@ -149,13 +149,11 @@ impl Writer {
         let mut stored = self.look_up(pending).await?;
         let fresh: Vec<&Queued> = pending.iter().filter(|queued| stored.insert(queued.batch.key)).collect();
         let now = now_micros();
-        if !fresh.is_empty() {
-            let started = Instant::now();
-            let new_stacks = self.insert_stacks(pending, now).await?;
-            self.insert_rows(&fresh, now).await?;
-            self.metrics.insert_seconds.observe(started.elapsed().as_secs_f64());
-            self.metrics.stacks.inc_by(new_stacks);
-        }
+        let started = Instant::now();
+        let new_stacks = self.insert_stacks(pending, now).await?;
+        self.metrics.stacks.inc_by(new_stacks);
+        self.insert_rows(&fresh, now).await?;
+        self.metrics.insert_seconds.observe(started.elapsed().as_secs_f64());
         self.metrics.batches.inc_by(fresh.len() as u64);
         self.metrics.rows.inc_by(fresh.iter().map(|queued| queued.batch.rows.len() as u64).sum());
         self.metrics.dropped(DropReason::Duplicate, (pending.len() - fresh.len()) as u64);
@@ -217,7 +215,7 @@ impl Writer {
     }
 
     async fn insert_rows(&self, fresh: &[&Queued], now_micros: i64) -> Result<(), Error> {
-        // An agent with nothing to say sends batches without rows.
+        // Agents with nothing to say send batches without rows.
         if fresh.iter().all(|queued| queued.batch.rows.is_empty()) {
             return Ok(());
         }

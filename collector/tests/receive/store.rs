@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use clickhouse::Client;
-use hearth_collector::embedded::Embedded;
+use hearth_collector::embedded::{Embedded, EmbeddedConfig};
 use hearth_collector::schema::{self, SchemaError};
 use hearth_proto::collector::v1::AckResult;
 
@@ -118,6 +118,42 @@ async fn the_schema_is_applied_once_and_never_backwards() {
     let error = schema::apply(&client, RETENTION).await.unwrap_err();
     assert!(matches!(error, SchemaError::Newer { found: 1000 }), "{error}");
     embedded.stop().await;
+}
+
+/// A collector that was killed has left an engine behind, which is on its way
+/// out: the next one waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_engine_of_a_killed_collector_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = engine(dir.path().join("data"));
+    let first = Embedded::start(config.clone()).await.unwrap();
+    let client = Client::default().with_url(first.url());
+    let query = tokio::spawn(async move { client.query("SELECT sleep(2)").execute().await });
+    let seen =
+        "SELECT count() FROM system.processes WHERE query LIKE '%sleep(2)%' AND query NOT LIKE '%processes%'";
+    let client = Client::default().with_url(first.url());
+    while client.query(seen).fetch_one::<u64>().await.unwrap() == 0 {}
+    let stopping = tokio::spawn(first.stop());
+    let second = Embedded::start(config).await.unwrap();
+    query.await.unwrap().unwrap();
+    stopping.await.unwrap();
+    second.stop().await;
+}
+
+/// Somebody else's ClickHouse on our port is not taken for ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_on_the_port_is_not_ours() {
+    let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let stranger = Embedded::start(engine(theirs.path().join("data"))).await.unwrap();
+    let address = stranger.url().trim_start_matches("http://").parse().unwrap();
+    let config = EmbeddedConfig { http: address, ..engine(ours.path().join("data")) };
+    let mut starting = tokio::spawn(Embedded::start(config));
+    let early = tokio::time::timeout(Duration::from_millis(500), &mut starting).await;
+    assert!(early.is_err(), "the stranger was taken for ours");
+    stranger.stop().await;
+    let ours = starting.await.unwrap().unwrap();
+    assert_eq!(ours.url(), format!("http://{address}"));
+    ours.stop().await;
 }
 
 /// An engine that cannot start is an error with its own words.
