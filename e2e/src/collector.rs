@@ -1,0 +1,221 @@
+//! The real collector with the embedded engine, shared by all tests, asked by the real `curl`.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::daemon::{Daemon, binary, bound_to_us, wait_for};
+use crate::flame::{Flame, Folded};
+
+/// The pinned version of the engine, first line of `clickhouse-embedded/chdb.version`.
+const CHDB_VERSION: &str = include_str!("../../clickhouse-embedded/chdb.version");
+
+/// What is left to be stopped at the end of the test binary.
+static RUNNING: Mutex<Option<(Daemon, TempDir)>> = Mutex::new(None);
+
+/// The collector as its users see it: by its addresses.
+#[derive(Debug)]
+pub struct Collector {
+    /// Of the API.
+    pub http: SocketAddr,
+    /// For agents.
+    pub grpc: SocketAddr,
+    /// Of the embedded engine.
+    pub clickhouse: SocketAddr,
+}
+
+/// An answer over HTTP.
+#[derive(Debug)]
+pub struct Answer {
+    /// HTTP's code.
+    pub status: u16,
+    /// Header lines.
+    pub headers: String,
+    /// The rest.
+    pub body: String,
+}
+
+impl Answer {
+    /// The body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error} in {}", self.body))
+    }
+}
+
+impl Collector {
+    /// The collector of this test binary, started for the first that asks.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Collector> = OnceLock::new();
+        SHARED.get_or_init(|| {
+            let (collector, daemon, folder) = Self::start();
+            *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = Some((daemon, folder));
+            // SAFETY: a function without arguments that does not unwind: a panic across `extern "C"` aborts.
+            let registered = unsafe { libc::atexit(stop_shared) };
+            assert_eq!(registered, 0, "atexit has room");
+            collector
+        })
+    }
+
+    fn start() -> (Self, Daemon, TempDir) {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let clickhouse = free_port();
+        let mut command = bound_to_us(&binary("hearth-collector"));
+        binary("hearth-clickhouse");
+        command.args(["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--window", "1s"]);
+        command.arg("--clickhouse-http").arg(clickhouse.to_string());
+        command.arg("--data-dir").arg(folder.path().join("data")).arg("--libchdb").arg(libchdb());
+        let mut daemon = Daemon::start("collector", command, folder.path());
+        let address = |line: &str| -> SocketAddr {
+            let (_, rest) = line.split_once("http://").expect("the line has an address");
+            rest.trim_end_matches('/').parse().unwrap_or_else(|error| panic!("{error} in {line}"))
+        };
+        let grpc = address(&daemon.wait_for_log("agents send to"));
+        let http = address(&daemon.wait_for_log("questions are answered on"));
+        let collector = Self { http, grpc, clickhouse };
+        wait_for("the collector's /readyz", || (collector.get("/readyz").status == 200).then_some(()));
+        (collector, daemon, folder)
+    }
+
+    /// What the shared collector logged last.
+    pub fn log_tail() -> String {
+        let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        running.as_ref().map_or_else(String::new, |(daemon, _)| daemon.tail())
+    }
+
+    /// `GET path`, by curl.
+    pub fn get(&self, path: &str) -> Answer {
+        curl(&[&format!("http://{}{path}", self.http)])
+    }
+
+    /// The request that DeepFlow documents, by curl, with this body.
+    pub fn profile_tracing(&self, body: &str) -> Answer {
+        let url = format!("http://{}/v1/profile/ProfileTracing", self.http);
+        curl(&["-X", "POST", &url, "-H", "Content-Type: application/json", "-d", body])
+    }
+
+    /// The flame graph of an app service on a node, over all time. An empty one says why.
+    pub fn flame(&self, app_service: &str, node: &str) -> Result<Flame, String> {
+        self.flame_between(app_service, &format!("pod_node = '{node}'"), 1, i64::from(u32::MAX))
+    }
+
+    /// The flame graph of an app service; windows with `from <= start <= until`, Unix seconds.
+    pub fn flame_between(
+        &self,
+        app_service: &str,
+        tag_filter: &str,
+        from: i64,
+        until: i64,
+    ) -> Result<Flame, String> {
+        let body = json!({
+            "app_service": app_service, "profile_language_type": "eBPF", "profile_event_type": "on-cpu",
+            "tag_filter": tag_filter, "time_start": from, "time_end": until,
+        });
+        let answer = self.profile_tracing(&body.to_string());
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        Flame::parse(&answer.json())
+    }
+
+    /// The flame graph as `frame;frame value` lines, without the app service at their head.
+    pub fn folded(&self, app_service: &str, node: &str) -> Folded {
+        let until = u32::MAX;
+        let path = format!(
+            "/api/v1/flamegraph?app_service={app_service}&format=folded&from=1&until={until}\
+             &filter=pod_node%3D'{node}'"
+        );
+        let answer = self.get(&path);
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        Folded::parse(&answer.body)
+    }
+
+    /// A question to the engine itself; the answer's lines, its columns separated by tabs.
+    ///
+    /// # Panics
+    /// If the engine refuses it.
+    pub fn sql(&self, query: &str) -> Vec<String> {
+        let url = format!("http://{}/?default_format=TSV", self.clickhouse);
+        let answer = curl(&["-X", "POST", &url, "--data-binary", query]);
+        assert_eq!(answer.status, 200, "{query}\n{}", answer.body);
+        answer.body.lines().map(str::to_owned).collect()
+    }
+
+    /// The one number that answers `query`.
+    pub fn number(&self, query: &str) -> i64 {
+        let lines = self.sql(query);
+        let [line] = &lines[..] else { panic!("{query} gave {lines:?}") };
+        line.parse().unwrap_or_else(|error| panic!("{query} gave {line:?}: {error}"))
+    }
+
+    /// Samples that are stored of a node and meet `condition`.
+    pub fn samples(&self, node: &str, condition: &str) -> i64 {
+        self.number(&format!(
+            "SELECT sum(sample_count) FROM profile.in_process_local WHERE pod_node = '{node}' AND {condition}"
+        ))
+    }
+
+    /// Waits until so many samples of an app service are stored.
+    pub fn wait_for_samples(&self, node: &str, app_service: &str, count: i64) {
+        let condition = format!("app_service = '{app_service}'");
+        wait_for(&format!("{count} samples of {app_service}"), || {
+            (self.samples(node, &condition) >= count).then_some(())
+        });
+    }
+}
+
+extern "C" fn stop_shared() {
+    let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some((mut daemon, folder)) = running {
+        daemon.terminate();
+        // Its files before its folder; the folder goes by its own drop.
+        drop(daemon);
+        drop(folder);
+    }
+}
+
+/// Runs the real curl.
+///
+/// # Panics
+/// If it cannot reach the server; any HTTP status is an answer.
+pub fn curl(arguments: &[&str]) -> Answer {
+    let output = Command::new("curl")
+        .args(["-sS", "-i", "--max-time", "60", "-H", "Expect:"])
+        .args(arguments)
+        .output()
+        .expect("curl is installed");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "curl {arguments:?}: {stderr}");
+    let text = String::from_utf8(output.stdout).expect("answers are UTF-8");
+    let (headers, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = headers.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let status = status.unwrap_or_else(|| panic!("no status in {headers}"));
+    Answer { status, headers: headers.to_owned(), body: body.to_owned() }
+}
+
+/// The engine's library, where `scripts/setup-chdb.sh` puts it.
+fn libchdb() -> PathBuf {
+    if let Some(path) = std::env::var_os("HEARTH_LIBCHDB") {
+        return path.into();
+    }
+    let variable = |name| std::env::var_os(name).map(PathBuf::from);
+    let cache = variable("HEARTH_CACHE")
+        .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("hearth")))
+        .or_else(|| std::env::home_dir().map(|home| home.join(".cache/hearth")))
+        .expect("HEARTH_CACHE, XDG_CACHE_HOME or HOME is set");
+    let version = CHDB_VERSION.lines().next().expect("the file names a version");
+    let library = cache.join("chdb").join(version).join("libchdb.so");
+    assert!(
+        library.is_file(),
+        "{} is missing: run scripts/setup-chdb.sh, or set HEARTH_LIBCHDB",
+        library.display()
+    );
+    library
+}
+
+/// A port that nobody had a moment ago.
+fn free_port() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback interface has free ports");
+    listener.local_addr().expect("a bound socket has an address")
+}
