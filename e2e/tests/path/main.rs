@@ -3,3 +3,4 @@
 //! Needs root. Each module is a subject.
 
 mod gate;
+mod query;
