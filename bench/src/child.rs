@@ -1,0 +1,72 @@
+//! Programs that are started and always ended, by their own pid.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A running program; dropping it kills it.
+pub(crate) struct Running {
+    child: Child,
+    name: String,
+}
+
+impl Running {
+    /// Starts `command` with both outputs in `log`.
+    pub(crate) fn start(mut command: Command, name: &str, log: &Path) -> anyhow::Result<Self> {
+        let file = std::fs::File::create(log).with_context(|| format!("cannot make {}", log.display()))?;
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
+        Ok(Self { child, name: name.to_owned() })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Fails if the program has ended; its log tells why.
+    pub(crate) fn check_alive(&mut self, log: &Path) -> anyhow::Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            let log = std::fs::read_to_string(log).unwrap_or_default();
+            anyhow::bail!("{} ended ({status}):\n{log}", self.name);
+        }
+        Ok(())
+    }
+
+    /// Sends `signal` and waits until the program has ended.
+    pub(crate) fn stop(mut self, signal: Signal) -> anyhow::Result<()> {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).with_context(|| format!("cannot end {}", self.name))?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.child.try_wait()?.is_none() {
+            anyhow::ensure!(Instant::now() < deadline, "{} does not end on {signal:?}", self.name);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            if let Err(error) = self.child.kill() {
+                eprintln!("cannot kill {}: {error}", self.name);
+            }
+            if let Err(error) = self.child.wait() {
+                eprintln!("cannot wait for {}: {error}", self.name);
+            }
+        }
+    }
+}
+
+/// Asks `ready` every few milliseconds until it says so.
+pub(crate) fn wait_until(what: &str, mut ready: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !ready()? {
+        anyhow::ensure!(Instant::now() < deadline, "{what} is not ready after a minute");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! What is measured, a module for each kind of row.
+
+pub(crate) mod agent;
+pub(crate) mod kernel;
+pub(crate) mod memory;
+pub(crate) mod slowdown;
+pub(crate) mod store;
+pub(crate) mod wire;
