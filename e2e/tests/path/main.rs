@@ -3,4 +3,5 @@
 //! Needs root. Each module is a subject.
 
 mod gate;
+mod policy;
 mod query;

@@ -119,17 +119,25 @@ fn every_format_agrees(comm: &str, node: &str, total: i64) {
 /// The texts of an SVG's `<title>`s.
 ///
 /// # Panics
-/// If it is not well-formed XML; judged by the parser of Python's standard library.
+/// If it is not well-formed XML.
 fn well_formed(svg: &str) -> Vec<String> {
-    use std::io::Write as _;
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(svg.as_bytes()).unwrap();
-    let script = "import sys, xml.etree.ElementTree as tree\n\
-                  for e in tree.parse(sys.argv[1]).iter('{http://www.w3.org/2000/svg}title'): print(e.text)";
-    let output =
-        std::process::Command::new("python3").args(["-c", script]).arg(file.path()).output().unwrap();
-    assert!(output.status.success(), "{}\n{svg}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+    use quick_xml::events::Event;
+    let mut reader = quick_xml::Reader::from_str(svg);
+    reader.config_mut().check_end_names = true;
+    let (mut depth, mut titles) = (0, Vec::new());
+    loop {
+        match reader.read_event().unwrap_or_else(|error| panic!("{error} in {svg}")) {
+            Event::Start(tag) if tag.name().as_ref() == b"title" => {
+                titles.push(reader.read_text(tag.name()).unwrap().xml10_content().unwrap().into_owned());
+            }
+            Event::Start(_) => depth += 1,
+            Event::End(_) => depth -= 1,
+            Event::Eof => break,
+            _ => {}
+        }
+    }
+    assert_eq!(depth, 0, "an element is not closed in {svg}");
+    titles
 }
 
 fn empty_answers_say_why(comm: &str, node: &str) {

@@ -1,0 +1,212 @@
+//! What a policy says is what is done: rates, CPU numbers, names, changes while running, bad files.
+
+use std::process::Output;
+
+use hearth_e2e::daemon::wait_for;
+use hearth_e2e::{Agent, Collector, Program, Running, machine, policy, unique_name};
+
+/// Starts a process of `program` on one CPU.
+fn start_on(program: &Program, cpu: u32) -> Running {
+    program.start_by::<_, &str>(&["taskset", "-c", &cpu.to_string()], &[])
+}
+
+/// Sum of an app service's stored values on a node, in seconds.
+fn stored_seconds(node: &str, app_service: &str) -> f64 {
+    let query = format!(
+        "SELECT sum(profile_value) FROM profile.in_process_local \
+         WHERE pod_node = '{node}' AND app_service = '{app_service}'"
+    );
+    Collector::shared().number(&query) as f64 / 1e6
+}
+
+#[test]
+fn every_policy_gets_its_own_rate_on_one_node() {
+    let _machine = machine::alone();
+    let names = ["slow", "fast", "cpu"].map(unique_name);
+    let [slow, fast, kept] = names.each_ref().map(|name| Program::burner(name));
+    let policies = [
+        policy("slow", &format!("regex: '^{}$', frequency: 99", slow.name())),
+        policy("fast", &format!("regex: '^{}$', frequency: 499", fast.name())),
+        policy("kept", &format!("regex: '^{}$', frequency: 997, cpu: 1", kept.name())),
+    ];
+    let mut agent = Agent::start(&policies.concat());
+    assert!(agent.log().contains("at 997 Hz by 3 policies"), "the node's rate is the highest");
+    // Two share a CPU: at the mercy of the scheduler, their samples spread by the root of their number.
+    let processes = [(&slow, 0), (&fast, 1), (&kept, 1)].map(|(program, cpu)| start_on(program, cpu));
+    let collector = Collector::shared();
+    collector.wait_for_samples(&agent.node, slow.name(), 8 * 99);
+    let truths = processes.map(Running::kill);
+    agent.stop();
+
+    for ((program, truth), frequency) in [slow, fast, kept].iter().zip(truths).zip([99, 499, 997]) {
+        let (node, name) = (&agent.node, program.name());
+        let stored = stored_seconds(node, name);
+        let error = (stored / truth - 1.0).abs() * 100.0;
+        assert!(error < 5.0, "{frequency} Hz: {stored:.2} s stored of {truth:.2} s");
+        let period = 1_000_000 / frequency;
+        let other = format!("app_service = '{name}' AND profile_value != sample_count * {period}");
+        assert_eq!(collector.samples(node, &other), 0, "{frequency} Hz: a sample is worth {period} µs");
+        let cpus = collector.sql(&format!(
+            "SELECT DISTINCT cpu FROM profile.in_process_local WHERE pod_node = '{node}' AND app_service = '{name}'"
+        ));
+        assert_eq!(cpus, [if frequency == 997 { "1" } else { "4095" }], "{frequency} Hz");
+    }
+}
+
+#[test]
+fn a_disabled_policy_and_the_name_of_the_file() {
+    let _machine = machine::together();
+    let (off, on) = (Program::burner(&unique_name("off")), Program::burner(&unique_name("on")));
+    let policies = [
+        policy("off", &format!("disabled: true, regex: '^{}$', frequency: 997", off.name())),
+        policy("on", &format!("regex: '^{}$', frequency: 99, appService: exe", on.name())),
+    ];
+    let mut agent = Agent::start(&policies.concat());
+    assert!(agent.log().contains("at 99 Hz by 2 policies"), "a disabled policy asks for no rate");
+    let processes = [start_on(&off, 0), start_on(&on, 1)];
+    let exe = on.path().canonicalize().unwrap();
+    let name_of_exe = on.name();
+    let collector = Collector::shared();
+    let condition = format!("process_name = '{name_of_exe}' AND app_service != ''");
+    wait_for("samples", || (collector.samples(&agent.node, &condition) >= 50).then_some(()));
+    drop(processes);
+    agent.stop();
+    let apps = collector.sql(&format!(
+        "SELECT DISTINCT app_service, process_name FROM profile.in_process_local \
+         WHERE pod_node = '{}' AND app_service != ''",
+        agent.node
+    ));
+    let [app] = &apps[..] else { panic!("{apps:?}") };
+    let (app, process) = app.split_once('\t').unwrap();
+    assert_eq!(process, name_of_exe);
+    assert!(
+        exe.to_str().unwrap().ends_with(app) && app.ends_with(name_of_exe),
+        "{app} is the name of {exe:?}"
+    );
+    // Its time is counted all the same: it is seen under Total.
+    assert!(collector.flame("Total", &agent.node).unwrap().total_of(&format!("[p] {}", off.name())) > 0);
+}
+
+#[test]
+fn policies_change_while_the_agent_runs() {
+    let _machine = machine::together();
+    let names = ["first", "second", "third"].map(unique_name);
+    let programs = names.each_ref().map(|name| Program::burner(name));
+    let one = |index: usize, frequency: u32| {
+        policy("one", &format!("regex: '^{}$', frequency: {frequency}", names[index]))
+    };
+    let mut agent = Agent::start(&one(0, 99));
+    let collector = Collector::shared();
+    let pid = agent.pid();
+    let _processes = programs.each_ref().map(|program| program.start::<&str>(&[]));
+    collector.wait_for_samples(&agent.node, &names[0], 20);
+
+    // An edit is seen by itself.
+    agent.write_policies(&one(1, 199));
+    agent.wait_for_log("1 policies in force at 199 Hz");
+    collector.wait_for_samples(&agent.node, &names[1], 20);
+
+    // SIGHUP reads it again; with nothing new nothing changes.
+    agent.signal(libc::SIGHUP);
+    agent.wait_for_log("SIGHUP: reading the policy file again");
+
+    // A bad file is refused with line and field, and what was in force stays.
+    let before = collector.samples(&agent.node, &format!("app_service = '{}'", names[1]));
+    agent.write_policies(&one(2, 1001));
+    let line = agent.wait_for_log("spec.frequency is 1001");
+    assert!(line.contains("policy.yaml:5: spec.frequency"), "{line}");
+    agent.wait_for_log("the policies from before stay in force");
+    assert!(agent.metric("hearth_agent_configs_refused_total") >= 1.0);
+    collector.wait_for_samples(&agent.node, &names[1], before + 200);
+
+    // The next good one is taken.
+    agent.write_policies(&one(2, 149));
+    agent.wait_for_log("1 policies in force at 149 Hz");
+    collector.wait_for_samples(&agent.node, &names[2], 20);
+    assert_eq!(agent.pid(), pid);
+    agent.stop();
+    let rates = collector.sql(&format!(
+        "SELECT app_service, groupUniqArray(intDiv(profile_value, sample_count)) FROM profile.in_process_local \
+         WHERE pod_node = '{}' AND app_service != '' GROUP BY app_service ORDER BY min(time)",
+        agent.node
+    ));
+    let expected: Vec<String> = names
+        .iter()
+        .zip(["10101", "5025", "6711"])
+        .map(|(name, period)| format!("{name}\t[{period}]"))
+        .collect();
+    assert_eq!(rates, expected);
+}
+
+/// A spec in; exit code 2 and a message with file, line and field, and `remedy`, out.
+fn check_refused(policies: &str, place: &str, remedy: &str) {
+    let Output { status, stderr, stdout } = Agent::run_to_end::<&str>(&[], policies);
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(2), "{policies}\n{stderr}");
+    assert_eq!(stdout, b"", "{policies}");
+    let line = stderr.lines().find(|line| line.contains(&format!("policy.yaml:{place}")));
+    let line = line.unwrap_or_else(|| panic!("policy.yaml:{place} is not in {stderr}"));
+    assert!(line.contains(remedy), "{line:?} does not say {remedy:?}");
+}
+
+#[test]
+fn a_bad_file_at_the_start_is_told_file_line_and_field() {
+    let spec = |spec: &str| policy("bad", &format!("regex: x, {spec}"));
+    check_refused(&spec("frequency: 0"), "5: spec.frequency is 0", "from 1 to 1000");
+    check_refused(&spec("frequency: 1001"), "5: spec.frequency is 1001", "from 1 to 1000");
+    check_refused(&spec("cpu: 2"), "5: spec.cpu is 2", "write 0 or 1");
+    let defer = "5: spec.javaSymbolFileRefreshDeferInterval is 4s";
+    check_refused(&spec("javaSymbolFileRefreshDeferInterval: 4s"), defer, "from 5s to 3600s");
+    check_refused(&policy("bad", "regex: '('"), "5: spec.regex", "write a regular expression");
+    check_refused(&spec("frequencey: 99"), "5: spec.frequencey", "frequency");
+    let namespaced = spec("frequency: 99").replace("ClusterProfilingPolicy", "ProfilingPolicy");
+    check_refused(&namespaced, "5: spec.hostProcesses", "ClusterProfilingPolicy");
+    check_refused("apiVersion: [\n", "", "this is no YAML");
+    check_refused(&spec("frequency: 99").replace("v1alpha1", "v9"), "2: apiVersion", "v1alpha1");
+    // All errors at once, not the first alone.
+    let two = format!("{}{}", spec("cpu: 2"), spec("frequency: 0").replace("bad", "worse"));
+    check_refused(&two, "5: spec.cpu", "write 0 or 1");
+    check_refused(&two, "10: spec.frequency", "from 1 to 1000");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let output = std::process::Command::new(hearth_e2e::daemon::binary("hearth-node-agent"))
+        .args(["--policy", "/nowhere/policy.yaml"])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("/nowhere/policy.yaml") && stderr.contains("--policy"), "{stderr}");
+}
+
+#[test]
+fn a_multiple_of_ten_is_taken_with_a_warning() {
+    let _machine = machine::together();
+    let mut agent = Agent::start(&policy("round", "regex: '^nobody$', frequency: 100"));
+    let line = agent.wait_for_log("lockstep");
+    assert!(line.contains("WARN") && line.contains("policy.yaml:5: spec.frequency is 100"), "{line}");
+    assert!(line.contains("prefer 99"), "{line}");
+    assert!(agent.log().contains("at 100 Hz"), "it is taken as it is");
+    agent.stop();
+}
+
+#[test]
+fn a_file_can_be_checked_without_sampling() {
+    let check = |text: &str| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let agent = hearth_e2e::daemon::binary("hearth-node-agent");
+        let output = std::process::Command::new(agent)
+            .arg("--check")
+            .arg("--policy")
+            .arg(file.path())
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, text) = check(&policy("good", "regex: x, frequency: 499"));
+    assert_eq!(code, Some(0));
+    assert!(text.contains("1 policies, node rate 499 Hz"), "{text}");
+    assert_eq!(check(&policy("bad", "regex: x, frequency: -1")).0, Some(2));
+}
