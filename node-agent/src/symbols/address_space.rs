@@ -283,17 +283,23 @@ impl AddressSpace {
             .collect();
         for start in overlapping {
             let Some(old) = self.placed.remove(&start) else { continue };
-            if old.mapping.end > range.end {
+            let tail = (old.mapping.end > range.end).then(|| {
                 let mut tail = old.clone();
-                tail.mapping.file_offset =
-                    tail.mapping.file_offset.wrapping_add(range.end - tail.mapping.start);
+                tail.mapping.file_offset = tail.mapping.file_offset.wrapping_add(range.end - start);
                 tail.mapping.start = range.end;
-                self.placed.insert(range.end, tail);
-            }
+                tail
+            });
             if start < range.start {
                 let mut head = old;
                 head.mapping.end = range.start;
                 self.placed.insert(start, head);
+            }
+            match tail {
+                Some(tail) if self.placed.len() < MAX_MAPPINGS => {
+                    self.placed.insert(range.end, tail);
+                }
+                Some(_) => self.dropped += 1,
+                None => {}
             }
         }
     }
@@ -421,7 +427,8 @@ mod tests {
     #[test]
     fn the_number_of_mappings_is_bounded() {
         let mut space = AddressSpace::new();
-        for n in 0..MAX_MAPPINGS as u64 + 10 {
+        space.insert(file(1 << 40, 1 << 41, "/a"));
+        for n in 0..MAX_MAPPINGS as u64 + 9 {
             space.insert(Mapping {
                 start: n * 2,
                 end: n * 2 + 1,
@@ -430,6 +437,11 @@ mod tests {
             });
         }
         assert_eq!((space.len(), space.dropped()), (MAX_MAPPINGS, 10));
+        // Splitting does not get around it.
+        for n in 0..100 {
+            space.insert(file((1 << 40) + n * 0x2000, (1 << 40) + n * 0x2000 + 0x1000, "/b"));
+        }
+        assert_eq!(space.len(), MAX_MAPPINGS);
     }
 
     #[test]

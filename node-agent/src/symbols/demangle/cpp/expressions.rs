@@ -199,7 +199,9 @@ impl Parser<'_> {
         self.rest = &self.rest[2..];
         match &code {
             b"ps" | b"ng" | b"ad" | b"de" | b"co" | b"nt" => {
-                if &code == b"ad" && self.rest.starts_with(b"L_ZN") {
+                let is_plain_member =
+                    matches!(self.rest, [b'L', b'_', b'Z', b'N', next, ..] if !b"KVrRO".contains(next));
+                if &code == b"ad" && is_plain_member {
                     // The address of a member is written without its parameters.
                     self.rest = &self.rest[3..];
                     let member = self.encoding(Signature::Skip)?;

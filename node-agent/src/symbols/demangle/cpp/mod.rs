@@ -261,6 +261,9 @@ impl<'a> Parser<'a> {
                 return Ok(Some(format!("{text}{}", self.name(false)?.text)));
             }
         }
+        if self.accept(b"GTt") {
+            return Ok(Some(format!("transaction clone for {}", self.encoding(Signature::Show)?)));
+        }
         let kind = match self.rest {
             [b'T', b'h', ..] => "non-virtual thunk to ",
             [b'T', b'v', ..] => "virtual thunk to ",

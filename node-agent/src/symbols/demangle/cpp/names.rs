@@ -278,6 +278,7 @@ impl Parser<'_> {
                 p.template_args.clear();
             }
             let mut texts = Vec::new();
+            let mut ends_with_nothing = false;
             while !p.accept(b"E") {
                 if p.accept(b"Q") {
                     // A constraint is no argument, and the list ends with it.
@@ -286,7 +287,8 @@ impl Parser<'_> {
                 }
                 let arg = p.template_arg()?;
                 let text = arg.text();
-                if !(text.is_empty() && arg.is_pack()) {
+                ends_with_nothing = text.is_empty() && arg.is_pack();
+                if !ends_with_nothing {
                     texts.push(text);
                 }
                 if of_encoding {
@@ -295,7 +297,8 @@ impl Parser<'_> {
                 }
             }
             let list = texts.join(", ");
-            let close = if list.ends_with('>') { " >" } else { ">" };
+            // A last pack of nothing takes the place of the space.
+            let close = if list.ends_with('>') && !ends_with_nothing { " >" } else { ">" };
             p.made(format!("<{list}{close}"))
         })
     }

@@ -99,6 +99,10 @@ fn template_arguments() {
     check("_ZN1AIDv4_fE1fEv", "A<float __vector(4)>::f");
     check("_ZN1AIU8__vectoriE1fEv", "A<int __vector>::f");
     check("_ZN1AIDF16_DhE1fEv", "A<_Float16, half>::f");
+    check("_ZN1AIMS_KFbvESaIS1_EE1fEv", "A<bool (A::*)() const, std::allocator<bool (A::*)() const> >::f");
+    check("_ZN1AIXadL_ZNKS_1gEvEEE1fEv", "A<&(A::g() const)>::f");
+    check("_ZN1AISt6vectorI1BJEEE1fEv", "A<std::vector<B> >::f");
+    check("_ZN1AI1BIiEJEE1fEv", "A<B<int>>::f");
     check("_ZN1AIA2_A3_iE1fEv", "A<int [2][3]>::f");
 }
 
@@ -109,6 +113,7 @@ fn things_the_compiler_made() {
     check("_ZTV3Foo", "vtable for Foo");
     check("_ZGVZ3foovE1x", "guard variable for foo()::x");
     check("_ZTWN3foo1xE", "TLS wrapper function for foo::x");
+    check("_ZGTtNKSt9exceptionD1Ev", "transaction clone for std::exception::~exception() const");
     check("_ZTH1x", "TLS init function for x");
     check("_ZN3fooEv.cold", "foo");
     check("_Z3foov.constprop.0.cold", "foo");

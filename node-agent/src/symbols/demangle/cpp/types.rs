@@ -136,7 +136,10 @@ impl Parser<'_> {
         let made = match self.peek().ok_or(NotDemangled)? {
             b'r' | b'V' | b'K' => {
                 let qualifiers = self.cv_qualifiers();
-                self.type_()?.map(&|t| t.qualified(&qualifiers))
+                // Those of a member function are part of its type.
+                let is_function = self.peek() == Some(b'F');
+                let inner = if is_function { self.function()? } else { self.type_()? };
+                inner.map(&|t| t.qualified(&qualifiers))
             }
             b'P' => self.after(1)?.map(&|t| t.with_declarator("*")),
             b'R' => self.after(1)?.map(&|t| t.referenced(Reference::Lvalue)),
