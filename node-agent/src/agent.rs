@@ -19,7 +19,7 @@ use hearth_profile::frame::STACK_TRACE_LOST;
 use hearth_proto::collector::v1::StackEnd;
 use tracing::{debug, info, warn};
 
-use crate::export::batch::Window;
+use crate::export::batch::{ProcessEntry, Window};
 use crate::kernel::Monotonic;
 use crate::kernel::programs::{KernelError, Programs};
 use crate::kernel::sample::{RawSample, comm_name};
@@ -309,7 +309,11 @@ impl Agent {
                 self.window.add(&Thread { process: &entry, name: &name, main }, Some(stack), None, samples);
             }
             (COUNT_UNMATCHED | COUNT_LOST_MATCHED | COUNT_LOST_UNDECIDED, _) => {
-                let entry = process.entry(None, node_rate);
+                let mut entry = process.entry(None, node_rate);
+                if main && *entry.name != *name {
+                    // Counted before the process took the name it has now: by an exec, most of the time.
+                    entry = Arc::new(ProcessEntry { name: name.as_str().into(), ..(*entry).clone() });
+                }
                 self.window.add(&Thread { process: &entry, name: &name, main }, None, None, ticks);
             }
             (unknown, _) => debug!("a count of unknown kind {unknown}"),
@@ -453,7 +457,8 @@ fn cpu_time() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-fn unix_seconds() -> i64 {
+/// Seconds since 1970.
+pub(crate) fn unix_seconds() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

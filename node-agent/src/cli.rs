@@ -65,6 +65,11 @@ pub struct Cli {
     )]
     pub window: u32,
 
+    /// Where the agent keeps what it must know after a restart: when policies with a
+    /// `duration` were first accepted [default: /var/lib/hearth/NODE].
+    #[arg(long, value_name = "DIR", env = "HEARTH_AGENT_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+
     /// What waits for the collector is kept in this many bytes of memory; beyond it the
     /// oldest is dropped and counted as lost.
     #[arg(long, value_name = "BYTES", env = "HEARTH_AGENT_QUEUE_BYTES", default_value_t = 32 << 20)]

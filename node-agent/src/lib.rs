@@ -8,6 +8,7 @@
 
 pub mod agent;
 pub mod cli;
+pub mod durations;
 pub mod export;
 pub mod http;
 pub mod kernel;

@@ -9,6 +9,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use thiserror::Error;
 use tracing::warn;
 
+use crate::durations::Accepted;
 use crate::policies::PolicySet;
 
 /// Why a policy file is not used.
@@ -38,22 +39,30 @@ pub struct PolicyFile {
     pub warnings: Vec<String>,
     /// What was read, to tell whether it changed.
     pub text: String,
+    /// When the next policy's `duration` ends, Unix seconds.
+    pub next_end: Option<i64>,
 }
 
-/// Reads and compiles the policy file of a machine without Kubernetes.
-pub fn load(path: &Path, max_frequency: u32) -> Result<PolicyFile, PolicyFileError> {
+/// Reads and compiles the policy file of a machine without Kubernetes, as of `now` (Unix seconds).
+pub fn load(
+    path: &Path,
+    max_frequency: u32,
+    accepted: &mut Accepted,
+    now: i64,
+) -> Result<PolicyFile, PolicyFileError> {
     let text = read(path).map_err(|source| PolicyFileError::Read { path: path.into(), source })?;
     let name = path.display().to_string();
     let (policies, warnings) =
         parse_policy_file(&text).map_err(|errors| PolicyFileError::Content(errors.in_file(&name)))?;
     let mut warnings: Vec<String> = warnings.iter().map(|warning| warning.in_file(&name)).collect();
-    let policies = EffectivePolicy::from_file(policies);
+    let mut policies = EffectivePolicy::from_file(policies);
+    let next_end = accepted.settle(&mut policies, now);
     for (policy, reason) in cannot_match_here(&policies, &Environment::Standalone) {
         warnings.push(format!("{name}: policy {} matches nothing here: it {reason}", policy.id()));
     }
     let policies = PolicySet::new(policies, Environment::Standalone, max_frequency)
         .map_err(|error| PolicyFileError::Content(format!("{name}: {error}")))?;
-    Ok(PolicyFile { policies, warnings, text })
+    Ok(PolicyFile { policies, warnings, text, next_end })
 }
 
 /// Reads no more than a policy file may hold, and a byte more, so that a longer one is refused as such.
@@ -108,7 +117,7 @@ mod tests {
     #[test]
     fn a_good_file_with_a_warning() {
         let (_folder, path) = file(GOOD);
-        let file = load(&path, 1000).unwrap();
+        let file = load(&path, 1000, &mut Accepted::in_memory(), 0).unwrap();
         assert_eq!((file.policies.len(), file.policies.node_rate()), (1, 100));
         assert_eq!(file.warnings.len(), 1);
         assert!(file.warnings[0].contains("policy.yaml:4: spec.frequency"), "{:?}", file.warnings);
@@ -117,23 +126,26 @@ mod tests {
     #[test]
     fn an_error_names_file_line_and_field() {
         let (_folder, path) = file(&GOOD.replace("100", "1001"));
-        let error = load(&path, 1000).err().unwrap().to_string();
+        let error = load(&path, 1000, &mut Accepted::in_memory(), 0).err().unwrap().to_string();
         assert!(error.contains("policy.yaml:4: spec.frequency"), "{error}");
-        let error = load(&path.with_file_name("none.yaml"), 1000).err().unwrap().to_string();
+        let error = load(&path.with_file_name("none.yaml"), 1000, &mut Accepted::in_memory(), 0)
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.contains("none.yaml") && error.contains("--policy"), "{error}");
     }
 
     #[test]
     fn a_policy_that_needs_kubernetes_is_said_to_match_nothing() {
         let (_folder, path) = file(&GOOD.replace("frequency: 100", "podSelector: {}"));
-        let warnings = load(&path, 1000).unwrap().warnings;
+        let warnings = load(&path, 1000, &mut Accepted::in_memory(), 0).unwrap().warnings;
         assert!(warnings.iter().any(|warning| warning.contains("matches nothing here")), "{warnings:?}");
     }
 
     #[test]
     fn the_highest_rate_is_capped() {
         let (_folder, path) = file(GOOD);
-        assert_eq!(load(&path, 50).unwrap().policies.node_rate(), 50);
+        assert_eq!(load(&path, 50, &mut Accepted::in_memory(), 0).unwrap().policies.node_rate(), 50);
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub struct Findings {
     pub fatal: Vec<String>,
     /// It works without: each line says what is missing and what does not work then.
     pub lacking: Vec<String>,
+    /// Other profilers need these; each line says how this one does without.
+    pub harmless: Vec<String>,
 }
 
 /// The machine as far as the agent depends on it; read by [`Machine::read`].
@@ -72,13 +74,17 @@ impl Machine {
                 self.pid_namespace
             ));
         }
+        if !self.has(Capability::CAP_SYS_RESOURCE) {
+            let line = "no CAP_SYS_RESOURCE: the limit of locked memory stays; kernels from 5.11 on do not count maps by it";
+            findings.harmless.push(line.into());
+        }
         if !self.modules {
             findings
                 .lacking
                 .push("no /proc/modules: module functions are named from /proc/kallsyms alone".into());
         }
         if !self.tracefs {
-            findings.lacking.push("no tracefs: nothing is missed, raw tracepoints do without it".into());
+            findings.harmless.push("no tracefs: raw tracepoints do without it".into());
         }
         if !self.hardware_events {
             findings
@@ -115,7 +121,12 @@ mod tests {
 
     fn good() -> Machine {
         Machine {
-            has: NEEDED.iter().chain(WANTED).map(|(capability, _)| *capability).collect(),
+            has: NEEDED
+                .iter()
+                .chain(WANTED)
+                .map(|(capability, _)| *capability)
+                .chain([Capability::CAP_SYS_RESOURCE])
+                .collect(),
             kernel_btf: true,
             pid_namespace: INITIAL_PID_NAMESPACE.into(),
             modules: true,
@@ -157,6 +168,6 @@ mod tests {
     #[test]
     fn what_is_missing_without_harm_is_said_too() {
         let machine = Machine { modules: false, tracefs: false, hardware_events: false, ..good() };
-        assert_eq!(machine.check().lacking.len(), 3);
+        assert_eq!(machine.check().harmless.len(), 3);
     }
 }

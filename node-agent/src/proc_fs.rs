@@ -56,11 +56,20 @@ pub fn exe(tgid: u32) -> io::Result<String> {
 fn parse_stat(text: &[u8]) -> Option<Stat> {
     let open = text.iter().position(|&byte| byte == b'(')?;
     let close = text.iter().rposition(|&byte| byte == b')')?;
-    let comm = String::from_utf8_lossy(text.get(open + 1..close)?);
+    let comm = String::from_utf8_lossy(task_name(text.get(open + 1..close)?));
     let rest = std::str::from_utf8(text.get(close + 1..)?).ok()?;
     // Field 22 of the line is the 20th behind the name.
     let start_ticks = rest.split_ascii_whitespace().nth(19)?.parse().ok()?;
     Some(Stat { comm: hearth_profile::frame::clean_frame(&comm).into_owned(), start_ticks })
+}
+
+/// The name proper. Behind a kernel worker's name the file tells what it works on
+/// (`kworker/0:1-events`), which changes from moment to moment and is no part of it.
+fn task_name(comm: &[u8]) -> &[u8] {
+    if !comm.starts_with(b"kworker/") {
+        return comm;
+    }
+    comm.split(|byte| matches!(byte, b'-' | b'+')).next().unwrap_or(comm)
 }
 
 /// Turns the kernel's times since boot into wall-clock times.
@@ -121,6 +130,14 @@ mod tests {
         assert!(stat.comm.starts_with("a) (b:c"), "{stat:?}");
         assert_eq!(parse_stat(b"7 (cut"), None);
         assert_eq!(parse_stat(b")("), None);
+    }
+
+    #[test]
+    fn what_a_kernel_worker_works_on_is_not_its_name() {
+        let rest = "I 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+        for (comm, name) in [("kworker/u8:0-events_unbound", "kworker/u8:0"), ("a-b", "a-b")] {
+            assert_eq!(parse_stat(format!("7 ({comm}) {rest}").as_bytes()).unwrap().comm, name);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -10,8 +10,9 @@ use hearth_proto::collector::v1::AgentIdentity;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
-use crate::agent::{Agent, Command, Options};
+use crate::agent::{Agent, Command, Options, unix_seconds};
 use crate::cli::Cli;
+use crate::durations::Accepted;
 use crate::export::client::{self, Exporter};
 use crate::http;
 use crate::metrics::Metrics;
@@ -39,8 +40,26 @@ impl From<anyhow::Error> for Failure {
 
 /// Runs until SIGINT or SIGTERM; then closes the window and sends what is queued.
 pub async fn run(cli: Cli) -> Result<(), Failure> {
-    let Cli { policy, collector, node, cluster, max_frequency, window, queue_bytes, metrics, check } = cli;
-    let file = policy_file::load(&policy, max_frequency).map_err(Failure::Policy)?;
+    let Cli {
+        policy,
+        collector,
+        node,
+        cluster,
+        max_frequency,
+        window,
+        state_dir,
+        queue_bytes,
+        metrics,
+        check,
+    } = cli;
+    let node = node.map_or_else(host_name, Ok)?;
+    let accepted = if check {
+        Accepted::in_memory()
+    } else {
+        Accepted::open(&state_dir.unwrap_or_else(|| Path::new("/var/lib/hearth").join(&node)))
+    };
+    let mut reader = PolicyReader { path: policy.clone(), max_frequency, accepted };
+    let file = reader.read().map_err(Failure::Policy)?;
     file.warnings.iter().for_each(|warning| warn!("{warning}"));
     if check {
         println!(
@@ -53,7 +72,6 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     }
     check_machine()?;
 
-    let node = node.map_or_else(host_name, Ok)?;
     let identity = AgentIdentity {
         instance: uuid::Uuid::new_v4().into_bytes().to_vec(),
         node,
@@ -77,7 +95,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     let _watcher = policy_file::watch(&policy, changed.clone())
         .inspect_err(|error| warn!("{error:#}; a change of the policy file needs SIGHUP"));
     forward_hangups(hangup, changed);
-    reload_on_change(policy, file.text.clone(), max_frequency, changes, commands.clone(), counters.clone());
+    let known = Known { text: file.text.clone(), next_end: file.next_end };
+    reload_on_change(reader, known, changes, commands.clone(), counters.clone());
 
     let options = Options { window_seconds: window, max_frequency };
     let sampler = start_sampler(options, file, counters, exporter.clone(), receiver)?;
@@ -141,6 +160,7 @@ fn start_sampler(
 /// Says what the machine lacks; an error if the agent cannot work on it.
 fn check_machine() -> anyhow::Result<()> {
     let findings = Machine::read().check();
+    findings.harmless.iter().for_each(|line| info!("{line}"));
     findings.lacking.iter().for_each(|line| warn!("{line}"));
     anyhow::ensure!(findings.fatal.is_empty(), "{}", findings.fatal.join("\n"));
     Ok(())
@@ -157,29 +177,55 @@ fn forward_hangups(mut hangup: tokio::signal::unix::Signal, changed: Sender<()>)
     });
 }
 
-/// Reads the file again whenever it may have changed; a bad one leaves the old policies in force.
-fn reload_on_change(
+/// Reads the policy file, with what is known of durations.
+struct PolicyReader {
     path: PathBuf,
-    mut text: String,
     max_frequency: u32,
+    accepted: Accepted,
+}
+
+impl PolicyReader {
+    fn read(&mut self) -> Result<PolicyFile, PolicyFileError> {
+        policy_file::load(&self.path, self.max_frequency, &mut self.accepted, unix_seconds())
+    }
+}
+
+/// The file in force.
+struct Known {
+    text: String,
+    next_end: Option<i64>,
+}
+
+/// Reads the file again whenever it may have changed, and when a policy's duration
+/// ends; a bad one leaves the old policies in force.
+fn reload_on_change(
+    mut reader: PolicyReader,
+    mut known: Known,
     changes: Receiver<()>,
     commands: Sender<Command>,
     counters: Arc<Metrics>,
 ) {
     std::thread::spawn(move || {
-        while changes.recv().is_ok() {
+        loop {
+            match wait(&changes, known.next_end) {
+                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
             // One edit is several events; what counts is the text.
             while changes.try_recv().is_ok() {}
-            match reload(&path, &text, max_frequency) {
-                Ok(None) => {}
-                Ok(Some(file)) => {
+            let ended = known.next_end.is_some_and(|end| end <= unix_seconds());
+            match reader.read() {
+                Ok(file) if file.text == known.text && !ended => {}
+                Ok(file) => {
                     file.warnings.iter().for_each(|warning| warn!("{warning}"));
-                    text = file.text;
+                    known = Known { text: file.text, next_end: file.next_end };
                     if commands.send(Command::Policies(file.policies)).is_err() {
                         return;
                     }
                 }
                 Err(error) => {
+                    // A duration that ended is looked at again when the file is good again.
+                    known.next_end = None;
                     counters.configs_refused.inc();
                     error!("{error}");
                     error!("the policies from before stay in force");
@@ -189,9 +235,13 @@ fn reload_on_change(
     });
 }
 
-fn reload(path: &Path, text: &str, max_frequency: u32) -> Result<Option<PolicyFile>, PolicyFileError> {
-    let file = policy_file::load(path, max_frequency)?;
-    Ok((file.text != text).then_some(file))
+/// Waits for a change, at most until `end` (Unix seconds).
+fn wait(changes: &Receiver<()>, end: Option<i64>) -> Result<(), RecvTimeoutError> {
+    let Some(end) = end else {
+        return changes.recv().map_err(|_| RecvTimeoutError::Disconnected);
+    };
+    let left = u64::try_from(end - unix_seconds()).unwrap_or(0);
+    changes.recv_timeout(Duration::from_secs(left))
 }
 
 fn host_name() -> anyhow::Result<String> {
