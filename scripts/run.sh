@@ -20,7 +20,7 @@ clickhouse=${HEARTH_CLICKHOUSE:-127.0.0.1:8123}
 mkdir -p "$state"
 
 say "building (the first time takes some minutes)"
-cargo build --quiet --release --locked --bin hearth-collector --bin hearth-clickhouse --bin hearth-node-agent
+cargo build --quiet --release --bin hearth-collector --bin hearth-clickhouse --bin hearth-node-agent
 bin=$target/release
 libchdb=$("$root/scripts/setup-chdb.sh" 2>/dev/null | tail -n 1)
 

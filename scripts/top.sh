@@ -1,17 +1,39 @@
 #!/usr/bin/env bash
-# Prints the hottest functions of a collector's range, and leaves the hottest app's flame graph in flame.svg.
+# Prints what was hot in a range, and leaves the flame graph of the hottest app in flame.svg.
 #
 #   scripts/top.sh HOST:PORT FROM UNTIL       Unix seconds
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 http=$1 from=$2 until=$3
-range="from=$from&until=$until"
 
-say "apps, by CPU time"
-apps=$(curl -sf "http://$http/api/v1/apps?$range")
-node -e '
-  const { apps } = JSON.parse(require("fs").readFileSync(0, "utf8"));
-  const total = apps.reduce((sum, app) => sum + app.value, 0) || 1;
-  for (const app of apps.slice(0, 10))
-    console.log(`${(app.value / 1e6).toFixed(2).padStart(9)} s ${(app.value / total * 100).toFixed(1).padStart(5)} %  ${app.app_service}`);
-' <<<"$apps"
+# ask FORMAT APP: the flame graph of an app.
+ask() {
+  curl -sSf -G "http://$http/api/v1/flamegraph" --data-urlencode "app_service=$2" \
+    -d "from=$from&until=$until&format=$1"
+}
+
+# Lines "stack microseconds", the root first; leaves are what runs.
+say "CPU time by app"
+folded=$(mktemp)
+trap 'rm -f "$folded"' EXIT
+ask folded Total >"$folded"
+[ -s "$folded" ] || fail "nothing was sampled; the agent's log says why"
+awk '{ value = $NF; sub(/ [0-9]+$/, ""); split($0, frames, ";"); app = frames[2]; sub(/^\[p\] /, "", app)
+       time[app] += value; total += value }
+     END { for (app in time) printf "%10.2f s %5.1f %%  %s\n", time[app] / 1e6, 100 * time[app] / total, app }' "$folded" \
+  | sort -rn | head -n 10
+
+apps=$(curl -sSf "http://$http/api/v1/apps?from=$from&until=$until" | grep -oE '"name":"([^"\\]|\\.)*"' | cut -d'"' -f4 | head -n 5)
+say "hottest functions of the hottest apps, by their own time"
+while read -r app; do
+  [ -n "$app" ] || continue
+  ask folded "$app" | awk -v app="$app" '
+    { value = $NF; sub(/ [0-9]+$/, ""); n = split($0, frames, ";"); time[frames[n]] += value }
+    END { for (name in time) printf "%10.2f s  %-15s %s\n", time[name] / 1e6, app, substr(name, 1, 100) }'
+done <<<"$apps" | sort -rn | head -n 15
+
+hottest=$(head -n 1 <<<"$apps")
+if [ -n "$hottest" ]; then
+  ask svg "$hottest" >"$root/flame.svg"
+  say "flame.svg shows $hottest"
+fi

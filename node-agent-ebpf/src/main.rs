@@ -47,6 +47,11 @@ static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static EXIT_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(EXITS, 0);
 
+/// The kernel lends its tracing helpers only to programs that name such a licence.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
 #[perf_event]
 fn on_tick(ctx: PerfEventContext) -> u32 {
     let exit = tick(&ctx).unwrap_or(Exit::NotReady);
