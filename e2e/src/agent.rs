@@ -58,6 +58,7 @@ impl Agent {
         command.arg("--policy").arg(folder.path().join("policy.yaml"));
         command.arg("--collector").arg(format!("http://{}", Collector::shared().grpc));
         command.args(["--node", &node, "--window", "1s", "--metrics", "127.0.0.1:0"]);
+        command.arg("--state-dir").arg(folder.path().join("state"));
         let daemon = Daemon::start(&node, command, folder.path());
         Self { node, daemon, folder }
     }
@@ -71,6 +72,7 @@ impl Agent {
         let mut command = Command::new("timeout");
         command.args(["--signal=KILL", "30"]).args(launcher).arg(&agent);
         command.args(["--policy", "policy.yaml", "--metrics", "127.0.0.1:0", "--window", "1s"]);
+        command.args(["--state-dir", "state"]);
         command.arg("--collector").arg(format!("http://{}", Collector::shared().grpc));
         command.current_dir(folder.path()).env("NO_COLOR", "1");
         command.output().expect("timeout(1) is installed")

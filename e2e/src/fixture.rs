@@ -94,6 +94,13 @@ impl Program {
         self.start_by::<&str, S>(&[], arguments)
     }
 
+    /// The same with a pipe to its stdin, for [`Running::write_line`].
+    pub fn start_with_stdin(&self) -> Running {
+        let mut command = bound_to_us(&self.path());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        self.spawn(command)
+    }
+
     /// The same, started by a program that ends its arguments with ours, as `taskset -c 0` does.
     pub fn start_by<L: AsRef<std::ffi::OsStr>, S: AsRef<std::ffi::OsStr>>(
         &self,
@@ -109,6 +116,10 @@ impl Program {
             }
         };
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+        self.spawn(command)
+    }
+
+    fn spawn(&self, command: Command) -> Running {
         let running = Running { child: spawn(command) };
         let exe = self.path().canonicalize().expect("the program was compiled");
         wait_for(&format!("{} to run", self.name), || {
@@ -169,9 +180,11 @@ impl Running {
         String::from_utf8(line).expect("fixtures print UTF-8")
     }
 
-    /// Whether it still runs.
-    pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().expect("a child can be waited for").is_none()
+    /// Sends it an empty line.
+    pub fn write_line(&mut self) {
+        use std::io::Write as _;
+        let stdin = self.child.stdin.as_mut().expect("it was started with a pipe to stdin");
+        stdin.write_all(b"\n").expect("it reads the line");
     }
 }
 

@@ -6,6 +6,8 @@
 
 mod differential;
 mod gate;
+mod hostile;
+mod machine;
 mod policy;
 mod query;
 mod shares;
