@@ -20,17 +20,17 @@ clickhouse=${HEARTH_CLICKHOUSE:-127.0.0.1:8123}
 mkdir -p "$state"
 
 say "building (the first time takes some minutes)"
-cargo build --quiet --release --bin hearth-collector --bin hearth-clickhouse --bin hearth-node-agent
+cargo build --quiet --release --locked --bin hearth-collector --bin hearth-clickhouse --bin hearth-node-agent
 bin=$target/release
 libchdb=$("$root/scripts/setup-chdb.sh" 2>/dev/null | tail -n 1)
 
 pids=()
 stop() {
   trap - EXIT INT TERM
-  # The agent first: it sends what it has.
+  # The agent first: it sends what it has. sudo hands the signal on.
   for pid in "${pids[@]}"; do
-    as_root kill -TERM "$pid" 2>/dev/null || continue
-    while kill -0 "$pid" 2>/dev/null || [ -d "/proc/$pid" ] && ! grep -q ' Z ' "/proc/$pid/stat" 2>/dev/null; do sleep 0.1; done
+    kill -TERM "$pid" 2>/dev/null || as_root kill -TERM "$pid" 2>/dev/null || continue
+    wait "$pid" || true
   done
 }
 trap stop EXIT
@@ -50,7 +50,10 @@ done
 curl -sf "http://$http/readyz" >/dev/null || { tail -n 20 "$state/collector.log" >&2; fail "the collector is not ready after a minute"; }
 
 say "starting the agent with $policy (log: $state/agent.log)"
-as_root "$bin/hearth-node-agent" --policy "$policy" --collector "http://$grpc" --window "${HEARTH_WINDOW:-10s}" \
+# Not through a function: its process would be a shell's, and signals would end with that.
+root_launcher=()
+[ "$(id -u)" = 0 ] || root_launcher=(sudo -E)
+"${root_launcher[@]}" "$bin/hearth-node-agent" --policy "$policy" --collector "http://$grpc" --window "${HEARTH_WINDOW:-10s}" \
   >"$state/agent.log" 2>&1 &
 agent=$!
 pids=("$agent" "$collector")
@@ -86,7 +89,7 @@ say "sampling for $seconds seconds"
 sleep "$seconds"
 until=$(date +%s)
 say "closing the last window"
-as_root kill -TERM "$agent"
+kill -TERM "$agent" 2>/dev/null || as_root kill -TERM "$agent"
 wait "$agent" || { tail -n 20 "$state/agent.log" >&2; fail "the agent ended with an error"; }
 pids=("$collector")
 
