@@ -7,7 +7,7 @@ use std::process::{Command, ExitStatus, Output};
 use tempfile::TempDir;
 
 use crate::collector::{Answer, Collector, curl};
-use crate::daemon::{Daemon, binary, bound_to_us};
+use crate::daemon::{Daemon, binary, bound_to_us, wait_for};
 use crate::unique_name;
 
 /// A policy document for host processes; `spec` is the rest of it in YAML's flow style, such as
@@ -36,13 +36,11 @@ impl Agent {
 
     /// The same, started by a program that ends its arguments with ours, as `capsh … --` does.
     pub fn start_by(launcher: &[&str], policies: &str) -> Self {
-        let mut agent = Self::spawn(launcher, policies);
-        agent.daemon.wait_for_log("sampling ");
-        agent
+        Self::start_for(Collector::shared(), launcher, policies)
     }
 
-    /// Starts it without waiting for anything.
-    pub fn spawn(launcher: &[&str], policies: &str) -> Self {
+    /// The same for a collector of one's own.
+    pub fn start_for(collector: &Collector, launcher: &[&str], policies: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         std::fs::write(folder.path().join("policy.yaml"), policies).expect("the folder can be written");
         let node = unique_name("node");
@@ -56,11 +54,13 @@ impl Agent {
             }
         };
         command.arg("--policy").arg(folder.path().join("policy.yaml"));
-        command.arg("--collector").arg(format!("http://{}", Collector::shared().grpc));
+        command.arg("--collector").arg(format!("http://{}", collector.grpc));
         command.args(["--node", &node, "--window", "1s", "--metrics", "127.0.0.1:0"]);
         command.arg("--state-dir").arg(folder.path().join("state"));
         let daemon = Daemon::start(&node, command, folder.path());
-        Self { node, daemon, folder }
+        let mut agent = Self { node, daemon, folder };
+        agent.wait_for_log("sampling ");
+        agent
     }
 
     /// Runs an agent that is expected to end at once, as a user would, in a folder that holds
@@ -73,7 +73,6 @@ impl Agent {
         command.args(["--signal=KILL", "30"]).args(launcher).arg(&agent);
         command.args(["--policy", "policy.yaml", "--metrics", "127.0.0.1:0", "--window", "1s"]);
         command.args(["--state-dir", "state"]);
-        command.arg("--collector").arg(format!("http://{}", Collector::shared().grpc));
         command.current_dir(folder.path()).env("NO_COLOR", "1");
         command.output().expect("timeout(1) is installed")
     }
@@ -103,6 +102,19 @@ impl Agent {
         let new = self.folder.path().join("policy.yaml.new");
         std::fs::write(&new, policies).expect("the folder can be written");
         std::fs::rename(&new, self.policy_file()).expect("a file can be renamed");
+    }
+
+    /// Waits until so many samples that it took of an app service are stored.
+    ///
+    /// # Panics
+    /// If it ends before.
+    pub fn wait_for_samples(&mut self, app_service: &str, count: i64) {
+        let condition = format!("app_service = '{app_service}'");
+        wait_for(&format!("{count} samples of {app_service}"), || {
+            let ended = self.ended();
+            assert!(ended.is_none(), "the agent ended by itself: {ended:?}");
+            (Collector::shared().samples(&self.node, &condition) >= count).then_some(())
+        });
     }
 
     /// Sends it a signal.

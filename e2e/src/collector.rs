@@ -1,7 +1,7 @@
 //! The real collector with the embedded engine, shared by all tests, asked by the real `curl`.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -51,7 +51,9 @@ impl Collector {
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Collector> = OnceLock::new();
         SHARED.get_or_init(|| {
-            let (collector, daemon, folder) = Self::start();
+            let folder = tempfile::tempdir().expect("a temporary folder can be made");
+            let collector = Self::at_free_ports();
+            let daemon = collector.start(folder.path());
             *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = Some((daemon, folder));
             // SAFETY: a function without arguments that does not unwind: a panic across `extern "C"` aborts.
             let registered = unsafe { libc::atexit(stop_shared) };
@@ -60,24 +62,23 @@ impl Collector {
         })
     }
 
-    fn start() -> (Self, Daemon, TempDir) {
-        let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let clickhouse = free_port();
+    /// A collector of one's own, to be started, killed and started again at the same addresses.
+    pub fn at_free_ports() -> Self {
+        Self { http: free_port(), grpc: free_port(), clickhouse: free_port() }
+    }
+
+    /// Starts it with its data and its log in `folder`, and waits until it is ready.
+    pub fn start(&self, folder: &Path) -> Daemon {
         let mut command = bound_to_us(&binary("hearth-collector"));
+        // The collector starts it, and finds it beside itself.
         binary("hearth-clickhouse");
-        command.args(["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--window", "1s"]);
-        command.arg("--clickhouse-http").arg(clickhouse.to_string());
-        command.arg("--data-dir").arg(folder.path().join("data")).arg("--libchdb").arg(libchdb());
-        let mut daemon = Daemon::start("collector", command, folder.path());
-        let address = |line: &str| -> SocketAddr {
-            let (_, rest) = line.split_once("http://").expect("the line has an address");
-            rest.trim_end_matches('/').parse().unwrap_or_else(|error| panic!("{error} in {line}"))
-        };
-        let grpc = address(&daemon.wait_for_log("agents send to"));
-        let http = address(&daemon.wait_for_log("questions are answered on"));
-        let collector = Self { http, grpc, clickhouse };
-        wait_for("the collector's /readyz", || (collector.get("/readyz").status == 200).then_some(()));
-        (collector, daemon, folder)
+        command.arg("--http").arg(self.http.to_string()).arg("--grpc").arg(self.grpc.to_string());
+        command.arg("--clickhouse-http").arg(self.clickhouse.to_string()).args(["--window", "1s"]);
+        command.arg("--data-dir").arg(folder.join("data")).arg("--libchdb").arg(libchdb());
+        let mut daemon = Daemon::start("collector", command, folder);
+        daemon.wait_for_log("questions are answered on");
+        wait_for("the collector's /readyz", || (self.get("/readyz").status == 200).then_some(()));
+        daemon
     }
 
     /// What the shared collector logged last.
@@ -154,14 +155,6 @@ impl Collector {
         self.number(&format!(
             "SELECT sum(sample_count) FROM profile.in_process_local WHERE pod_node = '{node}' AND {condition}"
         ))
-    }
-
-    /// Waits until so many samples of an app service are stored.
-    pub fn wait_for_samples(&self, node: &str, app_service: &str, count: i64) {
-        let condition = format!("app_service = '{app_service}'");
-        wait_for(&format!("{count} samples of {app_service}"), || {
-            (self.samples(node, &condition) >= count).then_some(())
-        });
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{LazyLock, mpsc};
 use std::time::{Duration, Instant};
 
 /// How long anything may take that is waited for; a debug build on a busy machine is slow.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks at a condition.
 const LOOK: Duration = Duration::from_millis(20);
 /// Lines of a log that a failed test prints.

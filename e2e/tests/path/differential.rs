@@ -78,7 +78,7 @@ fn perf_and_the_agent_see_the_same_stacks() {
     wait_for("perf's file", || std::fs::metadata(&data).ok().filter(|file| file.len() > 0));
 
     let paths = LEVELS.iter().product::<usize>();
-    collector.wait_for_samples(&agent.node, &comm, SAMPLES_PER_PATH * i64::try_from(paths).unwrap());
+    agent.wait_for_samples(&comm, SAMPLES_PER_PATH * i64::try_from(paths).unwrap());
     // perf first, while there is something to record: both end within a moment.
     send_signal(perf.id(), libc::SIGINT);
     process.kill();

@@ -35,7 +35,7 @@ fn random_names_are_found_with_their_parents() {
     let collector = Collector::shared();
     let mut agent = Agent::start(&policy("gate", &format!("regex: '^{comm}$', frequency: 997")));
     let process = program.start::<&str>(&[]);
-    collector.wait_for_samples(&agent.node, &comm, SAMPLES);
+    agent.wait_for_samples(&comm, SAMPLES);
     process.kill();
     agent.stop();
 

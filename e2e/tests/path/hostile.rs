@@ -82,10 +82,10 @@ impl Scene {
     /// Waits for samples of both, and holds the agent to its promises; the hostile one's names.
     fn close(mut self, hostile: &str) -> Vec<String> {
         let collector = Collector::shared();
-        collector.wait_for_samples(&self.agent.node, hostile, 100);
+        self.agent.wait_for_samples(hostile, 100);
         // From now on: what the hostile process did to it shows in what follows.
         let so_far = collector.samples(&self.agent.node, &format!("app_service = '{}'", self.honest_name));
-        collector.wait_for_samples(&self.agent.node, &self.honest_name, so_far + 50);
+        self.agent.wait_for_samples(&self.honest_name, so_far + 50);
         assert!(self.agent.ended().is_none(), "the agent ended: {}", self.agent.log());
         assert_eq!(self.agent.get("/readyz").status, 200);
         let peak = proc_fs::peak_memory(self.agent.pid());
@@ -157,8 +157,7 @@ fn a_name_that_demangles_for_ever() {
         0..10 => number.to_string(),
         _ => char::from(b'A' + u8::try_from(number - 10).unwrap()).to_string(),
     };
-    let parameters: String =
-        (0..36).map(|level| format!("S_IS{0}_S{0}_E", digits(level))).collect();
+    let parameters: String = (0..36).map(|level| format!("S_IS{0}_S{0}_E", digits(level))).collect();
     let symbol = format!("_Z1f1AIiiE{parameters}");
     let name = unique_name("mangle");
     let scene = Scene::open(&name);

@@ -13,7 +13,7 @@ fn two_agents_on_one_machine_both_work() {
     let process = program.start::<&str>(&[]);
     let collector = Collector::shared();
     for agent in [&mut first, &mut second] {
-        collector.wait_for_samples(&agent.node, name, 50);
+        agent.wait_for_samples(name, 50);
         assert_eq!(agent.get("/readyz").status, 200);
         assert_eq!(agent.get("/healthz").status, 200);
     }
@@ -82,7 +82,7 @@ fn without_cap_syslog_the_kernel_has_no_names_and_that_is_said() {
     assert!(log.contains("CAP_SYSLOG is missing: kernel functions show as [k] [unknown]"), "{log}");
     let _process = program.start::<&str>(&[]);
     let collector = Collector::shared();
-    collector.wait_for_samples(&agent.node, name, 100);
+    agent.wait_for_samples(name, 100);
     agent.stop();
     let flame = collector.flame(name, &agent.node).unwrap();
     assert!(flame.total_of("[k] [unknown]") > 0, "{:?}", flame.names());

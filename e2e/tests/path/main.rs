@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod differential;
+mod durability;
 mod gate;
 mod hostile;
 mod machine;

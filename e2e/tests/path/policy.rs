@@ -34,7 +34,7 @@ fn every_policy_gets_its_own_rate_on_one_node() {
     // Two share a CPU: at the mercy of the scheduler, their samples spread by the root of their number.
     let processes = [(&slow, 0), (&fast, 1), (&kept, 1)].map(|(program, cpu)| start_on(program, cpu));
     let collector = Collector::shared();
-    collector.wait_for_samples(&agent.node, slow.name(), 8 * 99);
+    agent.wait_for_samples(slow.name(), 8 * 99);
     let truths = processes.map(Running::kill);
     agent.stop();
 
@@ -99,12 +99,12 @@ fn policies_change_while_the_agent_runs() {
     let collector = Collector::shared();
     let pid = agent.pid();
     let _processes = programs.each_ref().map(|program| program.start::<&str>(&[]));
-    collector.wait_for_samples(&agent.node, &names[0], 20);
+    agent.wait_for_samples(&names[0], 20);
 
     // An edit is seen by itself.
     agent.write_policies(&one(1, 199));
     agent.wait_for_log("1 policies in force at 199 Hz");
-    collector.wait_for_samples(&agent.node, &names[1], 20);
+    agent.wait_for_samples(&names[1], 20);
 
     // SIGHUP reads it again; with nothing new nothing changes.
     agent.signal(libc::SIGHUP);
@@ -117,12 +117,12 @@ fn policies_change_while_the_agent_runs() {
     assert!(line.contains("policy.yaml:5: spec.frequency"), "{line}");
     agent.wait_for_log("the policies from before stay in force");
     assert!(agent.metric("hearth_agent_configs_refused_total") >= 1.0);
-    collector.wait_for_samples(&agent.node, &names[1], before + 200);
+    agent.wait_for_samples(&names[1], before + 200);
 
     // The next good one is taken.
     agent.write_policies(&one(2, 149));
     agent.wait_for_log("1 policies in force at 149 Hz");
-    collector.wait_for_samples(&agent.node, &names[2], 20);
+    agent.wait_for_samples(&names[2], 20);
     assert_eq!(agent.pid(), pid);
     agent.stop();
     let rates = collector.sql(&format!(

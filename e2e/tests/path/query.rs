@@ -72,7 +72,7 @@ fn an_answer_in_every_form_and_a_reason_for_every_empty_one() {
     let mut agent = Agent::start(&policy("query", &format!("regex: '^{comm}$', frequency: 199")));
     let process = program.start::<&str>(&[]);
     let collector = Collector::shared();
-    collector.wait_for_samples(&agent.node, &comm, 100);
+    agent.wait_for_samples(&comm, 100);
     process.kill();
     agent.stop();
 

@@ -56,7 +56,7 @@ fn total_is_what_the_machine_was_busy() {
     let _processes = [(&seen, "0"), (&counted, "1")]
         .map(|(program, cpu)| program.start_by::<_, &str>(&["taskset", "-c", cpu], &[]));
     let collector = Collector::shared();
-    collector.wait_for_samples(&agent.node, seen.name(), 100);
+    agent.wait_for_samples(seen.name(), 100);
 
     let (from, before) = at_a_full_second();
     burn();
