@@ -2,16 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use hearth_e2e::daemon::wait_for;
 use hearth_e2e::{Agent, Collector, Program, Running, machine, policy, proc_fs, unique_name};
 
-/// How long programs burn. A share from so many samples is within a point and a half of the truth
-/// 99 times of 100, if every sample hit one of them at random.
-const BURN: Duration = Duration::from_secs(10);
-
-/// Lets time pass while something burns: time itself is what is measured here.
-fn burn() {
-    std::thread::sleep(BURN);
-}
+/// CPU time that is burnt. A share from so many samples is within a point and a half of the truth
+/// 99 times of 100, even if every sample hit one of them at random.
+const BURN: Duration = Duration::from_secs(8);
 
 #[test]
 fn programs_get_the_shares_that_they_took() {
@@ -26,7 +22,8 @@ fn programs_get_the_shares_that_they_took() {
         .zip(["0", "3", "8"])
         .map(|(program, nice)| program.start_by::<_, &str>(&["nice", "-n", nice, "taskset", "-c", "1"], &[]))
         .collect();
-    burn();
+    let taken = || processes.iter().map(Running::cpu_seconds).sum::<f64>();
+    wait_for("the programs to burn", || (taken() >= BURN.as_secs_f64()).then_some(()));
     let truths: Vec<f64> = processes.into_iter().map(Running::kill).collect();
     agent.stop();
 
@@ -59,7 +56,8 @@ fn total_is_what_the_machine_was_busy() {
     agent.wait_for_samples(seen.name(), 100);
 
     let (from, before) = at_a_full_second();
-    burn();
+    // Time itself is what is measured here.
+    std::thread::sleep(BURN);
     let (until, after) = at_a_full_second();
     agent.stop();
     // Windows with from <= start <= until: the last whole one began a second before the end.
