@@ -35,13 +35,17 @@ impl Running {
         Ok(())
     }
 
-    /// Sends `signal` and waits until the program has ended.
+    /// Sends `signal` and waits until the program has ended. bpftrace 0.17 can miss the first, so it is repeated.
     pub(crate) fn stop(mut self, signal: Signal) -> anyhow::Result<()> {
         let pid = Pid::from_child(&self.child);
-        kill_process(pid, signal).with_context(|| format!("cannot end {}", self.name))?;
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let started = Instant::now();
+        let mut sent = 0;
         while self.child.try_wait()?.is_none() {
-            anyhow::ensure!(Instant::now() < deadline, "{} does not end on {signal:?}", self.name);
+            anyhow::ensure!(sent < 5, "{} does not end on {signal:?}", self.name);
+            if started.elapsed() >= Duration::from_secs(15 * sent) {
+                kill_process(pid, signal).with_context(|| format!("cannot end {}", self.name))?;
+                sent += 1;
+            }
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(())

@@ -78,7 +78,17 @@ pub(crate) struct Bench {
     pub(crate) libchdb: Option<PathBuf>,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> std::process::ExitCode {
+    match run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
     let cli = Cli::parse();
     anyhow::ensure!(rustix::process::geteuid().is_root(), "run it as root: BPF programs are measured");
     let exe = std::env::current_exe().context("cannot tell where this program is")?;

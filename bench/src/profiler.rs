@@ -57,7 +57,10 @@ impl Profiler {
         let metrics = format!("127.0.0.1:{}", free_port()?);
         let command = match kind {
             Kind::Hearth => {
-                let policy = dir.join("policy.yaml");
+                // In a folder of its own: the agent looks at what changes beside it.
+                let folder = dir.join("policy");
+                std::fs::create_dir_all(&folder)?;
+                let policy = folder.join("policy.yaml");
                 std::fs::write(&policy, policy_for(target))?;
                 let mut command = group.command(&bench.bin.join("hearth-node-agent"));
                 command.arg("--policy").arg(policy);

@@ -21,7 +21,7 @@ struct Round {
 
 /// A, B, A, B while the fixture keeps every CPU busy.
 pub(crate) fn measure(bench: &Bench, table: &mut Table) -> anyhow::Result<()> {
-    let fixture = FRAMES.run(bench)?;
+    let fixture = FRAMES.run_before_others(bench)?;
     let target = Target::Process { comm: FRAMES.name(), pid: fixture.pid() };
     let _measuring = measure_runs()?;
     let (mut hearth, mut bpftrace) = (Vec::new(), Vec::new());
