@@ -211,7 +211,7 @@ impl Agent {
         if let Event::Lost(records) = event {
             self.metrics.sideband_lost.inc_by(*records);
             warn!("the kernel dropped {records} side-band records: reading /proc again");
-            match self.processes.rescan() {
+            match self.processes.rescan(&mut self.tell) {
                 Ok(()) => self.processes.decide_all(&self.policies, &mut self.tell),
                 Err(error) => warn!("cannot read /proc: {error}"),
             }
@@ -228,6 +228,10 @@ impl Agent {
     fn sample(&mut self, sample: RawSample) {
         let header = sample.header;
         let process = self.processes.decide(header.tgid, &self.policies, &mut self.tell);
+        if header.rate == 0 {
+            // The kernel does not know of the decision: it is new, or its table was full.
+            process.tell(&mut self.tell);
+        }
         let name = comm_name(&header.comm);
         let main = header.tid == header.tgid;
         let Standing::Matched(matched) = process.standing.clone() else {

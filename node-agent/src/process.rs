@@ -104,9 +104,28 @@ impl Process {
         })
     }
 
-    fn replace_program(&mut self, comm: &[u8]) {
+    /// Tells the kernel of the decision. Not of a process that ended: its entry would
+    /// stay, and hold for the next one with its pid.
+    pub fn tell(&self, tell: &mut Vec<Tell>) {
+        let decision = match &self.standing {
+            Standing::Matched(matched) => matched.rate,
+            Standing::Unmatched => DECISION_UNMATCHED,
+            Standing::Undecided => return,
+        };
+        if self.ended.is_none() {
+            tell.push(Tell::Decide(self.tgid, decision));
+        }
+    }
+
+    fn rename(&mut self, comm: &[u8]) {
         self.comm = name(comm);
         self.standing = Standing::Undecided;
+        // It lived then, even if it is gone by now: its end is told later.
+        self.ended = None;
+    }
+
+    fn replace_program(&mut self, comm: &[u8]) {
+        self.rename(comm);
         // The new program's mappings follow as records of their own.
         self.image = Some(ProcessImage::new(self.tgid, self.start_ticks, AddressSpace::default()));
         self.epoch += 1;
@@ -124,20 +143,25 @@ pub struct Processes {
 impl Processes {
     /// Reads what runs now from `/proc`.
     pub fn scan() -> std::io::Result<Self> {
-        let mut processes = Self { all: HashMap::new(), clock: BootClock::read()?, forgotten: 0 };
-        processes.rescan()?;
+        let mut processes = Self::none()?;
+        processes.rescan(&mut Vec::new())?;
         Ok(processes)
+    }
+
+    fn none() -> std::io::Result<Self> {
+        Ok(Self { all: HashMap::new(), clock: BootClock::read()?, forgotten: 0 })
     }
 
     /// Reads `/proc` again: after records were lost. Processes that are gone end,
     /// and what is known of mappings is dropped, to be read anew.
-    pub fn rescan(&mut self) -> std::io::Result<()> {
+    pub fn rescan(&mut self, tell: &mut Vec<Tell>) -> std::io::Result<()> {
         let now = Monotonic::now();
         let running = proc_fs::running()?;
         for process in self.all.values_mut() {
             let same = running.get(&process.tgid).is_some_and(|stat| stat.comm[..] == process.comm[..]);
-            if !same {
-                process.ended.get_or_insert(now);
+            if !same && process.ended.is_none() {
+                process.ended = Some(now);
+                tell.push(Tell::Forget(process.tgid));
             }
             process.image = None;
             process.epoch += 1;
@@ -163,12 +187,13 @@ impl Processes {
     /// The process, known or read from `/proc` now; a name of its own where it is gone already.
     pub fn get(&mut self, tgid: u32) -> &mut Process {
         if !self.all.contains_key(&tgid) {
-            let (start_ticks, comm) = match proc_fs::stat(tgid) {
-                Ok(stat) => (stat.start_ticks, Arc::from(stat.comm)),
-                Err(_) => (self.clock.ticks_now(), "[ended]".into()),
+            let (start_ticks, comm, ended) = match proc_fs::stat(tgid) {
+                Ok(stat) => (stat.start_ticks, Arc::from(stat.comm), None),
+                Err(_) => (self.clock.ticks_now(), "[ended]".into(), Some(Monotonic::now())),
             };
             let start = self.clock.ticks_to_unix_millis(start_ticks);
-            self.insert(Process::new(tgid, start_ticks, start, comm));
+            let process = Process::new(tgid, start_ticks, start, comm);
+            self.insert(Process { ended, ..process });
         }
         self.all.get_mut(&tgid).expect("inserted above if it was missing")
     }
@@ -186,13 +211,7 @@ impl Processes {
                     Standing::Unmatched
                 }
             };
-            tell.push(Tell::Decide(
-                tgid,
-                match &process.standing {
-                    Standing::Matched(matched) => matched.rate,
-                    _ => DECISION_UNMATCHED,
-                },
-            ));
+            process.tell(tell);
         }
         process
     }
@@ -229,9 +248,7 @@ impl Processes {
                 Some(self.decide(*tgid, policies, tell))
             }
             Event::Rename { tgid, comm } => {
-                let process = self.get(*tgid);
-                process.comm = name(comm);
-                process.standing = Standing::Undecided;
+                self.get(*tgid).rename(comm);
                 Some(self.decide(*tgid, policies, tell))
             }
             Event::Exit { tgid } => {
@@ -321,5 +338,111 @@ fn mapping(mapped: &Mapped) -> Mapping {
         end: mapped.end,
         file_offset: mapped.file_offset,
         backing: Backing::from_kernel(&mapped.path, mapped.file, mapped.build_id.as_deref()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::fmt::Write as _;
+
+    use hearth_policy::{EffectivePolicy, Environment, parse_policy_file};
+
+    use super::*;
+
+    /// No process has a pid this high: `pid_max` ends at 2^22.
+    const PID: u32 = 1 << 23;
+
+    fn policies() -> PolicySet {
+        let text = "apiVersion: profiling.hearth.dev/v1alpha1\nkind: ClusterProfilingPolicy\n\
+            metadata: {name: web}\nspec: {regex: ^web, hostProcesses: true, frequency: 49}\n";
+        let (policies, _) = parse_policy_file(text).unwrap();
+        PolicySet::new(EffectivePolicy::from_file(policies), Environment::Standalone, 1000).unwrap()
+    }
+
+    /// Lines `fork CHILD PARENT`, `exec PID NAME`, `rename PID NAME`, `exit PID`,
+    /// `sample PID` go in; what the kernel is told and who was sampled comes out.
+    /// Pids count from [`PID`].
+    fn check(events: &str, expected: &str) {
+        let policies = policies();
+        let mut processes = Processes::none().unwrap();
+        let mut out = String::new();
+        for (time, line) in (1..).zip(events.lines()) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let pid = |word: usize| PID + words[word].parse::<u32>().unwrap();
+            let mut tell = Vec::new();
+            let event = match words[0] {
+                "fork" => Event::Fork { tgid: pid(1), parent: pid(2) },
+                "exec" => Event::Exec { tgid: pid(1), comm: words[2].as_bytes().to_vec() },
+                "rename" => Event::Rename { tgid: pid(1), comm: words[2].as_bytes().to_vec() },
+                "exit" => Event::Exit { tgid: pid(1) },
+                _ => {
+                    let process = processes.decide(pid(1), &policies, &mut tell);
+                    writeln!(out, "sampled {}", process.comm).unwrap();
+                    say(&tell, &mut out);
+                    continue;
+                }
+            };
+            processes.apply(Monotonic(time), &event, &policies, &mut tell);
+            say(&tell, &mut out);
+        }
+        assert_eq!(out.trim(), expected);
+    }
+
+    fn say(tell: &[Tell], out: &mut String) {
+        for tell in tell {
+            match tell {
+                Tell::Decide(tgid, rate) => writeln!(out, "decide {} {rate}", tgid - PID).unwrap(),
+                Tell::Forget(tgid) => writeln!(out, "forget {}", tgid - PID).unwrap(),
+            }
+        }
+    }
+
+    #[test]
+    fn a_new_program_is_decided_at_once() {
+        check("exec 1 web-server", "forget 1\ndecide 1 49");
+        check("exec 1 other", "forget 1\ndecide 1 0");
+    }
+
+    #[test]
+    fn a_fork_has_its_parents_name_and_is_decided_when_it_is_sampled() {
+        check("exec 1 web\nfork 2 1\nsample 2", "forget 1\ndecide 1 49\nsampled web\ndecide 2 49");
+    }
+
+    #[test]
+    fn a_fork_that_replaces_its_program_is_no_longer_its_parent() {
+        check("exec 1 web\nfork 2 1\nexec 2 sh", "forget 1\ndecide 1 49\nforget 2\ndecide 2 0");
+    }
+
+    #[test]
+    fn a_new_name_is_a_new_decision() {
+        check("exec 1 sh\nrename 1 web", "forget 1\ndecide 1 0\ndecide 1 49");
+    }
+
+    #[test]
+    fn an_ended_process_is_known_and_not_told() {
+        check("exec 1 web\nexit 1\nsample 1", "forget 1\ndecide 1 49\nforget 1\nsampled web");
+        check("sample 7", "sampled [ended]");
+    }
+
+    #[test]
+    fn a_pid_that_comes_round_is_another_process() {
+        check(
+            "exec 1 web\nexit 1\nexec 2 sh\nfork 1 2\nsample 1",
+            "forget 1\ndecide 1 49\nforget 1\nforget 2\ndecide 2 0\nsampled sh\ndecide 1 0",
+        );
+    }
+
+    #[test]
+    fn an_ended_process_is_forgotten_after_a_minute() {
+        let mut processes = Processes::none().unwrap();
+        let policies = policies();
+        processes.decide(PID, &policies, &mut Vec::new());
+        let now = Monotonic::now();
+        processes.prune(now);
+        assert_eq!(processes.all.len(), 1);
+        processes.prune(Monotonic(now.0 + 61_000_000_000));
+        assert_eq!(processes.all.len(), 0);
     }
 }
