@@ -68,6 +68,9 @@ pub struct Agent {
     window: OpenWindow,
     /// Unix seconds at which the window closes.
     window_end: i64,
+    /// Ticks per second and CPU of what was counted since the last close: what the programs were
+    /// attached with last, even if they are detached now.
+    tick_rate: u32,
     /// The counts at the last close.
     counts: HashMap<CountKey, u64>,
     /// The exit counters at the last close.
@@ -111,6 +114,7 @@ impl Agent {
         let mut agent = Self {
             window: OpenWindow::new(0, ROW_BUDGET),
             window_end: 0,
+            tick_rate: 0,
             options,
             programs,
             sideband,
@@ -127,7 +131,7 @@ impl Agent {
         agent.open_window(unix_seconds());
         agent.processes.decide_all(&agent.policies, &mut agent.tell);
         agent.tell_kernel()?;
-        agent.programs.set_rate(agent.policies.node_rate())?;
+        agent.attach(agent.policies.node_rate())?;
         agent.metrics.node_rate.set(agent.policies.node_rate().into());
         agent.metrics.ready.store(1, Ordering::Relaxed);
         let (matched, running) = agent.processes.matched_and_running();
@@ -259,7 +263,7 @@ impl Agent {
     fn add_counts(&mut self) -> Result<(), KernelError> {
         let mut now = HashMap::with_capacity(self.counts.len());
         self.programs.read_counts(&mut now)?;
-        let node_rate = self.programs.node_rate();
+        let node_rate = self.tick_rate.max(1);
         for (key, ticks) in &now {
             let before = self.counts.get(key).copied().unwrap_or(0);
             let ticks = u32::try_from(ticks.saturating_sub(before)).unwrap_or(u32::MAX);
@@ -351,12 +355,13 @@ impl Agent {
     }
 
     fn change_policies(&mut self, policies: PolicySet) -> Result<(), KernelError> {
-        self.round()?;
         let rate = policies.node_rate();
-        if rate != self.programs.node_rate() {
+        if rate == self.programs.node_rate() {
+            self.round()?;
+        } else {
             // Ticks of two rates do not belong into one window.
-            self.close_window(unix_seconds())?;
-            self.programs.set_rate(rate)?;
+            self.detach()?;
+            self.attach(rate)?;
         }
         self.policies = policies;
         self.processes.decide_all(&self.policies, &mut self.tell);
@@ -393,10 +398,21 @@ impl Agent {
         Ok(())
     }
 
-    fn stop(mut self) -> Result<(), KernelError> {
-        self.round()?;
+    /// Samples at this rate from now on; 0 samples nothing.
+    fn attach(&mut self, rate: u32) -> Result<(), KernelError> {
+        self.tick_rate = rate;
+        self.programs.set_rate(rate)
+    }
+
+    /// Ends sampling, and with it the window: what was sampled until now is in it, at its own rate.
+    fn detach(&mut self) -> Result<(), KernelError> {
         self.programs.set_rate(0)?;
-        self.close_window(unix_seconds())?;
+        self.round()?;
+        self.close_window(unix_seconds())
+    }
+
+    fn stop(mut self) -> Result<(), KernelError> {
+        self.detach()?;
         self.metrics.ready.store(0, Ordering::Relaxed);
         info!("stopped sampling");
         Ok(())
