@@ -38,6 +38,9 @@ fn every_policy_gets_its_own_rate_on_one_node() {
     let truths = processes.map(Running::kill);
     agent.stop();
 
+    // What no policy matches is counted at the node's rate, until the very end.
+    let others = "app_service = '' AND profile_value != sample_count * 1003";
+    assert_eq!(collector.samples(&agent.node, others), 0, "a tick at 997 Hz is worth 1003 µs");
     for ((program, truth), frequency) in [slow, fast, kept].iter().zip(truths).zip([99, 499, 997]) {
         let (node, name) = (&agent.node, program.name());
         let stored = stored_seconds(node, name);
