@@ -1,10 +1,11 @@
 # Sourced by the other scripts: where things are, and how to say what is done.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-# Everything that is built or fetched once and is no part of the checkout.
-export HEARTH_CACHE=${HEARTH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/hearth}
+# Everything that is built or fetched once and is no part of the checkout. Not exported where it is the
+# default, which the agent's build script knows too: a changed environment makes cargo build the agent anew.
+HEARTH_CACHE=${HEARTH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/hearth}
 bpf_linker_version=0.13.0
-export HEARTH_BPF_LINKER=${HEARTH_BPF_LINKER:-$HEARTH_CACHE/bpf-linker-$bpf_linker_version/bin/bpf-linker}
+bpf_linker=${HEARTH_BPF_LINKER:-$HEARTH_CACHE/bpf-linker-$bpf_linker_version/bin/bpf-linker}
 target=${CARGO_TARGET_DIR:-$root/target}
 
 say() { printf '\n== %s\n' "$*" >&2; }

@@ -14,7 +14,7 @@ package=@chdb/lib-linux-x64-gnu
 pin="$(dirname "$0")/../clickhouse-embedded/chdb.version"
 version=$(sed -n 1p "$pin")
 integrity=$(sed -n 2p "$pin")
-dir="${HEARTH_CACHE:-$HOME/.cache/hearth}/chdb/$version"
+dir="${HEARTH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/hearth}/chdb/$version"
 lib="$dir/libchdb.so"
 
 say() { echo "setup-chdb: $*" >&2; }

@@ -54,7 +54,7 @@ bpf_rustc() {
 }
 
 bpf_linker() {
-  [ -x "$HEARTH_BPF_LINKER" ] && return
+  [ -x "$bpf_linker" ] && return
   packages llvm-22-dev libpolly-22-dev
   say "building bpf-linker $bpf_linker_version (about a minute) into $HEARTH_CACHE"
   env -u CARGO_TARGET_DIR LLVM_PREFIX=/usr/lib/llvm-22 LLVM_SYS_221_PREFIX=/usr/lib/llvm-22 \

@@ -1,5 +1,6 @@
 //! The policy file: read at start, and again on SIGHUP and when it changes.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 
@@ -82,9 +83,10 @@ pub fn watch(path: &Path, changed: Sender<()>) -> anyhow::Result<RecommendedWatc
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
+    let file = path.file_name().unwrap_or_default().to_owned();
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| match event {
         // Reading the file is an event too.
-        Ok(event) if event.kind.is_access() => {}
+        Ok(event) if event.kind.is_access() || !concerns(&event, &file) => {}
         // Nobody listens any more: the agent is stopping.
         Ok(_) => drop(changed.send(())),
         Err(error) => warn!("the policy file's folder cannot be watched: {error}; SIGHUP reads it again"),
@@ -94,6 +96,13 @@ pub fn watch(path: &Path, changed: Sender<()>) -> anyhow::Result<RecommendedWatc
         .watch(folder, RecursiveMode::NonRecursive)
         .with_context(|| format!("cannot watch {}", folder.display()))?;
     Ok(watcher)
+}
+
+/// Whether an event of the folder may have changed the file: a log that is written beside it has not.
+/// A Kubernetes volume changes its files by renaming its link `..data`.
+fn concerns(event: &notify::Event, file: &OsStr) -> bool {
+    let mut names = event.paths.iter().filter_map(|path| path.file_name());
+    event.need_rescan() || names.any(|name| name == file || name == "..data")
 }
 
 #[cfg(test)]
@@ -157,5 +166,17 @@ mod tests {
         std::fs::write(&new, GOOD).unwrap();
         std::fs::rename(&new, &path).unwrap();
         receiver.recv_timeout(Duration::from_secs(10)).expect("a rename over the file is a change");
+    }
+
+    #[test]
+    fn only_the_file_and_the_link_of_a_volume_concern_us() {
+        let concerns = |path: &str| {
+            let event = notify::Event::new(notify::EventKind::Any).add_path(path.into());
+            concerns(&event, OsStr::new("policy.yaml"))
+        };
+        assert!(concerns("/etc/hearth/policy.yaml") && concerns("/etc/hearth/..data"));
+        assert!(!concerns("/etc/hearth/agent.log") && !concerns("/etc/hearth/policy.yaml~"));
+        let overflow = notify::Event::new(notify::EventKind::Other).set_flag(notify::event::Flag::Rescan);
+        assert!(super::concerns(&overflow, OsStr::new("policy.yaml")));
     }
 }

@@ -107,10 +107,6 @@ const WANTED: &[(Capability, &str)] = &[
     (Capability::CAP_DAC_READ_SEARCH, "files that only other users may read cannot be named"),
     (Capability::CAP_SYSLOG, "kernel functions show as [k] [unknown]"),
     (Capability::CAP_CHECKPOINT_RESTORE, "deleted binaries cannot be named"),
-    (
-        Capability::CAP_SYS_RESOURCE,
-        "the limit of locked memory stays as it is; kernels from 5.11 on do not ask for more",
-    ),
 ];
 
 #[cfg(test)]

@@ -111,7 +111,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         drop(commands.send(Command::Stop));
     }
     let result = tokio::task::spawn_blocking(move || sampler.thread.join()).await;
-    let unsent = exporter.flush(LAST_FLUSH).await;
+    let unsent = exporter.close(LAST_FLUSH).await;
     if unsent > 0 {
         error!("{unsent} windows could not be sent within {LAST_FLUSH:?} and are lost");
     }

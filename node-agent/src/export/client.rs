@@ -9,7 +9,7 @@ use futures::{StreamExt as _, TryFutureExt as _};
 use hearth_proto::collector::v1::collector_client::CollectorClient;
 use hearth_proto::collector::v1::{AckResult, AgentIdentity, BatchAck, SampleBatch};
 use prost::Message as _;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -109,6 +109,10 @@ struct Shared {
     queue: Mutex<Queue>,
     /// Batches in the queue; every change wakes the sender and those who wait for an empty queue.
     pending: watch::Sender<usize>,
+    /// Set when the stream is to end as soon as everything on it is acknowledged.
+    closing: AtomicBool,
+    /// Told when it has.
+    closed: Notify,
     counters: Counters,
 }
 
@@ -133,6 +137,8 @@ impl Exporter {
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue::new(options.queue_bytes)),
             pending: watch::channel(0).0,
+            closing: AtomicBool::new(false),
+            closed: Notify::new(),
             counters: Counters::default(),
         });
         let sender = Sender { shared: shared.clone(), endpoint, options, state: State::Starting };
@@ -157,6 +163,20 @@ impl Exporter {
             Ok(_) => 0,
             Err(_) => self.shared.queue().len(),
         }
+    }
+
+    /// Waits as [`Self::flush`] does, then ends the stream as the protocol asks, so that the collector does
+    /// not take it for a failure. Nothing is to be pushed afterwards.
+    pub async fn close(&self, deadline: Duration) -> usize {
+        let left = self.flush(deadline).await;
+        if left == 0 && self.shared.counters.connected.load(Ordering::Relaxed) {
+            self.shared.closing.store(true, Ordering::Relaxed);
+            self.shared.tell();
+            if tokio::time::timeout(2 * GOODBYE, self.shared.closed.notified()).await.is_err() {
+                debug!("the stream to the collector was not ended in time");
+            }
+        }
+        left
     }
 
     /// What was sent, acknowledged and dropped so far.
@@ -200,7 +220,7 @@ enum State {
 
 /// How a stream ended.
 enum StreamEnd {
-    /// Its tables were full, and everything on it is acknowledged.
+    /// By us: its tables were full or we are closing, and everything on it is acknowledged.
     Full,
     /// By the collector or the network.
     Broken(Status),
@@ -221,6 +241,10 @@ impl Sender {
         loop {
             let stored_before = self.acknowledged();
             let status = match self.stream(channel.clone()).await {
+                StreamEnd::Full if self.shared.closing.load(Ordering::Relaxed) => {
+                    self.shared.closed.notify_one();
+                    return;
+                }
                 StreamEnd::Full => {
                     debug!("the tables of the stream to the collector are full, opening another");
                     continue;
@@ -254,10 +278,11 @@ impl Sender {
         let mut takes_more = true;
         self.shared.counters.streams.fetch_add(1, Ordering::Relaxed);
         loop {
-            if encoder.is_full() && self.shared.queue().in_flight() == 0 {
+            let done = encoder.is_full() || self.shared.closing.load(Ordering::Relaxed);
+            if done && self.shared.queue().in_flight() == 0 {
                 drop(sender);
                 if tokio::time::timeout(GOODBYE, acks.next()).await.is_err() {
-                    debug!("the collector does not end its side of a full stream");
+                    debug!("the collector does not end its side of the stream");
                 }
                 return StreamEnd::Full;
             }

@@ -52,7 +52,13 @@ impl Collector for Scripted {
         tokio::spawn(async move {
             let mut decoder = Decoder::default();
             let mut known = false;
-            while let Ok(Some(batch)) = batches.message().await {
+            loop {
+                let batch = match batches.message().await {
+                    Ok(Some(batch)) => batch,
+                    // The test may be over.
+                    Ok(None) => return drop(seen.send(format!("{stream} ended"))),
+                    Err(_) => return,
+                };
                 known |= batch.agent == Some(identity());
                 assert!(known && batch.sent_at_micros > 0);
                 let loss = |loss: &hearth_proto::collector::v1::Loss| {
@@ -150,6 +156,15 @@ async fn an_acknowledged_window_leaves_the_queue() {
     let counters = exporter.counters();
     assert_eq!((count(&counters.batches_sent), count(&counters.batches_stored)), (2, 2));
     assert!(count(&counters.bytes_sent) > 0 && counters.connected.load(Ordering::Relaxed));
+}
+
+#[tokio::test]
+async fn closing_ends_the_stream_as_the_protocol_asks() {
+    let mut server = Server::start(|_, _| STORED).await;
+    let exporter = exporter(server.address, |_| {});
+    exporter.push(window(0, &["a;a*;f 1"]));
+    assert_eq!(exporter.close(SOON).await, 0);
+    server.sees(&["1/1 a;a*;f 1", "1 ended"]).await;
 }
 
 #[tokio::test]
