@@ -17,6 +17,7 @@ state=${HEARTH_RUN_DIR:-$root/.run}
 http=${HEARTH_HTTP:-127.0.0.1:20416}
 grpc=${HEARTH_GRPC:-127.0.0.1:20417}
 clickhouse=${HEARTH_CLICKHOUSE:-127.0.0.1:8123}
+window=${HEARTH_WINDOW:-10s}
 mkdir -p "$state"
 
 say "building (the first time takes some minutes)"
@@ -39,7 +40,7 @@ trap 'exit 143' TERM
 
 say "starting the collector with its embedded store (log: $state/collector.log)"
 "$bin/hearth-collector" --http "$http" --grpc "$grpc" --data-dir "${HEARTH_DATA_DIR:-$state/data}" \
-  --libchdb "$libchdb" --clickhouse-http "$clickhouse" >"$state/collector.log" 2>&1 &
+  --libchdb "$libchdb" --clickhouse-http "$clickhouse" --window "$window" >"$state/collector.log" 2>&1 &
 collector=$!
 pids=("$collector")
 for _ in $(seq 300); do
@@ -53,7 +54,7 @@ say "starting the agent with $policy (log: $state/agent.log)"
 # Not through a function: its process would be a shell's, and signals would end with that.
 root_launcher=()
 [ "$(id -u)" = 0 ] || root_launcher=(sudo -E)
-"${root_launcher[@]}" "$bin/hearth-node-agent" --policy "$policy" --collector "http://$grpc" --window "${HEARTH_WINDOW:-10s}" \
+"${root_launcher[@]}" "$bin/hearth-node-agent" --policy "$policy" --collector "http://$grpc" --window "$window" \
   >"$state/agent.log" 2>&1 &
 agent=$!
 pids=("$agent" "$collector")
