@@ -12,7 +12,7 @@ use hearth_proto::collector::v1::StackEnd;
 
 use crate::kernel::sample::RawSample;
 use crate::process::Process;
-use crate::symbols::{Symbolizer, UserNames};
+use crate::symbols::{AddressSpace, Symbolizer, UserNames};
 use crate::window::{OpenWindow, StackRef};
 
 /// Addresses of a process between two changes of its mappings.
@@ -80,7 +80,12 @@ impl Namer {
         }
         let mut names = UserNames::default();
         if !key.user.is_empty() {
-            names = self.symbolizer.name_user(process.image(), &key.user, defer, &mut frames);
+            let image = process.image();
+            let user = match key.walk_end {
+                WALK_NO_FRAME_POINTER => within_code(&image.space, &key.user),
+                _ => &key.user,
+            };
+            names = self.symbolizer.name_user(image, user, defer, &mut frames);
         }
         self.symbolizer.name_kernel(&key.kernel, &mut frames);
         if frames.is_empty() {
@@ -88,6 +93,21 @@ impl Namer {
         }
         (frames, stack_end(key.walk_end, &names))
     }
+}
+
+/// The addresses up to the last one that lies in code, the sampled one always.
+///
+/// Where a caller uses the frame pointer's register for something else, the walk takes
+/// whatever two words that points to for a frame before it notices: an address in no
+/// executable mapping was never a return address.
+fn within_code<'a>(space: &AddressSpace, addresses: &'a [u64]) -> &'a [u64] {
+    if space.is_empty() {
+        // Nothing is known of the process: nothing can be held against an address.
+        return addresses;
+    }
+    let in_code = |address: &u64| space.find(address.saturating_sub(1)).is_some();
+    let last = addresses.iter().rposition(in_code).unwrap_or(0);
+    &addresses[..=last]
 }
 
 /// How the walk ended, with what only the names tell.
@@ -109,6 +129,20 @@ fn stack_end(walk_end: u32, names: &UserNames) -> StackEnd {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::symbols::{Backing, Mapping};
+
+    #[test]
+    fn an_address_that_is_no_code_was_no_caller() {
+        let mut space = AddressSpace::new();
+        assert_eq!(within_code(&space, &[1, 2]), &[1, 2]);
+        let mapping = Mapping { start: 0x1000, end: 0x2000, file_offset: 0, backing: Backing::Anonymous };
+        space.insert(mapping);
+        assert_eq!(within_code(&space, &[0x1800, 0x1900, 0x7777]), &[0x1800, 0x1900]);
+        assert_eq!(within_code(&space, &[0x1800, 0x7777, 0x1900]), &[0x1800, 0x7777, 0x1900]);
+        // A call may be the last instruction of its mapping.
+        assert_eq!(within_code(&space, &[0x1800, 0x2000]), &[0x1800, 0x2000]);
+        assert_eq!(within_code(&space, &[0x9999, 0x7777]), &[0x9999], "the sampled address stays");
+    }
 
     #[test]
     fn the_end_of_a_stack_is_what_walk_and_names_say_together() {
