@@ -94,18 +94,31 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // The kernel lets go of an ended program a moment after it was waited for.
-        for path in [&self.cpu, &self.memory] {
-            let mut tries = 0;
-            while path.exists() && std::fs::remove_dir(path).is_err() {
-                tries += 1;
-                if tries > 100 {
-                    eprintln!("cannot remove {}", path.display());
-                    break;
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
+        remove(&self.cpu);
+        remove(&self.memory);
+    }
+}
+
+/// Removes the cgroups that this process made and has not removed yet.
+pub(crate) fn remove_all() {
+    for folder in ["/sys/fs/cgroup", "/sys/fs/cgroup/cpuacct", "/sys/fs/cgroup/memory"] {
+        let Ok(entries) = std::fs::read_dir(folder) else { continue };
+        let ours = format!("hearth-bench-{}-", std::process::id());
+        let is_ours = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with(&ours);
+        entries.flatten().filter(is_ours).for_each(|entry| remove(&entry.path()));
+    }
+}
+
+/// The kernel lets go of an ended program a moment after it was waited for.
+fn remove(path: &Path) {
+    let mut tries = 0;
+    while path.exists() && std::fs::remove_dir(path).is_err() {
+        tries += 1;
+        if tries > 100 {
+            eprintln!("cannot remove {}", path.display());
+            break;
         }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

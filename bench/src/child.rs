@@ -1,11 +1,31 @@
 //! Programs that are started and always ended, by their own pid.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
+
+/// Pids of all programs that run.
+static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+fn all_running() -> MutexGuard<'static, BTreeSet<u32>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Kills all of them, for an end out of turn. No other can be started afterwards.
+pub(crate) fn kill_all() -> impl Drop {
+    let running = all_running();
+    for pid in running.iter().filter_map(|pid| Pid::from_raw(i32::try_from(*pid).ok()?)) {
+        if let Err(error) = kill_process(pid, Signal::KILL) {
+            eprintln!("cannot kill {pid:?}: {error}");
+        }
+    }
+    running
+}
 
 /// A running program; dropping it kills it.
 pub(crate) struct Running {
@@ -18,7 +38,10 @@ impl Running {
     pub(crate) fn start(mut command: Command, name: &str, log: &Path) -> anyhow::Result<Self> {
         let file = std::fs::File::create(log).with_context(|| format!("cannot make {}", log.display()))?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        let mut running = all_running();
         let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
+        running.insert(child.id());
+        drop(running);
         Ok(Self { child, name: name.to_owned() })
     }
 
@@ -54,6 +77,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        all_running().remove(&self.child.id());
         if matches!(self.child.try_wait(), Ok(None)) {
             if let Err(error) = self.child.kill() {
                 eprintln!("cannot kill {}: {error}", self.name);

@@ -101,6 +101,7 @@ fn run() -> anyhow::Result<()> {
         seconds: cli.seconds.into(),
         libchdb: cli.libchdb,
     };
+    end_on_signals(&bench)?;
     let before = machine::Usage::now()?;
     let others = machine::busy_percent(std::time::Duration::from_secs(3))?;
     let mut table = Table::default();
@@ -117,6 +118,27 @@ fn run() -> anyhow::Result<()> {
         Some(file) => table::write_between_marks(&file, &text),
         None => Ok(()),
     }
+}
+
+/// On Ctrl-C and SIGTERM ends every program that was started, removes what was written, and exits.
+fn end_on_signals(bench: &Bench) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let _runtime = bench.runtime.enter();
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let dir = bench.dir.path().to_owned();
+    bench.runtime.spawn(async move {
+        let code = tokio::select! {
+            _ = interrupt.recv() => 130,
+            _ = terminate.recv() => 143,
+        };
+        let _nothing_starts_now = child::kill_all();
+        cgroup::remove_all();
+        if let Err(error) = std::fs::remove_dir_all(&dir) {
+            eprintln!("cannot remove {}: {error}", dir.display());
+        }
+        std::process::exit(code);
+    });
+    Ok(())
 }
 
 type Measure = fn(&Bench, &mut Table) -> anyhow::Result<()>;
