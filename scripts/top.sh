@@ -21,16 +21,16 @@ ask folded Total >"$folded"
 awk '{ value = $NF; sub(/ [0-9]+$/, ""); split($0, frames, ";"); app = frames[2]; sub(/^\[p\] /, "", app)
        time[app] += value; total += value }
      END { for (app in time) printf "%10.2f s %5.1f %%  %s\n", time[app] / 1e6, 100 * time[app] / total, app }' "$folded" \
-  | sort -rn | head -n 10
+  | sort -rn | sed -n 1,10p
 
-apps=$(curl -sSf "http://$http/api/v1/apps?from=$from&until=$until" | grep -oE '"name":"([^"\\]|\\.)*"' | cut -d'"' -f4 | head -n 5)
+apps=$(curl -sSf "http://$http/api/v1/apps?from=$from&until=$until" | grep -oE '"name":"([^"\\]|\\.)*"' | cut -d'"' -f4 | sed -n 1,5p)
 say "hottest functions of the hottest apps, by their own time"
 while read -r app; do
   [ -n "$app" ] || continue
   ask folded "$app" | awk -v app="$app" '
     { value = $NF; sub(/ [0-9]+$/, ""); n = split($0, frames, ";"); time[frames[n]] += value }
     END { for (name in time) printf "%10.2f s  %-15s %s\n", time[name] / 1e6, app, substr(name, 1, 100) }'
-done <<<"$apps" | sort -rn | head -n 15
+done <<<"$apps" | sort -rn | sed -n 1,15p
 
 hottest=$(head -n 1 <<<"$apps")
 if [ -n "$hottest" ]; then
