@@ -33,9 +33,22 @@ mod tests {
     }
 
     #[test]
-    fn is_the_step_of_the_floor() {
-        for tick in 0..10_000_u64 {
-            assert_eq!(keeps(tick, 99, 499), (tick + 1) * 99 / 499 != tick * 99 / 499);
+    fn is_the_step_of_the_floor_for_any_tick() {
+        for node_rate in [1_u32, 2, 99, 499, 997, 1000] {
+            for rate in (1..=node_rate).step_by(7) {
+                let floor = |n: u128| n * u128::from(rate) / u128::from(node_rate);
+                for start in [0_u64, 1 << 32, u64::MAX - 2000] {
+                    for tick in start..start + 1000 {
+                        let n = u128::from(tick);
+                        let expected = floor(n + 1) != floor(n);
+                        assert_eq!(
+                            keeps(tick, rate, node_rate),
+                            expected,
+                            "tick {tick}, {rate} of {node_rate}"
+                        );
+                    }
+                }
+            }
         }
     }
 

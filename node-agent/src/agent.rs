@@ -288,7 +288,7 @@ impl Agent {
         if uncounted > 0 {
             self.metrics.uncounted.inc_by(uncounted);
             let ticks = u32::try_from(uncounted).unwrap_or(u32::MAX);
-            self.window.add_uncounted(ticks, period_micros(node_rate.max(1)));
+            self.window.add_uncounted(ticks, period_micros(node_rate));
         }
         self.exits = exits;
         self.metrics.set_exits(&exits);
@@ -303,7 +303,6 @@ impl Agent {
         };
         let name = comm_name(&key.comm);
         let main = key.main_thread != 0;
-        let node_rate = node_rate.max(1);
         match (key.kind, matched) {
             (COUNT_LOST_MATCHED | COUNT_LOST_UNDECIDED, Some(matched)) => {
                 let samples = if key.kind == COUNT_LOST_MATCHED {
@@ -421,6 +420,7 @@ impl Agent {
     fn report(&mut self) -> Result<(), KernelError> {
         let exits = self.programs.read_exits()?;
         self.metrics.set_exits(&exits);
+        self.metrics.set_naming(&self.namer.symbolizer().stats(), self.processes.forgotten());
         let (matched, running) = self.processes.matched_and_running();
         self.metrics.matched.set(matched as i64);
         let line = self.report.line(&exits, &self.metrics);

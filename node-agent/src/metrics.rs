@@ -11,6 +11,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::symbols::SymbolStats;
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ExitLabel {
     exit: &'static str,
@@ -21,6 +23,16 @@ struct OutcomeLabel {
     outcome: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
 /// What the agent counts. Cheap to read from any thread.
 pub struct Metrics {
     registry: Mutex<Registry>,
@@ -28,6 +40,9 @@ pub struct Metrics {
     batches: Family<OutcomeLabel, Counter>,
     bytes_sent: Counter,
     samples_dropped: Counter,
+    frames: Family<KindLabel, Counter>,
+    files_unread: Family<ReasonLabel, Counter>,
+    processes_forgotten: Counter,
     /// Rows sent to the queue.
     pub rows: Counter,
     /// Samples in those rows.
@@ -60,6 +75,9 @@ impl Default for Metrics {
             batches: Family::default(),
             bytes_sent: Counter::default(),
             samples_dropped: Counter::default(),
+            frames: Family::default(),
+            files_unread: Family::default(),
+            processes_forgotten: Counter::default(),
             rows: Counter::default(),
             samples: Counter::default(),
             stacks_lost: Counter::default(),
@@ -92,6 +110,14 @@ impl Default for Metrics {
         counter("configs_refused", "Configurations refused; the one before stayed", &metrics.configs_refused);
         counter("sent_bytes", "Bytes of batches sent to the collector", &metrics.bytes_sent);
         counter("samples_dropped", "Samples of batches that were given up", &metrics.samples_dropped);
+        counter(
+            "processes_forgotten",
+            "Processes forgotten because there were too many; each is read again when it is sampled",
+            &metrics.processes_forgotten,
+        );
+        registry.register("frames", "User frames, and kernel frames without a name", metrics.frames.clone());
+        let help = "Mapped files without symbols for the agent, by reason";
+        registry.register("files_unread", help, metrics.files_unread.clone());
         registry.register("batches", "Batches by what became of them", metrics.batches.clone());
         registry.register("ticks", "Ticks of the sampler by how each ended", metrics.exits.clone());
         registry.register("matched_processes", "Processes that match a policy", metrics.matched.clone());
@@ -106,15 +132,13 @@ impl Metrics {
     pub fn set_exits(&self, totals: &[u64; EXITS as usize]) {
         for exit in Exit::ALL {
             let counter = self.exits.get_or_create(&ExitLabel { exit: exit.label() });
-            counter.inc_by(totals[*exit as usize].saturating_sub(counter.get()));
+            follow(&counter, totals[*exit as usize]);
         }
     }
 
     /// Takes over what the exporter counted.
     pub fn set_export(&self, counters: &crate::export::client::Counters) {
-        let follow = |counter: &Counter, total: &AtomicU64| {
-            counter.inc_by(total.load(Ordering::Relaxed).saturating_sub(counter.get()));
-        };
+        let follow = |counter: &Counter, total: &AtomicU64| follow(counter, total.load(Ordering::Relaxed));
         for (outcome, total) in [
             ("sent", &counters.batches_sent),
             ("stored", &counters.batches_stored),
@@ -126,6 +150,34 @@ impl Metrics {
         }
         follow(&self.bytes_sent, &counters.bytes_sent);
         follow(&self.samples_dropped, &counters.samples_dropped);
+    }
+
+    /// Takes over what naming counted, and the processes that were forgotten.
+    pub fn set_naming(&self, stats: &SymbolStats, forgotten: u64) {
+        for (kind, total) in [
+            ("all", stats.frames),
+            ("without_symbol", stats.without_symbol),
+            ("unresolved_jit", stats.unresolved_jit),
+            ("unknown", stats.unknown),
+            ("over_unknown_budget", stats.over_unknown_budget),
+            ("unknown_kernel", stats.unknown_kernel),
+        ] {
+            follow(&self.frames.get_or_create(&KindLabel { kind }), total);
+        }
+        for (reason, total) in [
+            ("denied", stats.unreachable.denied),
+            ("gone", stats.unreachable.gone),
+            ("replaced", stats.unreachable.replaced),
+            ("other", stats.unreachable.other),
+            ("not_elf", stats.modules.not_elf),
+            ("unsupported", stats.modules.unsupported),
+            ("damaged", stats.modules.damaged),
+            ("read_error", stats.modules.read_errors),
+            ("perf_map_refused", stats.perf_maps_refused),
+        ] {
+            follow(&self.files_unread.get_or_create(&ReasonLabel { reason }), total);
+        }
+        follow(&self.processes_forgotten, forgotten);
     }
 
     /// Whether samples are being taken.
@@ -142,9 +194,31 @@ impl Metrics {
     }
 }
 
+/// Brings a counter up to a total that is kept elsewhere and only grows.
+fn follow(counter: &Counter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_naming_could_not_do_is_exported() {
+        let metrics = Metrics::default();
+        let stats = SymbolStats { frames: 9, unknown: 2, perf_maps_refused: 3, ..SymbolStats::default() };
+        metrics.set_naming(&stats, 4);
+        metrics.set_naming(&stats, 4);
+        let text = metrics.encode();
+        for line in [
+            "hearth_agent_frames_total{kind=\"all\"} 9\n",
+            "hearth_agent_frames_total{kind=\"unknown\"} 2\n",
+            "hearth_agent_files_unread_total{reason=\"perf_map_refused\"} 3\n",
+            "hearth_agent_processes_forgotten_total 4\n",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
 
     #[test]
     fn every_way_a_tick_can_end_is_exported() {

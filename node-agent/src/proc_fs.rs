@@ -128,6 +128,9 @@ mod tests {
         let stat = parse_stat(format!("7 (a) (b;c\n) {rest}").as_bytes()).unwrap();
         assert_eq!(stat.start_ticks, 4711);
         assert!(stat.comm.starts_with("a) (b:c"), "{stat:?}");
+        let nested = parse_stat(format!("42 (a) b (c)) {rest}").as_bytes()).unwrap();
+        assert_eq!((nested.comm.as_str(), nested.start_ticks), ("a) b (c)", 4711));
+        assert_eq!(parse_stat(b"42 (a) S 1"), None);
         assert_eq!(parse_stat(b"7 (cut"), None);
         assert_eq!(parse_stat(b")("), None);
     }

@@ -11,6 +11,7 @@ use hearth_policy::{Home, ProcessFacts};
 
 use crate::export::batch::ProcessEntry;
 use crate::kernel::Monotonic;
+use crate::kernel::sample::comm_name;
 use crate::kernel::sideband::{Event, Mapped};
 use crate::policies::{Match, PolicySet};
 use crate::proc_fs::{self, BootClock};
@@ -118,7 +119,7 @@ impl Process {
     }
 
     fn rename(&mut self, comm: &[u8]) {
-        self.comm = name(comm);
+        self.comm = comm_name(comm).into();
         self.standing = Standing::Undecided;
         // It lived then, even if it is gone by now: its end is told later.
         self.ended = None;
@@ -325,11 +326,6 @@ fn facts(process: &Process, policies: &PolicySet) -> ProcessFacts {
     let cmdline = proc_fs::cmdline(process.tgid).unwrap_or_default();
     let exe = proc_fs::exe(process.tgid).unwrap_or_default();
     ProcessFacts { comm, cmdline, exe, home: Home::Host }
-}
-
-fn name(comm: &[u8]) -> Arc<str> {
-    let comm = comm.split(|&byte| byte == 0).next().unwrap_or_default();
-    hearth_profile::frame::clean_frame(&String::from_utf8_lossy(comm)).into()
 }
 
 fn mapping(mapped: &Mapped) -> Mapping {

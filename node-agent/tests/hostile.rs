@@ -10,9 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hearth_node_agent::symbols::{
-    AddressSpace, Elf, Limits, PerfMap, ProcessImage, SymbolTable, Symbolizer, read_start_time,
-};
+use hearth_node_agent::proc_fs::stat;
+use hearth_node_agent::symbols::{AddressSpace, Elf, Limits, PerfMap, ProcessImage, SymbolTable, Symbolizer};
 use tempfile::TempDir;
 
 /// Generous: what is tested is that work does not grow with the claims of the
@@ -168,7 +167,7 @@ impl Running {
 
     fn image(&self) -> ProcessImage {
         let pid = self.child.id();
-        ProcessImage::new(pid, read_start_time(pid).unwrap(), AddressSpace::read_from_proc(pid).unwrap())
+        ProcessImage::new(pid, stat(pid).unwrap().start_ticks, AddressSpace::read_from_proc(pid).unwrap())
     }
 }
 

@@ -14,9 +14,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_node_agent::symbols::{
-    AddressSpace, KernelNames, Limits, ProcessImage, Symbolizer, UserNames, read_start_time,
-};
+use hearth_node_agent::proc_fs::stat;
+use hearth_node_agent::symbols::{AddressSpace, KernelNames, Limits, ProcessImage, Symbolizer, UserNames};
 use tempfile::TempDir;
 
 const AT_ONCE: Duration = Duration::ZERO;
@@ -98,7 +97,7 @@ impl Running {
 
     fn image(&self) -> ProcessImage {
         let space = AddressSpace::read_from_proc(self.pid).unwrap();
-        ProcessImage::new(self.pid, read_start_time(self.pid).unwrap(), space)
+        ProcessImage::new(self.pid, stat(self.pid).unwrap().start_ticks, space)
     }
 }
 
@@ -605,7 +604,7 @@ fn names_are_read_without_the_right_to_map_files() {
         mapping.end -= 1;
         cut.insert(mapping);
     }
-    let mut image = ProcessImage::new(running.pid, read_start_time(running.pid).unwrap(), cut);
+    let mut image = ProcessImage::new(running.pid, stat(running.pid).unwrap().start_ticks, cut);
     check(&mut image, running.at("xqzvk") + 2, "xqzvk");
 }
 

@@ -31,7 +31,7 @@ pub use facts::{Environment, Home, PodFacts, ProcessFacts, app_service};
 pub use file::{MAX_DOCUMENTS, MAX_FILE_BYTES, parse_policy_file};
 pub use finding::{Finding, PolicyErrors, Warning};
 pub use interval::{Interval, IntervalError};
-pub use rate::{effective_rate, keeps, node_rate, period_micros};
+pub use rate::{effective_rate, node_rate, period_micros};
 pub use selector::{LabelSelector, Labels, Operator, Requirement};
 pub use spec::{
     API_VERSION, AppService, ClusterProfilingPolicySpec, ClusterScope, Kind, MatchOn, Metadata, Policy,

@@ -1,4 +1,5 @@
-//! Rates: what the node samples at, and which of its ticks a slower policy keeps.
+//! Rates: what the node samples at, and what a sample stands for. Which ticks a slower policy keeps is the
+//! kernel side's to say (`thin.rs` in `node-agent-ebpf`).
 
 use crate::effective::EffectivePolicy;
 
@@ -13,18 +14,6 @@ pub fn node_rate(policies: &[EffectivePolicy], max_frequency: u32) -> Option<u32
     policies.iter().filter(|policy| policy.enabled()).map(|p| effective_rate(p, max_frequency)).max()
 }
 
-/// Whether tick `n` of a CPU sampled at `node_rate` counts for a policy of `rate`:
-/// `floor((n+1) f / F) != floor(n f / F)`. Of any F ticks in a row exactly f are kept, evenly spread.
-///
-/// Computed with remainders, so that it holds for every `tick` without overflow.
-pub fn keeps(tick: u64, rate: u32, node_rate: u32) -> bool {
-    if rate >= node_rate {
-        return true;
-    }
-    let (rate, node_rate) = (u64::from(rate), u64::from(node_rate));
-    (tick % node_rate) * rate % node_rate + rate >= node_rate
-}
-
 /// Microseconds that one sample stands for, by integer division: 10,101 at 99. `rate` is at least 1.
 pub fn period_micros(rate: u32) -> u32 {
     1_000_000 / rate.max(1)
@@ -32,8 +21,6 @@ pub fn period_micros(rate: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
     use crate::effective::tests::policy;
 
@@ -51,22 +38,5 @@ mod tests {
     #[test]
     fn a_period_is_an_integer_division() {
         assert_eq!([99, 1, 1000, 7].map(period_micros), [10_101, 1_000_000, 1000, 142_857]);
-    }
-
-    proptest! {
-        #[test]
-        fn remainders_say_what_the_floors_say(tick in 0..u64::MAX, f in 1u32..=1000, more in 0u32..1000) {
-            let node = (f + more).min(1000);
-            let floor = |n: u128| n * u128::from(f) / u128::from(node);
-            let n = u128::from(tick);
-            prop_assert_eq!(keeps(tick, f, node), floor(n + 1) != floor(n));
-        }
-
-        #[test]
-        fn any_second_keeps_exactly_the_rate(start in 0..u64::MAX / 2, f in 1u32..=1000, more in 0u32..1000) {
-            let node = (f + more).min(1000);
-            let kept = (start..start + u64::from(node)).filter(|&n| keeps(n, f, node)).count();
-            prop_assert_eq!(kept, f as usize);
-        }
     }
 }

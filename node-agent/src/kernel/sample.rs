@@ -1,6 +1,5 @@
 //! Reads what the BPF programs put into the ring buffer and the maps.
 
-use hearth_node_agent_ebpf::limits::COMM_BYTES;
 use hearth_node_agent_ebpf::record::{CountKey, SAMPLE_HEADER_BYTES, SampleHeader};
 use thiserror::Error;
 
@@ -84,8 +83,8 @@ pub fn count_key(bytes: &CountKeyBytes) -> CountKey {
     }
 }
 
-/// The name in a zero-terminated `comm`; broken UTF-8 becomes U+FFFD.
-pub fn comm_name(comm: &[u8; COMM_BYTES]) -> String {
+/// The name in a `comm`, up to its first zero; broken UTF-8 becomes U+FFFD.
+pub fn comm_name(comm: &[u8]) -> String {
     let name = comm.split(|&byte| byte == 0).next().unwrap_or_default();
     hearth_profile::frame::clean_frame(&String::from_utf8_lossy(name)).into_owned()
 }

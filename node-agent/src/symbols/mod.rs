@@ -32,7 +32,7 @@ pub use elf::{Elf, ElfError, Segment, SymbolSection};
 pub use kernel::{KernelNames, KernelTable};
 pub use modules::ModuleStats;
 pub use perf_map::PerfMap;
-pub use process::{MAX_UNKNOWN_ADDRESSES, ProcessImage, read_start_time};
+pub use process::{MAX_UNKNOWN_ADDRESSES, ProcessImage};
 pub use read::ReadAt;
 pub use symbolizer::{Limits, SymbolStats, Symbolizer, UnreachableStats, UserNames};
 pub use table::SymbolTable;

@@ -12,6 +12,7 @@ use rustix::fs::OFlags;
 use super::address_space::{AddressSpace, Backing};
 use super::perf_map::PerfMap;
 use super::read::{FileIdentity, ForeignFile, FoundFile};
+use crate::proc_fs;
 
 /// Different unknown addresses that are shown as such, per process and window.
 pub const MAX_UNKNOWN_ADDRESSES: usize = 256;
@@ -81,7 +82,8 @@ impl ProcessImage {
     /// not: what was opened through its pid was its own.
     pub(super) fn is_replaced(&self) -> bool {
         self.start_time != 0
-            && read_start_time(self.pid).is_ok_and(|now| now.abs_diff(self.start_time) > START_TIME_SLACK)
+            && proc_fs::stat(self.pid)
+                .is_ok_and(|now| now.start_ticks.abs_diff(self.start_time) > START_TIME_SLACK)
     }
 
     pub(super) fn maps_jvm(&mut self) -> bool {
@@ -213,23 +215,6 @@ impl Status {
     }
 }
 
-/// When a process started, in clock ticks since boot: field 22 of its `stat`.
-///
-/// # Errors
-/// When the process is gone.
-pub fn read_start_time(pid: u32) -> io::Result<u64> {
-    let mut stat = Vec::new();
-    File::open(format!("/proc/{pid}/stat"))?.take(MAX_STATUS_BYTES).read_to_end(&mut stat)?;
-    parse_start_time(&stat).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no field 22 in stat"))
-}
-
-fn parse_start_time(stat: &[u8]) -> Option<u64> {
-    // The name in parentheses may hold anything, parentheses too.
-    let after_name = stat.iter().rposition(|b| *b == b')')? + 1;
-    let rest = str::from_utf8(&stat[after_name..]).ok()?;
-    rest.split_ascii_whitespace().nth(19)?.parse().ok()
-}
-
 /// Memory that the perf maps of all processes may take together.
 #[derive(Debug, Clone)]
 pub(super) struct Budget {
@@ -281,14 +266,6 @@ impl Drop for Charge {
 #[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_start_time_is_found_behind_any_name() {
-        let stat = b"42 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
-        assert_eq!(parse_start_time(stat), Some(4711));
-        assert_eq!(parse_start_time(b"42 (a) S 1"), None);
-        assert!(read_start_time(std::process::id()).unwrap() > 0);
-    }
 
     #[test]
     fn the_inner_pid_is_the_last_one() {
