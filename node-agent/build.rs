@@ -5,7 +5,7 @@
 //! `scripts/setup.sh` installs both.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, exit};
 
 const TARGET: &str = "bpfel-unknown-none";
@@ -28,7 +28,12 @@ fn main() {
 }
 
 fn build() -> Result<(), String> {
-    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: not run by cargo")?);
+    let of_cargo = |name: &str| {
+        env::var_os(name).map(PathBuf::from).ok_or(format!("{name} is not set: not run by cargo"))
+    };
+    let out = of_cargo("OUT_DIR")?;
+    // Asked now, not when this was compiled: two checkouts may share a target folder, and with it this program.
+    let checkout = of_cargo("CARGO_MANIFEST_DIR")?.join("..");
     let linker = linker()?;
     let mut cargo = match rustc() {
         Some(rustc) => {
@@ -47,7 +52,7 @@ fn build() -> Result<(), String> {
         .args(["--release", "--locked", "--package", "hearth-node-agent-ebpf", "--features", "bpf"])
         .args(["--bin", BIN, "--target", TARGET, "--target-dir"])
         .arg(out.join("bpf"))
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+        .current_dir(checkout)
         // --btf also cleans the names of Rust types, which the kernel would refuse.
         .env("CARGO_ENCODED_RUSTFLAGS", format!("-Clinker={}\x1f-Clink-arg=--btf", linker.display()))
         // BTF is made from debug information, of the dependencies' functions too: one

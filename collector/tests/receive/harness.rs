@@ -127,7 +127,7 @@ pub(crate) fn engine_program() -> PathBuf {
             let collector = PathBuf::from(env!("CARGO_BIN_EXE_hearth-collector"));
             let built = Command::new(env!("CARGO"))
                 .args(["build", "--quiet", "--package", "hearth-clickhouse"])
-                .current_dir(env!("CARGO_MANIFEST_DIR"))
+                .current_dir(std::env::var_os("CARGO_MANIFEST_DIR").expect("tests are run by cargo"))
                 .status()
                 .unwrap();
             assert!(built.success(), "hearth-clickhouse does not build");
