@@ -12,9 +12,9 @@ cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
 say "modules"
 "$root/scripts/check-mods.sh"
 say "licences, bans, sources"
-deny=$HEARTH_CACHE/cargo-deny-0.18.9
+deny=$HEARTH_CACHE/cargo-deny-0.20.2
 if [ ! -x "$deny/bin/cargo-deny" ]; then
   say "building cargo-deny (some minutes) into $HEARTH_CACHE"
-  env -u CARGO_TARGET_DIR cargo install --quiet --locked cargo-deny --version 0.18.9 --root "$deny"
+  env -u CARGO_TARGET_DIR cargo install --quiet --locked cargo-deny --version 0.20.2 --root "$deny"
 fi
 "$deny/bin/cargo-deny" --workspace --all-features check licenses bans sources

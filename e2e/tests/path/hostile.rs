@@ -174,8 +174,8 @@ fn a_name_that_demangles_for_ever() {
     assert!(names.iter().all(|name| name.len() < 64 << 10), "a name is longer than any reader's patience");
 }
 
-/// Runs generated code with this perf map; the names shown for it.
-fn with_perf_map(write: impl FnOnce(&std::fs::File, u64)) -> (Vec<String>, u32) {
+/// Runs generated code with this perf map, until the frame expected for its pid is shown for it.
+fn with_perf_map(expected: impl FnOnce(u32) -> String, write: impl FnOnce(&std::fs::File, u64)) {
     let _machine = machine::together();
     let name = unique_name("jit");
     let scene = Scene::open(&name);
@@ -196,30 +196,41 @@ fn with_perf_map(write: impl FnOnce(&std::fs::File, u64)) -> (Vec<String>, u32) 
     let _remove = Remove(path);
     write(&file, address);
     process.write_line();
-    (scene.close(&name), pid)
+    // The loader's own samples may come before the map, which is then looked for a second later.
+    let expected = expected(pid);
+    let is_shown = || {
+        let flame = Collector::shared().flame(&name, &scene.agent.node).ok()?;
+        flame.names().contains(&expected.as_str()).then_some(())
+    };
+    hearth_e2e::daemon::wait_for(&expected, is_shown);
+    scene.close(&name);
+}
+
+/// What is shown for code that the map does not list.
+fn map_frame(pid: u32) -> String {
+    format!("[/tmp/perf-{pid}.map]")
 }
 
 #[test]
 fn a_perf_map_names_generated_code() {
-    let (names, _) = with_perf_map(|mut file, address| {
-        writeln!(file, "{address:x} 100 LHello;::world").unwrap();
-    });
-    has(&names, "LHello:::world");
+    with_perf_map(
+        |_| "LHello:::world".to_owned(),
+        |mut file, address| writeln!(file, "{address:x} 100 LHello;::world").unwrap(),
+    );
 }
 
 #[test]
 fn a_perf_map_of_a_gibibyte() {
-    let (names, pid) = with_perf_map(|file, address| {
+    with_perf_map(map_frame, |file, address| {
         file.set_len(1 << 30).unwrap();
         // The only entry, behind everything that is ever read.
         file.write_at(format!("\n{address:x} 100 far_away\n").as_bytes(), (1 << 30) - 64).unwrap();
     });
-    has(&names, &format!("[/tmp/perf-{pid}.map]"));
 }
 
 #[test]
 fn a_perf_map_of_noise() {
-    let (names, pid) = with_perf_map(|mut file, _| {
+    with_perf_map(map_frame, |mut file, _| {
         // Reproducible noise with line ends, broken UTF-8 and numbers too large in it.
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         let mut noise = Vec::new();
@@ -232,7 +243,6 @@ fn a_perf_map_of_noise() {
         noise.extend(b"\nffffffffffffffff ffffffffffffffff overflow\nzz 10 nohex\n10 \n\n");
         file.write_all(&noise).unwrap();
     });
-    has(&names, &format!("[/tmp/perf-{pid}.map]"));
 }
 
 /// Runs code of a file that begins with these bytes; what is shown for it.

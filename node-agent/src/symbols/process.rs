@@ -21,6 +21,10 @@ const MAX_STATUS_BYTES: u64 = 64 * 1024;
 /// Perf maps kept open for processes that may be gone when their samples are named.
 const MAX_HELD_MAPS: usize = 128;
 
+/// A process without a perf map is left alone for so long before one is looked for
+/// again: a runtime may begin to write it at any time.
+const ABSENT_MAP_INTERVAL: Duration = Duration::from_secs(1);
+
 /// A fork's record is written a moment after the kernel noted the start: the two may
 /// fall on either side of a clock tick. No pid comes round within two of them.
 const START_TIME_SLACK: u64 = 2;
@@ -115,9 +119,11 @@ impl ProcessImage {
     }
 
     /// Reads the perf map if it is due (never read, or `defer` passed) and has
-    /// changed. Whether there is something new to look at.
+    /// changed. Whether there is something new to look at. That there was none is
+    /// no reading: it is looked for again without waiting for `defer`.
     pub(super) fn refresh_perf_map(&mut self, defer: Duration, budget: &Budget) -> bool {
-        if self.jit.checked_at.is_some_and(|at| at.elapsed() < defer) {
+        let wait = if self.jit.was_read { defer } else { defer.min(ABSENT_MAP_INTERVAL) };
+        if self.jit.checked_at.is_some_and(|at| at.elapsed() < wait) {
             return false;
         }
         self.jit.checked_at = Some(Instant::now());
