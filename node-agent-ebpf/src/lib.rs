@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod limits;
+pub mod memory;
 pub mod record;
 pub mod thin;
 pub mod walk;

@@ -23,13 +23,14 @@ use aya_ebpf::programs::{PerfEventContext, RawTracePointContext};
 use hearth_node_agent_ebpf::limits::{
     COMM_BYTES, FRAME_SLOTS, MAX_COUNTS, MAX_DECISIONS, MAX_KERNEL_FRAMES, MIN_RING_BYTES,
 };
+use hearth_node_agent_ebpf::memory::{Pieces, Source};
 use hearth_node_agent_ebpf::record::{
     COUNT_LOST_MATCHED, COUNT_LOST_UNDECIDED, COUNT_UNMATCHED, Config, CountKey, DECISION_UNMATCHED,
     Decision, EXITS, Exit, SAMPLE_HEADER_BYTES, SampleHeader, Scratch, WALK_NO_FRAME_POINTER,
     WALK_NO_USER_STACK, WALK_TRUNCATED,
 };
 use hearth_node_agent_ebpf::thin::keeps;
-use hearth_node_agent_ebpf::walk::{Frames, MAX_STEPS, Memory, Registers, Walk, Walked};
+use hearth_node_agent_ebpf::walk::{Frames, MAX_TURNS, Registers, Walk, Walked};
 
 #[map]
 static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
@@ -189,10 +190,11 @@ fn user_stack(ctx: &PerfEventContext, scratch: &mut Scratch, kernel_frames: usiz
         return Walked { frames: 0, end: WALK_NO_USER_STACK };
     };
     let mut slots = Slots { frames: &raw mut scratch.frames, base: kernel_frames };
-    let mut walking = Walking { walk: Walk::begin(registers, &mut slots), slots };
+    let memory = Pieces::new(UserMemory, &mut scratch.piece);
+    let mut walking = Walking { walk: Walk::begin(registers, &mut slots), memory, slots };
     // A loop in the program itself would be verified frame by frame: 200,000 instructions.
     // SAFETY: the callback gets this very struct, which outlives the call.
-    unsafe { bpf_loop(MAX_STEPS as u32, advance as *mut c_void, (&raw mut walking).cast::<c_void>(), 0) };
+    unsafe { bpf_loop(MAX_TURNS as u32, turn as *mut c_void, (&raw mut walking).cast::<c_void>(), 0) };
     let walked = walking.walk.result();
     match walked.end {
         WALK_NO_FRAME_POINTER => bump(Exit::WalkBroken),
@@ -204,16 +206,17 @@ fn user_stack(ctx: &PerfEventContext, scratch: &mut Scratch, kernel_frames: usiz
 }
 
 #[repr(C)]
-struct Walking {
+struct Walking<'a> {
     walk: Walk,
+    memory: Pieces<'a, UserMemory>,
     slots: Slots,
 }
 
-/// One step of the walk; 1 ends `bpf_loop`.
-unsafe extern "C" fn advance(index: u64, walking: *mut Walking) -> i64 {
+/// Some steps of the walk; 1 ends `bpf_loop`.
+unsafe extern "C" fn turn(index: u64, walking: *mut Walking<'_>) -> i64 {
     // SAFETY: `bpf_loop` hands on what `user_stack` gave it.
     let walking = unsafe { &mut *walking };
-    i64::from(!walking.walk.advance(index as usize, &UserMemory, &mut walking.slots))
+    i64::from(!walking.walk.turn(index as usize, &mut walking.memory, &mut walking.slots))
 }
 
 /// The registers user space had: the sample's own, or, where the sample hit the
@@ -255,13 +258,13 @@ fn in_user_mode(cs: u64) -> bool {
 
 struct UserMemory;
 
-impl Memory for UserMemory {
+impl Source for UserMemory {
     #[inline(always)]
-    fn read_pair(&self, address: u64) -> Option<(u64, u64)> {
-        let mut pair = [0_u64; 2];
-        // SAFETY: the helper checks the user's address and writes 16 bytes to `pair`.
-        let failed = unsafe { bpf_probe_read_user(pair.as_mut_ptr().cast(), 16, address as *const _) };
-        if failed == 0 { Some((pair[0], pair[1])) } else { None }
+    fn copy<const WORDS: usize>(&self, address: u64, to: &mut [u64; WORDS]) -> bool {
+        // SAFETY: the helper checks the user's address and writes these bytes, which `to` has.
+        unsafe {
+            bpf_probe_read_user(to.as_mut_ptr().cast(), size_of_val(to) as u32, address as *const _) == 0
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! over any bit pattern, and an unknown code must be a value, not undefined.
 
 use crate::limits::{COMM_BYTES, FRAME_SLOTS};
+use crate::memory::PIECE_WORDS;
 
 /// The walk reached the outermost frame.
 pub const WALK_COMPLETE: u32 = 0;
@@ -58,6 +59,8 @@ pub struct Scratch {
     pub header: SampleHeader,
     /// Kernel addresses, then user addresses.
     pub frames: [u64; FRAME_SLOTS],
+    /// The piece of the user's stack that was read last.
+    pub piece: [u64; PIECE_WORDS],
 }
 
 /// Ticks of a process that no policy matched.

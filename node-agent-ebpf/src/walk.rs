@@ -5,17 +5,8 @@
 //! [`step`] is that place.
 
 use crate::limits::MAX_USER_FRAMES;
+use crate::memory::Memory;
 use crate::record::{WALK_COMPLETE, WALK_NO_FRAME_POINTER, WALK_TRUNCATED};
-
-/// Memory of the process that is being walked.
-pub trait Memory {
-    /// The two 64-bit words at `address`, or nothing where it cannot be read.
-    ///
-    /// Two at once because a frame record is two words (the caller's frame
-    /// pointer and the return address) and one read of 16 bytes costs what one
-    /// of 8 costs.
-    fn read_pair(&self, address: u64) -> Option<(u64, u64)>;
-}
 
 /// Where the addresses go.
 pub trait Frames {
@@ -67,7 +58,7 @@ const END_OF_USER_SPACE: u64 = 1 << 47;
 /// process entry). Anything that cannot be a frame record means that some caller
 /// uses the register for something else.
 #[inline(always)]
-pub fn step<M: Memory>(memory: &M, fp: u64) -> Step {
+pub fn step<M: Memory>(memory: &mut M, fp: u64) -> Step {
     if fp == 0 {
         return Step::End(WALK_COMPLETE);
     }
@@ -88,7 +79,13 @@ pub fn step<M: Memory>(memory: &M, fp: u64) -> Step {
 }
 
 /// Steps of one walk: each gives a frame, and the first frame needs none.
-pub const MAX_STEPS: usize = MAX_USER_FRAMES - 1;
+const MAX_STEPS: usize = MAX_USER_FRAMES - 1;
+
+/// Steps between two turns of the crank, each of which is an indirect call in the kernel.
+const STEPS_PER_TURN: usize = 7;
+/// Turns of one walk.
+pub const MAX_TURNS: usize = MAX_STEPS / STEPS_PER_TURN;
+const _: () = assert!(MAX_TURNS * STEPS_PER_TURN == MAX_STEPS);
 
 /// A walk in progress. The kernel side turns the crank with `bpf_loop`, the host with
 /// a plain loop: see [`walk_frame_pointers`].
@@ -109,12 +106,25 @@ impl Walk {
         Self { fp: registers.fp, frames: 1, end: WALK_TRUNCATED as u64 }
     }
 
-    /// Takes step number `index`, from 0; false where the walk has ended.
+    /// Takes the steps of turn number `index`, from 0; false where the walk has ended.
     ///
     /// The number comes from the caller because the verifier would follow a counter
     /// kept here through each of its values.
     #[inline(always)]
-    pub fn advance<M: Memory, F: Frames>(&mut self, index: usize, memory: &M, frames: &mut F) -> bool {
+    pub fn turn<M: Memory, F: Frames>(&mut self, index: usize, memory: &mut M, frames: &mut F) -> bool {
+        let mut step = 0;
+        while step < STEPS_PER_TURN {
+            if !self.advance(index * STEPS_PER_TURN + step, memory, frames) {
+                return false;
+            }
+            step += 1;
+        }
+        true
+    }
+
+    /// Takes step number `index`, from 0; false where the walk has ended.
+    #[inline(always)]
+    fn advance<M: Memory, F: Frames>(&mut self, index: usize, memory: &mut M, frames: &mut F) -> bool {
         match step(memory, self.fp) {
             Step::Caller { return_address, fp } => {
                 frames.put(index + 1, return_address);
@@ -137,10 +147,14 @@ impl Walk {
 }
 
 /// Walks by frame pointers from the sampled instruction to the thread's entry.
-pub fn walk_frame_pointers<M: Memory, F: Frames>(memory: &M, registers: Registers, frames: &mut F) -> Walked {
+pub fn walk_frame_pointers<M: Memory, F: Frames>(
+    memory: &mut M,
+    registers: Registers,
+    frames: &mut F,
+) -> Walked {
     let mut walk = Walk::begin(registers, frames);
     let mut index = 0;
-    while index < MAX_STEPS && walk.advance(index, memory, frames) {
+    while index < MAX_TURNS && walk.turn(index, memory, frames) {
         index += 1;
     }
     walk.result()
@@ -160,7 +174,7 @@ mod tests {
     struct Stack(HashMap<u64, (u64, u64)>);
 
     impl Memory for Stack {
-        fn read_pair(&self, address: u64) -> Option<(u64, u64)> {
+        fn read_pair(&mut self, address: u64) -> Option<(u64, u64)> {
             self.0.get(&address).copied()
         }
     }
@@ -176,9 +190,9 @@ mod tests {
 
     /// `records`: (address, caller's frame pointer, return address).
     fn check(fp: u64, records: &[(u64, u64, u64)], expected: &str) {
-        let memory = Stack(records.iter().map(|&(at, next, ret)| (at, (next, ret))).collect());
+        let mut memory = Stack(records.iter().map(|&(at, next, ret)| (at, (next, ret))).collect());
         let mut sink = Sink(Vec::new());
-        let walked = walk_frame_pointers(&memory, Registers { ip: 0x40_1000, fp }, &mut sink);
+        let walked = walk_frame_pointers(&mut memory, Registers { ip: 0x40_1000, fp }, &mut sink);
         assert_eq!(walked.frames, sink.0.len());
         let end = match walked.end {
             WALK_COMPLETE => "complete",
@@ -231,9 +245,9 @@ mod tests {
     fn the_limit_of_frames_is_kept_and_said() {
         let records: Vec<_> =
             (0..2 * MAX_USER_FRAMES as u64).map(|i| (SP + 16 * i, SP + 16 * (i + 1), 0x40_2000)).collect();
-        let memory = Stack(records.iter().map(|&(at, next, ret)| (at, (next, ret))).collect());
+        let mut memory = Stack(records.iter().map(|&(at, next, ret)| (at, (next, ret))).collect());
         let mut sink = Sink(Vec::new());
-        let walked = walk_frame_pointers(&memory, Registers { ip: 0x40_1000, fp: SP }, &mut sink);
+        let walked = walk_frame_pointers(&mut memory, Registers { ip: 0x40_1000, fp: SP }, &mut sink);
         assert_eq!(walked, Walked { frames: MAX_USER_FRAMES, end: WALK_TRUNCATED });
     }
 }
