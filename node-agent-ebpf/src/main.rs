@@ -30,7 +30,7 @@ use hearth_node_agent_ebpf::record::{
     WALK_NO_USER_STACK, WALK_TRUNCATED,
 };
 use hearth_node_agent_ebpf::thin::keeps;
-use hearth_node_agent_ebpf::walk::{Frames, MAX_TURNS, Registers, Walk, Walked};
+use hearth_node_agent_ebpf::walk::{Frames, MAX_STEPS, Registers, Walk, Walked};
 
 #[map]
 static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
@@ -194,7 +194,7 @@ fn user_stack(ctx: &PerfEventContext, scratch: &mut Scratch, kernel_frames: usiz
     let mut walking = Walking { walk: Walk::begin(registers, &mut slots), memory, slots };
     // A loop in the program itself would be verified frame by frame: 200,000 instructions.
     // SAFETY: the callback gets this very struct, which outlives the call.
-    unsafe { bpf_loop(MAX_TURNS as u32, turn as *mut c_void, (&raw mut walking).cast::<c_void>(), 0) };
+    unsafe { bpf_loop(MAX_STEPS as u32, advance as *mut c_void, (&raw mut walking).cast::<c_void>(), 0) };
     let walked = walking.walk.result();
     match walked.end {
         WALK_NO_FRAME_POINTER => bump(Exit::WalkBroken),
@@ -212,11 +212,11 @@ struct Walking<'a> {
     slots: Slots,
 }
 
-/// Some steps of the walk; 1 ends `bpf_loop`.
-unsafe extern "C" fn turn(index: u64, walking: *mut Walking<'_>) -> i64 {
+/// One step of the walk; 1 ends `bpf_loop`.
+unsafe extern "C" fn advance(index: u64, walking: *mut Walking<'_>) -> i64 {
     // SAFETY: `bpf_loop` hands on what `user_stack` gave it.
     let walking = unsafe { &mut *walking };
-    i64::from(!walking.walk.turn(index as usize, &mut walking.memory, &mut walking.slots))
+    i64::from(!walking.walk.advance(index as usize, &mut walking.memory, &mut walking.slots))
 }
 
 /// The registers user space had: the sample's own, or, where the sample hit the

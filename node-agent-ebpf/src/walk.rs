@@ -79,13 +79,7 @@ pub fn step<M: Memory>(memory: &mut M, fp: u64) -> Step {
 }
 
 /// Steps of one walk: each gives a frame, and the first frame needs none.
-const MAX_STEPS: usize = MAX_USER_FRAMES - 1;
-
-/// Steps between two turns of the crank, each of which is an indirect call in the kernel.
-const STEPS_PER_TURN: usize = 7;
-/// Turns of one walk.
-pub const MAX_TURNS: usize = MAX_STEPS / STEPS_PER_TURN;
-const _: () = assert!(MAX_TURNS * STEPS_PER_TURN == MAX_STEPS);
+pub const MAX_STEPS: usize = MAX_USER_FRAMES - 1;
 
 /// A walk in progress. The kernel side turns the crank with `bpf_loop`, the host with
 /// a plain loop: see [`walk_frame_pointers`].
@@ -106,25 +100,13 @@ impl Walk {
         Self { fp: registers.fp, frames: 1, end: WALK_TRUNCATED as u64 }
     }
 
-    /// Takes the steps of turn number `index`, from 0; false where the walk has ended.
+    /// Takes step number `index`, from 0; false where the walk has ended.
     ///
     /// The number comes from the caller because the verifier would follow a counter
-    /// kept here through each of its values.
+    /// kept here through each of its values. One step a call, for the same reason:
+    /// several multiply the paths that it follows by as many orders of their ends.
     #[inline(always)]
-    pub fn turn<M: Memory, F: Frames>(&mut self, index: usize, memory: &mut M, frames: &mut F) -> bool {
-        let mut step = 0;
-        while step < STEPS_PER_TURN {
-            if !self.advance(index * STEPS_PER_TURN + step, memory, frames) {
-                return false;
-            }
-            step += 1;
-        }
-        true
-    }
-
-    /// Takes step number `index`, from 0; false where the walk has ended.
-    #[inline(always)]
-    fn advance<M: Memory, F: Frames>(&mut self, index: usize, memory: &mut M, frames: &mut F) -> bool {
+    pub fn advance<M: Memory, F: Frames>(&mut self, index: usize, memory: &mut M, frames: &mut F) -> bool {
         match step(memory, self.fp) {
             Step::Caller { return_address, fp } => {
                 frames.put(index + 1, return_address);
@@ -154,7 +136,7 @@ pub fn walk_frame_pointers<M: Memory, F: Frames>(
 ) -> Walked {
     let mut walk = Walk::begin(registers, frames);
     let mut index = 0;
-    while index < MAX_TURNS && walk.turn(index, memory, frames) {
+    while index < MAX_STEPS && walk.advance(index, memory, frames) {
         index += 1;
     }
     walk.result()
