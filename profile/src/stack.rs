@@ -5,14 +5,19 @@ use std::str::FromStr;
 
 /// Identifies the frames of one stack: see [`stack_id`].
 ///
-/// Shown and parsed as 32 hex digits; stored as a `UInt128`. 0 is no stack:
-/// none was asked for.
+/// Shown and parsed as 32 hex digits, stored as the 16 bytes that these are.
+/// 0 is no stack: none was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct StackId(pub u128);
 
 impl StackId {
     /// The id of rows for which no stack was asked.
     pub const NONE: StackId = StackId(0);
+
+    /// As it is stored: big-endian.
+    pub const fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
 }
 
 /// Text that is not 32 hex digits.

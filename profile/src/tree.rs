@@ -17,6 +17,10 @@ pub struct TreeBuilder {
     children: HashMap<(u32, u32), u32>,
 }
 
+/// A frame of a tree that is being built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameId(u32);
+
 /// A finished tree: see the module's documentation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree {
@@ -79,11 +83,25 @@ impl TreeBuilder {
     {
         let mut node = 0;
         for frame in path {
-            let name = self.intern(frame.as_ref());
+            let name = self.name(frame.as_ref());
             node = self.child(node, name);
         }
-        let self_value = &mut self.nodes[node as usize].self_value;
-        *self_value = self_value.saturating_add(value);
+        self.add_to(node, value);
+    }
+
+    /// As [`TreeBuilder::add`], for frames that [`TreeBuilder::intern`] knows
+    /// already: for paths that come again.
+    pub fn add_interned(&mut self, path: impl IntoIterator<Item = FrameId>, value: i64) {
+        let mut node = 0;
+        for FrameId(name) in path {
+            node = self.child(node, name);
+        }
+        self.add_to(node, value);
+    }
+
+    /// The number of a frame in this tree.
+    pub fn intern(&mut self, frame: &str) -> FrameId {
+        FrameId(self.name(frame))
     }
 
     /// Sums up and orders: children by total, the largest first, then by name.
@@ -125,7 +143,12 @@ impl TreeBuilder {
         Tree { names, nodes: ordered }
     }
 
-    fn intern(&mut self, name: &str) -> u32 {
+    fn add_to(&mut self, node: u32, value: i64) {
+        let self_value = &mut self.nodes[node as usize].self_value;
+        *self_value = self_value.saturating_add(value);
+    }
+
+    fn name(&mut self, name: &str) -> u32 {
         if let Some(&id) = self.name_ids.get(name) {
             return id;
         }

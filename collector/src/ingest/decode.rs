@@ -2,6 +2,7 @@
 //!
 //! Pure: no IO, no clock. Everything an agent sends is checked here.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use hearth_profile::stack::{StackId, stack_id};
@@ -51,8 +52,9 @@ pub struct StreamTables {
     agent: Option<Agent>,
     strings: Vec<Arc<str>>,
     stacks: Vec<StackEntry>,
-    processes: Vec<Arc<ProcessInfo>>,
+    processes: Vec<ProcessEntry>,
     threads: Vec<ThreadInfo>,
+    handed_over: HandedOver,
     bytes: usize,
 }
 
@@ -63,16 +65,35 @@ struct StackEntry {
     id: StackId,
     /// Indices into the strings, each known to be there.
     frames: Box<[u32]>,
-    /// Day (since 1970, UTC) of the last window that brought its text to the
-    /// store; a stack is sent again daily.
-    handed_over: u32,
+}
+
+/// What a window of one day has brought to the store: a stack is kept once for
+/// each app, and sent again daily.
+#[derive(Debug, Default)]
+struct HandedOver {
+    /// Since 1970, UTC.
+    day: u32,
+    /// Index of the stack, index of the app's name.
+    stacks: HashSet<(u32, u32)>,
+}
+
+#[derive(Debug, Clone)]
+struct ProcessEntry {
+    info: Arc<ProcessInfo>,
+    /// Index of the app's name.
+    app: u32,
 }
 
 #[derive(Debug)]
 struct ThreadInfo {
-    process: Arc<ProcessInfo>,
+    process: ProcessEntry,
     name: Arc<str>,
     main: bool,
+}
+
+impl HandedOver {
+    /// What an entry takes in the set, its spare room included.
+    const ENTRY_BYTES: usize = 2 * size_of::<(u32, u32)>();
 }
 
 impl StreamTables {
@@ -84,9 +105,7 @@ impl StreamTables {
     /// What was accepted last is not going to be stored: stacks that came with
     /// it must come again.
     pub fn not_stored(&mut self) {
-        for stack in &mut self.stacks {
-            stack.handed_over = 0;
-        }
+        self.forget_handed_over();
     }
 
     /// Adds the batch's entries to the tables and resolves its rows. After a
@@ -198,8 +217,7 @@ impl StreamTables {
         }
         let id = stack_id(&texts);
         self.grow(size_of::<StackEntry>() + size_of_val(&frames[..]))?;
-        let stack = StackEntry { id, frames: frames.into(), handed_over: 0 };
-        self.stacks.push(stack);
+        self.stacks.push(StackEntry { id, frames: frames.into() });
         Ok(())
     }
 
@@ -221,13 +239,13 @@ impl StreamTables {
             policy: self.string(policy)?,
             period_micros,
         };
-        self.grow(size_of::<ProcessInfo>() + 2 * size_of::<usize>())?;
-        self.processes.push(Arc::new(info));
+        self.grow(size_of::<ProcessInfo>() + 4 * size_of::<usize>())?;
+        self.processes.push(ProcessEntry { info: Arc::new(info), app: app_service });
         Ok(())
     }
 
     fn add_thread(&mut self, Thread { process, name, main }: Thread) -> Result<(), Violation> {
-        let process = Arc::clone(entry(&self.processes, process, "process")?);
+        let process = entry(&self.processes, process, "process")?.clone();
         let name = self.string(name)?;
         self.grow(size_of::<ThreadInfo>())?;
         self.threads.push(ThreadInfo { process, name, main });
@@ -268,16 +286,30 @@ impl StreamTables {
                 other => other,
             })?);
         }
+        if self.handed_over.day != day {
+            self.forget_handed_over();
+            self.handed_over.day = day;
+        }
         let mut texts = Vec::new();
-        for at in stack.iter().filter_map(|stack| (*stack as usize).checked_sub(1)) {
+        for (thread, stack) in thread.iter().zip(stack).filter(|(_, stack)| **stack != 0) {
             // Every index was checked with its row.
-            let entry = &mut self.stacks[at];
-            if entry.handed_over != day {
-                entry.handed_over = day;
-                texts.push(StackText { id: entry.id, text: folded(&self.strings, &entry.frames) });
+            let process = &self.threads[*thread as usize - 1].process;
+            if self.handed_over.stacks.insert((*stack, process.app)) {
+                let entry = &self.stacks[*stack as usize - 1];
+                texts.push(StackText {
+                    app_service: Arc::clone(&process.info.app_service),
+                    id: entry.id,
+                    text: folded(&self.strings, &entry.frames),
+                });
+                self.grow(HandedOver::ENTRY_BYTES)?;
             }
         }
         Ok((out, texts))
+    }
+
+    fn forget_handed_over(&mut self) {
+        self.bytes -= self.handed_over.stacks.len() * HandedOver::ENTRY_BYTES;
+        self.handed_over.stacks.clear();
     }
 
     fn row(&self, thread: u32, stack: u32, samples: u32, end: i32, cpu: u32) -> Result<Row, Violation> {
@@ -295,10 +327,10 @@ impl StreamTables {
             return invalid(format!("CPU {}", cpu - 1));
         }
         let value = i64::from(samples)
-            .checked_mul(i64::from(thread.process.period_micros))
+            .checked_mul(i64::from(thread.process.info.period_micros))
             .ok_or_else(|| Violation::Invalid(format!("{samples} samples overflow the value")))?;
         Ok(Row {
-            process: Arc::clone(&thread.process),
+            process: Arc::clone(&thread.process.info),
             thread_name: Arc::clone(&thread.name),
             main_thread: thread.main,
             stack: match stack {
@@ -375,15 +407,23 @@ mod tests {
 
     const DAY: i64 = 86_400;
 
-    /// Stacks that a batch with one row of `stack` brings to the store.
-    fn handed_over(tables: &mut StreamTables, day: i64, stack: u32) -> Vec<String> {
+    /// Stacks that a batch with one row of `stack` brings to the store, each as `app: text`.
+    fn handed_over(tables: &mut StreamTables, day: i64, app: u32, stack: u32) -> Vec<String> {
         let is_first = tables.agent().is_none();
         let first = SampleBatch {
             agent: Some(AgentIdentity { instance: vec![0; 16], node: "n".into(), ..Default::default() }),
-            strings: ["main", "a", "b"].map(str::to_owned).to_vec(),
+            strings: ["main", "a", "b", "nginx", "redis"].map(str::to_owned).to_vec(),
             stacks: vec![Stack { frames: vec![1, 2] }, Stack { frames: vec![1, 3] }],
-            processes: vec![Process { pid: 1, name: 1, period_micros: 10_101, ..Default::default() }],
-            threads: vec![Thread { process: 1, name: 1, main: true }],
+            processes: [4, 5]
+                .map(|app_service| Process {
+                    pid: app_service,
+                    name: 1,
+                    app_service,
+                    period_micros: 10_101,
+                    ..Default::default()
+                })
+                .to_vec(),
+            threads: [1, 2].map(|process| Thread { process, name: 1, main: true }).to_vec(),
             ..Default::default()
         };
         let batch = SampleBatch {
@@ -392,7 +432,7 @@ mod tests {
             window_seconds: 10,
             sent_at_micros: (day * DAY + 10) * 1_000_000,
             rows: Some(Rows {
-                thread: vec![1],
+                thread: vec![app],
                 stack: vec![stack],
                 samples: vec![1],
                 end: vec![0],
@@ -401,24 +441,28 @@ mod tests {
             ..if is_first { first } else { SampleBatch::default() }
         };
         let batch = tables.accept(batch).unwrap();
-        batch.stacks.iter().map(|stack| stack.text.to_string()).collect()
+        batch.stacks.iter().map(|stack| format!("{}: {}", stack.app_service, stack.text)).collect()
     }
 
     #[test]
-    fn a_stack_is_handed_over_once_a_day() {
+    fn a_stack_is_handed_over_once_a_day_and_app() {
         let mut tables = StreamTables::default();
-        assert_eq!(handed_over(&mut tables, 100, 1), ["main;a"]);
-        assert_eq!(handed_over(&mut tables, 100, 1), [""; 0]);
-        assert_eq!(handed_over(&mut tables, 100, 2), ["main;b"]);
-        assert_eq!(handed_over(&mut tables, 101, 1), ["main;a"]);
-        assert_eq!(handed_over(&mut tables, 101, 1), [""; 0]);
+        assert_eq!(handed_over(&mut tables, 100, 1, 1), ["nginx: main;a"]);
+        assert_eq!(handed_over(&mut tables, 100, 1, 1), [""; 0]);
+        assert_eq!(handed_over(&mut tables, 100, 1, 2), ["nginx: main;b"]);
+        assert_eq!(handed_over(&mut tables, 100, 2, 1), ["redis: main;a"]);
+        assert_eq!(handed_over(&mut tables, 100, 2, 1), [""; 0]);
+        let before = tables.bytes;
+        assert_eq!(handed_over(&mut tables, 101, 1, 1), ["nginx: main;a"]);
+        assert_eq!(handed_over(&mut tables, 101, 1, 1), [""; 0]);
+        assert!(tables.bytes < before, "what was handed over is no burden the next day");
     }
 
     #[test]
     fn a_stack_of_a_batch_that_was_dropped_comes_again() {
         let mut tables = StreamTables::default();
-        assert_eq!(handed_over(&mut tables, 100, 1), ["main;a"]);
+        assert_eq!(handed_over(&mut tables, 100, 1, 1), ["nginx: main;a"]);
         tables.not_stored();
-        assert_eq!(handed_over(&mut tables, 100, 1), ["main;a"]);
+        assert_eq!(handed_over(&mut tables, 100, 1, 1), ["nginx: main;a"]);
     }
 }

@@ -1,17 +1,19 @@
 //! From rows to the tree: what is shown of what is stored.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use clickhouse::Row;
 use hearth_profile::frame;
+use hearth_profile::stack::StackId;
 use hearth_profile::tree::{Tree, TreeBuilder};
 use serde::Deserialize;
 
 /// A row of [`super::plan::app`].
 #[derive(Debug, Clone, PartialEq, Eq, Row, Deserialize)]
 pub struct AppRow {
-    /// 0: no stack was asked for.
-    pub stack_id: u128,
+    /// [`StackId::to_bytes`]; zeros: no stack was asked for.
+    pub stack_id: [u8; 16],
     /// As stored, without prefix.
     pub thread_name: String,
     /// How the stack's walk ended, as the column's number.
@@ -28,7 +30,7 @@ pub struct AppRow {
 #[derive(Debug, Clone, PartialEq, Eq, Row, Deserialize)]
 pub struct ProcessRow {
     /// As in [`AppRow`].
-    pub stack_id: u128,
+    pub stack_id: [u8; 16],
     /// As in [`AppRow`].
     pub thread_name: String,
     /// In the pid namespace of the host.
@@ -50,21 +52,20 @@ pub struct TotalRow {
     pub value: i64,
 }
 
-/// Frames by stack id, as stored: joined by `;`.
-pub type Stacks = HashMap<u128, String>;
+const NO_STACK: [u8; 16] = StackId::NONE.to_bytes();
 
-/// The stacks of `rows` that several processes share and that look different
-/// in each: these need [`super::plan::app_by_process`].
-pub fn differing_by_process(rows: &[AppRow], stacks: &Stacks) -> Vec<u128> {
-    let mut ids: Vec<u128> = rows.iter().filter(|r| differs(r, stacks)).map(|r| r.stack_id).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    ids
+/// Frames by stack id, as stored: joined by `;`.
+pub type Stacks = HashMap<[u8; 16], String>;
+
+/// Whether a row holds several processes in which its stack looks different:
+/// then [`super::plan::app_by_process`] tells them apart.
+pub fn differ_by_process(rows: &[AppRow], stacks: &Stacks) -> bool {
+    rows.iter().any(|r| r.first_process != r.last_process && looks_different(r.stack_id, stacks))
 }
 
 /// The tree of one app service: `[t] thread`, then the frames.
 ///
-/// `by_process` has the rows of [`differing_by_process`], and takes the place of theirs in `rows`.
+/// `by_process`, if it was asked for, takes the place of the `rows` whose stacks look different in each process.
 pub fn app_tree(
     app_service: &str,
     rows: &[AppRow],
@@ -73,19 +74,33 @@ pub fn app_tree(
     max_kernel_frames: Option<u32>,
 ) -> Tree {
     let mut tree = TreeBuilder::new(app_service);
-    let replaced = differing_by_process(rows, stacks);
-    let mut add = |stack_id: u128, thread_name: &str, process_id: u32, value: i64| {
-        let thread = format!("{}{}", frame::THREAD, frame::clean_frame(thread_name));
-        let frames = shown_frames(stack_id, process_id, stacks, max_kernel_frames);
-        tree.add(std::iter::once(thread.into()).chain(frames), value);
+    let mut path = Vec::new();
+    let mut add = |stack_id: [u8; 16], thread: &str, process: u32, value: i64, is_same_stack: bool| {
+        let thread = tree.intern(&format!("{}{}", frame::THREAD, frame::clean_frame(thread)));
+        // Most stacks stand below several threads: their frames are looked up once.
+        if !is_same_stack {
+            path.clear();
+            path.extend(shown_frames(stack_id, process, stacks, max_kernel_frames).map(|f| tree.intern(&f)));
+        }
+        tree.add_interned(std::iter::once(thread).chain(path.iter().copied()), value);
     };
-    for AppRow { stack_id, thread_name, end: _, first_process, last_process: _, value } in rows {
-        if replaced.binary_search(stack_id).is_err() {
-            add(*stack_id, thread_name, *first_process, *value);
+    let mut rows: Vec<&AppRow> = rows.iter().collect();
+    rows.sort_unstable_by_key(|row| row.stack_id);
+    for same_stack in rows.chunk_by(|a, b| a.stack_id == b.stack_id) {
+        let by_each = looks_different(same_stack[0].stack_id, stacks);
+        if by_each && !by_process.is_empty() {
+            continue;
+        }
+        for (at, row) in same_stack.iter().enumerate() {
+            let AppRow { stack_id, thread_name, end: _, first_process, last_process: _, value } = row;
+            add(*stack_id, thread_name, *first_process, *value, at > 0 && !by_each);
         }
     }
     for ProcessRow { stack_id, thread_name, process_id, value } in by_process {
-        add(*stack_id, thread_name, *process_id, *value);
+        // A stack that came after the others were asked for is in the next answer.
+        if looks_different(*stack_id, stacks) {
+            add(*stack_id, thread_name, *process_id, *value, false);
+        }
     }
     tree.finish()
 }
@@ -138,41 +153,40 @@ pub fn quality(rows: &[AppRow], stacks: &Stacks) -> Vec<String> {
             parts.join(", ")
         ));
     }
-    let missing = sum(&|r| r.stack_id != 0 && !stacks.contains_key(&r.stack_id));
+    let missing = sum(&|r| r.stack_id != NO_STACK && !stacks.contains_key(&r.stack_id));
     if missing != 0 {
         notes.push(format!("{} of the time is in stacks whose frames are not stored", share(missing)));
     }
     notes
 }
 
-fn differs(row: &AppRow, stacks: &Stacks) -> bool {
-    row.first_process != row.last_process
-        && stacks.get(&row.stack_id).is_some_and(|f| f.split(';').any(|f| f == frame::PERF_MAP_FRAME))
+/// Whether a stack has a frame that is shown with its process.
+fn looks_different(stack_id: [u8; 16], stacks: &Stacks) -> bool {
+    stacks.get(&stack_id).is_some_and(|f| f.split(';').any(|f| f == frame::PERF_MAP_FRAME))
 }
 
 fn shown_frames(
-    stack_id: u128,
+    stack_id: [u8; 16],
     process_id: u32,
     stacks: &Stacks,
     max_kernel_frames: Option<u32>,
-) -> Vec<std::borrow::Cow<'_, str>> {
+) -> impl Iterator<Item = Cow<'_, str>> {
     let stored = match stacks.get(&stack_id) {
         Some(frames) => frames.as_str(),
-        None if stack_id == 0 => "",
+        None if stack_id == NO_STACK => "",
         // The time is real, whatever became of the frames.
         None => frame::STACK_TRACE_LOST,
     };
-    if stored.is_empty() {
-        return Vec::new();
-    }
-    let mut frames: Vec<_> = stored.split(';').map(|f| frame::with_pid(f, process_id)).collect();
     // Kernel frames come last: the outermost, at the border to user space, first.
-    if let Some(keep) = max_kernel_frames
-        && let Some(first) = frames.iter().position(|f| f.starts_with(frame::KERNEL))
-    {
-        frames.truncate(first.saturating_add(keep as usize));
-    }
-    frames
+    let mut kernel_frames = 0;
+    stored
+        .split(';')
+        .filter(|frame| !frame.is_empty())
+        .take_while(move |frame| {
+            kernel_frames += u32::from(frame.starts_with(frame::KERNEL));
+            max_kernel_frames.is_none_or(|most| kernel_frames <= most)
+        })
+        .map(move |frame| frame::with_pid(frame, process_id))
 }
 
 /// One decimal, and never 0.0 % or 100.0 % of a part that is neither.
@@ -198,7 +212,7 @@ mod tests {
                 let [id, thread, end, pids, value] = line.split(' ').collect::<Vec<_>>().try_into().unwrap();
                 let (first, last) = pids.split_once('-').unwrap_or((pids, pids));
                 AppRow {
-                    stack_id: id.parse().unwrap(),
+                    stack_id: id.parse::<u128>().unwrap().to_be_bytes(),
                     thread_name: thread.to_owned(),
                     end: end.parse().unwrap(),
                     first_process: first.parse().unwrap(),
@@ -215,7 +229,7 @@ mod tests {
             (2, "main;[k] entry;[k] read;[k] copy"),
             (3, "Thread::run;[/tmp/perf-PID.map];[k] fault"),
         ]
-        .map(|(id, frames)| (id, frames.to_owned()))
+        .map(|(id, frames)| (StackId(id).to_bytes(), frames.to_owned()))
         .into()
     }
 
@@ -241,10 +255,10 @@ mod tests {
     #[test]
     fn processes_that_share_a_perf_map_frame_are_told_apart() {
         let rows = rows("3 C2 0 8-9 10\n1 C2 0 8-9 1");
-        assert_eq!(differing_by_process(&rows, &stacks()), [3]);
+        assert!(differ_by_process(&rows, &stacks()));
         let by_process: Vec<ProcessRow> = [(8, 4), (9, 6)]
             .map(|(process_id, value)| ProcessRow {
-                stack_id: 3,
+                stack_id: StackId(3).to_bytes(),
                 thread_name: "C2".into(),
                 process_id,
                 value,

@@ -1,5 +1,7 @@
 //! The SQL of each question: text with a `?` for every value, and the values.
 
+use hearth_profile::frame::PERF_MAP_FRAME;
+
 use super::request::{Request, TimeRange};
 
 /// A statement and what is bound to its placeholders, in their order.
@@ -20,14 +22,10 @@ pub enum Value {
     Int(i64),
 }
 
-/// Stack ids in one statement. 41 bytes each, they stay below ClickHouse's
-/// default bound on the text of a query (256 KiB).
-pub const IDS_PER_STATEMENT: usize = 4000;
-
 /// Value by stack, thread and end of stack, for one app service. The smallest
 /// and the largest process id tell whether several processes are in a row.
 pub fn app(request: &Request, range: TimeRange, app_service: &str) -> Statement {
-    let (condition, values) = condition(request, range, Some(app_service), &[]);
+    let (condition, values) = condition(request, range, Some(app_service));
     let sql = format!(
         "SELECT stack_id, thread_name, toInt8(stack_end) AS end, \
          min(process_id) AS first_process, max(process_id) AS last_process, sum(profile_value) AS value\n\
@@ -38,12 +36,14 @@ pub fn app(request: &Request, range: TimeRange, app_service: &str) -> Statement 
 }
 
 /// Value by stack, thread and process, for those stacks of one app service
-/// that look different in each process. At most [`IDS_PER_STATEMENT`] ids.
-pub fn app_by_process(request: &Request, range: TimeRange, app_service: &str, ids: &[u128]) -> Statement {
-    let (condition, values) = condition(request, range, Some(app_service), ids);
+/// that look different in each process.
+pub fn app_by_process(request: &Request, range: TimeRange, app_service: &str) -> Statement {
+    let (condition, mut values) = condition(request, range, Some(app_service));
+    values.extend([app_service, PERF_MAP_FRAME].map(|t| Value::Text(t.to_owned())));
     let sql = format!(
         "SELECT stack_id, thread_name, process_id, sum(profile_value) AS value\n\
-         FROM profile.in_process_local\nWHERE {condition}\n\
+         FROM profile.in_process_local\nWHERE {condition} AND stack_id IN \
+         (SELECT stack_id FROM profile.stacks WHERE app_service = ? AND position(frames, ?) != 0)\n\
          GROUP BY stack_id, thread_name, process_id"
     );
     Statement { sql, values }
@@ -51,7 +51,7 @@ pub fn app_by_process(request: &Request, range: TimeRange, app_service: &str, id
 
 /// Value by process name, thread name and whether it is the main thread.
 pub fn total(request: &Request, range: TimeRange) -> Statement {
-    let (condition, values) = condition(request, range, None, &[]);
+    let (condition, values) = condition(request, range, None);
     let sql = format!(
         "SELECT process_name, thread_name, main_thread, \
          sum(profile_value) AS value\n\
@@ -61,13 +61,14 @@ pub fn total(request: &Request, range: TimeRange) -> Statement {
     Statement { sql, values }
 }
 
-/// The frames of stacks. At most [`IDS_PER_STATEMENT`] ids. Grouped, because a
-/// stack that was sent again stands in several rows until its parts are merged.
-pub fn stacks(ids: &[u128]) -> Statement {
-    let mut values = Vec::new();
+/// The frames of the stacks that [`app`] finds. Grouped, because a stack that
+/// was sent again stands in several rows until its parts are merged.
+pub fn stacks(request: &Request, range: TimeRange, app_service: &str) -> Statement {
+    let (condition, mut values) = condition(request, range, Some(app_service));
+    values.insert(0, Value::Text(app_service.to_owned()));
     let sql = format!(
-        "SELECT stack_id, any(s.frames) AS frames\nFROM profile.stacks AS s\nWHERE {}\nGROUP BY stack_id",
-        id_condition(ids, &mut values)
+        "SELECT stack_id, any(s.frames) AS frames\nFROM profile.stacks AS s\nWHERE app_service = ? AND stack_id IN \
+         (SELECT stack_id FROM profile.in_process_local WHERE {condition})\nGROUP BY stack_id"
     );
     Statement { sql, values }
 }
@@ -104,7 +105,6 @@ fn condition(
     request: &Request,
     range: TimeRange,
     app_service: Option<&str>,
-    ids: &[u128],
 ) -> (String, Vec<Value>) {
     let mut values = Vec::new();
     let mut parts = Vec::new();
@@ -117,9 +117,6 @@ fn condition(
     if let Some(filter) = &request.filter {
         parts.push(filter.sql(&mut values));
     }
-    if !ids.is_empty() {
-        parts.push(id_condition(ids, &mut values));
-    }
     (parts.join(" AND "), values)
 }
 
@@ -131,13 +128,6 @@ fn type_condition(request: &Request, values: &mut Vec<Value>) -> String {
 fn time_condition(range: TimeRange, values: &mut Vec<Value>) -> String {
     values.extend([range.from, range.until].map(|t| Value::Int(i64::from(t))));
     "time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')".to_owned()
-}
-
-fn id_condition(ids: &[u128], values: &mut Vec<Value>) -> String {
-    // As text: a literal beyond 64 bits is read as a floating point number,
-    // while text is converted to the column's type exactly.
-    values.extend(ids.iter().map(|id| Value::Text(id.to_string())));
-    format!("stack_id IN ({})", vec!["?"; ids.len()].join(", "))
 }
 
 #[cfg(test)]
@@ -179,12 +169,12 @@ mod tests {
 
     #[test]
     fn stacks_that_differ_by_process_are_aggregated_by_it() {
-        assert_snapshot!(text(&app_by_process(&request(""), RANGE, "java", &[1, u128::MAX])), @r#"
+        assert_snapshot!(text(&app_by_process(&request(""), RANGE, "java")), @r#"
         SELECT stack_id, thread_name, process_id, sum(profile_value) AS value
         FROM profile.in_process_local
-        WHERE app_service = ? AND profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND stack_id IN (?, ?)
+        WHERE app_service = ? AND profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND stack_id IN (SELECT stack_id FROM profile.stacks WHERE app_service = ? AND position(frames, ?) != 0)
         GROUP BY stack_id, thread_name, process_id
-        [Text("java"), Text("on-cpu"), Text("eBPF"), Int(100), Int(200), Text("1"), Text("340282366920938463463374607431768211455")]
+        [Text("java"), Text("on-cpu"), Text("eBPF"), Int(100), Int(200), Text("java"), Text("[/tmp/perf-PID.map]")]
         "#);
     }
 
@@ -200,13 +190,13 @@ mod tests {
     }
 
     #[test]
-    fn stacks_are_fetched_by_id() {
-        assert_snapshot!(text(&stacks(&[7])), @r#"
+    fn stacks_are_those_of_the_apps_rows() {
+        assert_snapshot!(text(&stacks(&request("pod_ns = 'a'"), RANGE, "java")), @r#"
         SELECT stack_id, any(s.frames) AS frames
         FROM profile.stacks AS s
-        WHERE stack_id IN (?)
+        WHERE app_service = ? AND stack_id IN (SELECT stack_id FROM profile.in_process_local WHERE app_service = ? AND profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND `pod_ns` = ?)
         GROUP BY stack_id
-        [Text("7")]
+        [Text("java"), Text("java"), Text("on-cpu"), Text("eBPF"), Int(100), Int(200), Text("a")]
         "#);
     }
 
@@ -232,20 +222,5 @@ mod tests {
         ORDER BY rows_in_range DESC, app_service LIMIT 10
         [Int(100), Int(200), Text("on-cpu"), Text("eBPF")]
         "#);
-    }
-
-    #[test]
-    fn a_full_statement_stays_below_the_bound_on_query_text() {
-        let ids = vec![u128::MAX; IDS_PER_STATEMENT];
-        let bound: usize = stacks(&ids)
-            .values
-            .iter()
-            .map(|v| match v {
-                Value::Text(text) => text.len() + "'', ".len(),
-                Value::Int(_) => 0,
-            })
-            .sum();
-        // What is left is for the rest of the condition.
-        assert!(bound + 80_000 < 256 * 1024, "{bound}");
     }
 }

@@ -53,7 +53,7 @@ pub struct App {
 
 #[derive(Row, Deserialize)]
 struct StackRow {
-    stack_id: u128,
+    stack_id: [u8; 16],
     frames: String,
 }
 
@@ -104,19 +104,24 @@ impl Store {
             }
             Subject::App(app) => {
                 let rows: Vec<build::AppRow> = self.rows(&plan::app(request, range, app)).await?;
-                let stacks = self.stacks(&rows).await?;
-                let mut by_process: Vec<build::ProcessRow> = Vec::new();
-                for ids in build::differing_by_process(&rows, &stacks).chunks(plan::IDS_PER_STATEMENT) {
-                    by_process.extend(self.rows(&plan::app_by_process(request, range, app, ids)).await?);
-                    self.bound_rows(by_process.len())?;
-                }
-                notes.extend(build::quality(&rows, &stacks));
-                let (app, max_kernel_frames) = (app.clone(), request.max_kernel_frames);
                 if rows.is_empty() {
                     None
                 } else {
-                    let build = move || build::app_tree(&app, &rows, &by_process, &stacks, max_kernel_frames);
-                    Some(off_runtime(build).await)
+                    // Stacks are stored before the rows that name them: asked in this order, none is missing.
+                    let stacks = self.stacks(&plan::stacks(request, range, app)).await?;
+                    let by_process: Vec<build::ProcessRow> = if build::differ_by_process(&rows, &stacks) {
+                        self.rows(&plan::app_by_process(request, range, app)).await?
+                    } else {
+                        Vec::new()
+                    };
+                    let (app, max_kernel_frames) = (app.clone(), request.max_kernel_frames);
+                    let build = move || {
+                        let tree = build::app_tree(&app, &rows, &by_process, &stacks, max_kernel_frames);
+                        (tree, build::quality(&rows, &stacks))
+                    };
+                    let (tree, quality) = off_runtime(build).await;
+                    notes.extend(quality);
+                    Some(tree)
                 }
             }
         };
@@ -148,27 +153,9 @@ impl Store {
         Ok(())
     }
 
-    async fn stacks(&self, rows: &[build::AppRow]) -> Result<Stacks, QueryError> {
-        let mut ids: Vec<u128> = rows.iter().map(|r| r.stack_id).filter(|&id| id != 0).collect();
-        ids.sort_unstable();
-        ids.dedup();
-
-        let mut stacks = Stacks::with_capacity(ids.len());
-        let mut bytes = 0;
-        for ids in ids.chunks(plan::IDS_PER_STATEMENT) {
-            for StackRow { stack_id, frames } in self.rows(&plan::stacks(ids)).await? {
-                bytes += frames.len() as u64;
-                if bytes > self.limits.max_bytes {
-                    return Err(QueryError::TooMuch(None));
-                }
-                stacks.insert(stack_id, frames);
-            }
-        }
-        Ok(stacks)
-    }
-
-    fn bound_rows(&self, rows: usize) -> Result<(), QueryError> {
-        if rows as u64 > self.limits.max_rows { Err(QueryError::TooMuch(None)) } else { Ok(()) }
+    async fn stacks(&self, statement: &Statement) -> Result<Stacks, QueryError> {
+        let rows: Vec<StackRow> = self.rows(statement).await?;
+        Ok(rows.into_iter().map(|StackRow { stack_id, frames }| (stack_id, frames)).collect())
     }
 
     async fn rows<T: RowOwned + RowRead>(&self, statement: &Statement) -> Result<Vec<T>, QueryError> {

@@ -36,7 +36,7 @@ pub struct Batch {
     pub sent_at_micros: i64,
     /// One per (thread, stack, end, cpu).
     pub rows: Vec<Row>,
-    /// Of the stacks that the rows use, those that are new on their stream today.
+    /// Of the stacks that the rows use, those that are new in their app and on their stream today.
     pub stacks: Vec<StackText>,
     /// Reason (`LossReason`) and samples.
     pub losses: Vec<(i32, u64)>,
@@ -100,9 +100,11 @@ pub struct ProcessInfo {
     pub period_micros: u32,
 }
 
-/// A stack as it is stored.
+/// A stack as it is stored: once for each app that has it.
 #[derive(Debug, Clone)]
 pub struct StackText {
+    /// The app's name.
+    pub app_service: Arc<str>,
     /// Its id.
     pub id: StackId,
     /// Frames, root first, joined by `;`.

@@ -23,7 +23,7 @@ pub(super) struct SampleRow<'a> {
     process_name: &'a str,
     thread_name: &'a str,
     main_thread: u8,
-    stack_id: u128,
+    stack_id: [u8; 16],
     stack_end: i8,
     cpu: u16,
     sample_count: u32,
@@ -66,7 +66,7 @@ impl<'a> SampleRow<'a> {
             process_name: &process.name,
             thread_name,
             main_thread: u8::from(*main_thread),
-            stack_id: stack.0,
+            stack_id: stack.to_bytes(),
             stack_end: *end as i8,
             cpu: *cpu,
             sample_count: *samples,
@@ -95,13 +95,15 @@ impl<'a> SampleRow<'a> {
 /// A row of `stacks`.
 #[derive(Debug, Row, Serialize)]
 pub(super) struct StackRow<'a> {
-    stack_id: u128,
+    app_service: &'a str,
+    stack_id: [u8; 16],
     frames: &'a str,
     last_seen: u32,
 }
 
 impl<'a> StackRow<'a> {
     pub(super) fn new(stack: &'a StackText, now: u32) -> Self {
-        Self { stack_id: stack.id.0, frames: &stack.text, last_seen: now }
+        let StackText { app_service, id, text } = stack;
+        Self { app_service, stack_id: id.to_bytes(), frames: text, last_seen: now }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clickhouse::Client;
@@ -21,7 +22,7 @@ const INSERT_INTERVAL: Duration = Duration::from_secs(1);
 /// Rows of one INSERT. ClickHouse cuts blocks at about a million rows, and a
 /// block is what is written as a whole.
 const INSERT_ROWS: usize = 500_000;
-/// Stacks whose having been sent is remembered: 40 MB.
+/// Stacks whose having been sent is remembered: 50 MB.
 const KNOWN_STACKS: NonZeroUsize = NonZeroUsize::new(500_000).expect("not zero");
 /// How long an INSERT may take before it counts as failed.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
@@ -48,8 +49,8 @@ pub struct Writer {
     config: WriterConfig,
     metrics: Metrics,
     queue: mpsc::UnboundedReceiver<Queued>,
-    /// Id of a stack and the day (since 1970, UTC) it was last sent.
-    known_stacks: LruCache<u128, u32>,
+    /// App and id of a stack, and the day (since 1970, UTC) it was last sent.
+    known_stacks: LruCache<(Arc<str>, u128), u32>,
     /// Whether the last attempt failed: states are logged when they change.
     failing: bool,
 }
@@ -189,10 +190,11 @@ impl Writer {
     async fn insert_stacks(&mut self, pending: &[Queued], now_micros: i64) -> Result<u64, Error> {
         let now = u32::try_from(now_micros / 1_000_000).unwrap_or(u32::MAX);
         let today = now / 86_400;
-        let mut unsent: HashMap<u128, &StackText> = HashMap::new();
+        let mut unsent: HashMap<(Arc<str>, u128), &StackText> = HashMap::new();
         for stack in pending.iter().flat_map(|queued| &queued.batch.stacks) {
-            if self.known_stacks.get(&stack.id.0) != Some(&today) {
-                unsent.insert(stack.id.0, stack);
+            let key = (Arc::clone(&stack.app_service), stack.id.0);
+            if self.known_stacks.get(&key) != Some(&today) {
+                unsent.insert(key, stack);
             }
         }
         if unsent.is_empty() {
@@ -208,10 +210,11 @@ impl Writer {
             insert.write(&StackRow::new(stack, now)).await?;
         }
         insert.end().await?;
-        for id in unsent.keys() {
-            self.known_stacks.put(*id, today);
+        let sent = unsent.len() as u64;
+        for key in unsent.into_keys() {
+            self.known_stacks.put(key, today);
         }
-        Ok(unsent.len() as u64)
+        Ok(sent)
     }
 
     async fn insert_rows(&self, fresh: &[&Queued], now_micros: i64) -> Result<(), Error> {

@@ -8,7 +8,7 @@ use hearth_clickhouse::engine::Engine;
 use hearth_clickhouse::http as embedded;
 use hearth_collector::http::{HttpMetrics, QueryState, router};
 use hearth_collector::query::Limits;
-use hearth_profile::stack::stack_id;
+use hearth_profile::stack::{StackId, stack_id};
 use prometheus_client::registry::Registry;
 use serde_json::Value;
 
@@ -125,12 +125,16 @@ pub(crate) async fn insert(rows: &str) {
         let [time, app, pid, process, thread, main, end, samples, namespace, frames] =
             fields.try_into().unwrap_or_else(|f: Vec<&str>| panic!("{} fields: {line}", f.len()));
         let samples: i64 = samples.parse().unwrap();
-        let id = if frames.is_empty() { 0 } else { stack_id(frames.split(';')).0 };
-        if id != 0 {
-            stacks.push(format!("(toUInt128('{id}'), {}, toDateTime({time}, 'UTC'))", quoted(frames)));
+        let id = if frames.is_empty() { StackId::NONE } else { stack_id(frames.split(';')) };
+        if id != StackId::NONE {
+            stacks.push(format!(
+                "({}, unhex('{id}'), {}, toDateTime({time}, 'UTC'))",
+                quoted(app),
+                quoted(frames)
+            ));
         }
         values.push(format!(
-            "(toDateTime({time}, 'UTC'), {}, {pid}, {}, {}, {}, toUInt128('{id}'), '{end}', 4095, {samples}, {}, \
+            "(toDateTime({time}, 'UTC'), {}, {pid}, {}, {}, {}, unhex('{id}'), '{end}', 4095, {samples}, {}, \
              'microseconds', 'on-cpu', 'eBPF', {})",
             quoted(app),
             quoted(process),
@@ -144,7 +148,7 @@ pub(crate) async fn insert(rows: &str) {
                    sample_count, profile_value, profile_value_unit, profile_event_type, profile_language_type, pod_ns";
     if !stacks.is_empty() {
         let sql =
-            format!("INSERT INTO profile.stacks (stack_id, frames, last_seen) VALUES {}", stacks.join(", "));
+            format!("INSERT INTO profile.stacks (app_service, stack_id, frames, last_seen) VALUES {}", stacks.join(", "));
         client.query_raw(&sql).execute().await.unwrap();
     }
     let sql = format!("INSERT INTO profile.in_process_local ({columns}) VALUES {}", values.join(", "));

@@ -246,9 +246,15 @@ async fn sql_on_the_documented_table_agrees() {
          1708511820 | view | 42 | java | C2   | other | complete | 1 | a | run;[/tmp/perf-PID.map]
          1708511830 | view | 42 | java | java | main  | complete | 4 | a | main
          1708511830 | view | 42 | java | java | main  | counted  | 2 | a |
-         1708511820 |      | 9  | sh   | sh   | main  | counted  | 5 | b |",
+         1708511820 |      | 9  | sh   | sh   | main  | counted  | 5 | b |
+         1708511820 | Total | 8 | Total | Total | main | complete | 6 | b | main",
     )
     .await;
+    // A row whose stack is not there.
+    let lost = "INSERT INTO profile.in_process_local (time, app_service, process_name, thread_name, stack_id, \
+                profile_value, profile_event_type, profile_language_type) \
+                VALUES (1708511820, 'view', 'java', 'C2', 'not stored', 10101, 'on-cpu', 'eBPF')";
+    crate::common::client().query_raw(lost).execute().await.unwrap();
     let collector = Collector::start().await;
     for app in ["view", "Total"] {
         let sql = format!(
@@ -267,13 +273,12 @@ async fn sql_on_the_documented_table_agrees() {
 }
 
 #[tokio::test]
-async fn more_stacks_than_one_statement_fetches() {
-    // Ids over the whole width: small ones, and ones beyond 64 bits.
-    let id = "if(number % 2, toUInt128(number + 1), bitShiftLeft(toUInt128(number + 1), 100))";
+async fn thousands_of_stacks() {
+    let id = "toFixedString(sipHash128(number), 16)";
     let client = crate::common::client();
     let stacks = format!(
-        "INSERT INTO profile.stacks (stack_id, frames, last_seen) \
-         SELECT {id}, concat('f', toString(number)), toDateTime(1708508220, 'UTC') FROM numbers(9000)"
+        "INSERT INTO profile.stacks (app_service, stack_id, frames, last_seen) \
+         SELECT 'many', {id}, concat('f', toString(number)), toDateTime(1708508220, 'UTC') FROM numbers(9000)"
     );
     client.query_raw(&stacks).execute().await.unwrap();
     let rows = format!(
