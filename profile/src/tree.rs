@@ -13,8 +13,8 @@ pub struct TreeBuilder {
     names: Vec<String>,
     name_ids: HashMap<String, u32>,
     nodes: Vec<Building>,
-    /// (parent, name) to node.
-    children: HashMap<(u32, u32), u32>,
+    /// (parent, name) to node: what building a tree spends its time in.
+    children: HashMap<(u32, u32), u32, foldhash::fast::RandomState>,
 }
 
 /// A frame of a tree that is being built.
@@ -70,7 +70,7 @@ impl TreeBuilder {
             names: vec![root.into()],
             name_ids: HashMap::new(),
             nodes: vec![Building { name: 0, parent: None, self_value: 0 }],
-            children: HashMap::new(),
+            children: HashMap::default(),
         }
     }
 

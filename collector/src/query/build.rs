@@ -1,12 +1,12 @@
 //! From rows to the tree: what is shown of what is stored.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use clickhouse::Row;
 use hearth_profile::frame;
 use hearth_profile::stack::StackId;
-use hearth_profile::tree::{Tree, TreeBuilder};
+use hearth_profile::tree::{FrameId, Tree, TreeBuilder};
 use serde::Deserialize;
 
 /// A row of [`super::plan::app`].
@@ -54,13 +54,54 @@ pub struct TotalRow {
 
 const NO_STACK: [u8; 16] = StackId::NONE.to_bytes();
 
-/// Frames by stack id, as stored: joined by `;`.
-pub type Stacks = HashMap<[u8; 16], String>;
+/// The stacks of an answer, by id.
+#[derive(Debug, Default)]
+pub struct Stacks {
+    /// Frames as stored: joined by `;`.
+    frames: HashMap<[u8; 16], String>,
+    /// Those with a frame that is shown with its process.
+    by_process: HashSet<[u8; 16]>,
+}
 
-/// Whether a row holds several processes in which its stack looks different:
-/// then [`super::plan::app_by_process`] tells them apart.
-pub fn differ_by_process(rows: &[AppRow], stacks: &Stacks) -> bool {
-    rows.iter().any(|r| r.first_process != r.last_process && looks_different(r.stack_id, stacks))
+impl FromIterator<([u8; 16], String)> for Stacks {
+    fn from_iter<I: IntoIterator<Item = ([u8; 16], String)>>(stacks: I) -> Self {
+        let frames: HashMap<_, _> = stacks.into_iter().collect();
+        let by_process = |text: &str| text.split(';').any(|frame| frame == frame::PERF_MAP_FRAME);
+        let by_process = frames.iter().filter(|(_, text)| by_process(text)).map(|(id, _)| *id).collect();
+        Self { frames, by_process }
+    }
+}
+
+impl Stacks {
+    /// Whether a row holds several processes in which its stack looks different:
+    /// then [`super::plan::app_by_process`] tells them apart.
+    pub fn differ_by_process(&self, rows: &[AppRow]) -> bool {
+        rows.iter().any(|r| r.first_process != r.last_process && self.by_process.contains(&r.stack_id))
+    }
+
+    fn shown_frames(
+        &self,
+        stack_id: [u8; 16],
+        process_id: u32,
+        max_kernel_frames: Option<u32>,
+    ) -> impl Iterator<Item = Cow<'_, str>> {
+        let stored = match self.frames.get(&stack_id) {
+            Some(frames) => frames.as_str(),
+            None if stack_id == NO_STACK => "",
+            // The time is real, whatever became of the frames.
+            None => frame::STACK_TRACE_LOST,
+        };
+        // Kernel frames come last: the outermost, at the border to user space, first.
+        let mut kernel_frames = 0;
+        stored
+            .split(';')
+            .filter(|frame| !frame.is_empty())
+            .take_while(move |frame| {
+                kernel_frames += u32::from(frame.starts_with(frame::KERNEL));
+                max_kernel_frames.is_none_or(|most| kernel_frames <= most)
+            })
+            .map(move |frame| frame::with_pid(frame, process_id))
+    }
 }
 
 /// The tree of one app service: `[t] thread`, then the frames.
@@ -74,35 +115,39 @@ pub fn app_tree(
     max_kernel_frames: Option<u32>,
 ) -> Tree {
     let mut tree = TreeBuilder::new(app_service);
+    let mut threads: HashMap<&str, FrameId> = HashMap::new();
     let mut path = Vec::new();
-    let mut add = |stack_id: [u8; 16], thread: &str, process: u32, value: i64, is_same_stack: bool| {
-        let thread = tree.intern(&format!("{}{}", frame::THREAD, frame::clean_frame(thread)));
-        // Most stacks stand below several threads: their frames are looked up once.
-        if !is_same_stack {
-            path.clear();
-            path.extend(shown_frames(stack_id, process, stacks, max_kernel_frames).map(|f| tree.intern(&f)));
-        }
-        tree.add_interned(std::iter::once(thread).chain(path.iter().copied()), value);
-    };
+    // Most stacks stand below several threads, and most threads above many: each is looked up once.
     let mut rows: Vec<&AppRow> = rows.iter().collect();
     rows.sort_unstable_by_key(|row| row.stack_id);
     for same_stack in rows.chunk_by(|a, b| a.stack_id == b.stack_id) {
-        let by_each = looks_different(same_stack[0].stack_id, stacks);
-        if by_each && !by_process.is_empty() {
+        let by_process_too = stacks.by_process.contains(&same_stack[0].stack_id);
+        if by_process_too && !by_process.is_empty() {
             continue;
         }
         for (at, row) in same_stack.iter().enumerate() {
-            let AppRow { stack_id, thread_name, end: _, first_process, last_process: _, value } = row;
-            add(*stack_id, thread_name, *first_process, *value, at > 0 && !by_each);
+            let AppRow { stack_id, thread_name, end: _, first_process, last_process: _, value } = *row;
+            let thread = *threads.entry(thread_name).or_insert_with(|| tree.intern(&shown_thread(thread_name)));
+            if at == 0 || by_process_too {
+                let frames = stacks.shown_frames(*stack_id, *first_process, max_kernel_frames);
+                path.clear();
+                path.extend(frames.map(|frame| tree.intern(&frame)));
+            }
+            tree.add_interned(std::iter::once(thread).chain(path.iter().copied()), *value);
         }
     }
     for ProcessRow { stack_id, thread_name, process_id, value } in by_process {
         // A stack that came after the others were asked for is in the next answer.
-        if looks_different(*stack_id, stacks) {
-            add(*stack_id, thread_name, *process_id, *value, false);
+        if stacks.by_process.contains(stack_id) {
+            let frames = stacks.shown_frames(*stack_id, *process_id, max_kernel_frames);
+            tree.add(std::iter::once(shown_thread(thread_name).into()).chain(frames), *value);
         }
     }
     tree.finish()
+}
+
+fn shown_thread(name: &str) -> String {
+    format!("{}{}", frame::THREAD, frame::clean_frame(name))
 }
 
 /// The tree of every process: `[p] process`, which keeps its main thread's
@@ -114,8 +159,7 @@ pub fn total_tree(name: &str, rows: &[TotalRow]) -> Tree {
         if *main_thread != 0 {
             tree.add([process], *value);
         } else {
-            let thread = format!("{}{}", frame::THREAD, frame::clean_frame(thread_name));
-            tree.add([process, thread], *value);
+            tree.add([process, shown_thread(thread_name)], *value);
         }
     }
     tree.finish()
@@ -153,40 +197,11 @@ pub fn quality(rows: &[AppRow], stacks: &Stacks) -> Vec<String> {
             parts.join(", ")
         ));
     }
-    let missing = sum(&|r| r.stack_id != NO_STACK && !stacks.contains_key(&r.stack_id));
+    let missing = sum(&|r| r.stack_id != NO_STACK && !stacks.frames.contains_key(&r.stack_id));
     if missing != 0 {
         notes.push(format!("{} of the time is in stacks whose frames are not stored", share(missing)));
     }
     notes
-}
-
-/// Whether a stack has a frame that is shown with its process.
-fn looks_different(stack_id: [u8; 16], stacks: &Stacks) -> bool {
-    stacks.get(&stack_id).is_some_and(|f| f.split(';').any(|f| f == frame::PERF_MAP_FRAME))
-}
-
-fn shown_frames(
-    stack_id: [u8; 16],
-    process_id: u32,
-    stacks: &Stacks,
-    max_kernel_frames: Option<u32>,
-) -> impl Iterator<Item = Cow<'_, str>> {
-    let stored = match stacks.get(&stack_id) {
-        Some(frames) => frames.as_str(),
-        None if stack_id == NO_STACK => "",
-        // The time is real, whatever became of the frames.
-        None => frame::STACK_TRACE_LOST,
-    };
-    // Kernel frames come last: the outermost, at the border to user space, first.
-    let mut kernel_frames = 0;
-    stored
-        .split(';')
-        .filter(|frame| !frame.is_empty())
-        .take_while(move |frame| {
-            kernel_frames += u32::from(frame.starts_with(frame::KERNEL));
-            max_kernel_frames.is_none_or(|most| kernel_frames <= most)
-        })
-        .map(move |frame| frame::with_pid(frame, process_id))
 }
 
 /// One decimal, and never 0.0 % or 100.0 % of a part that is neither.
@@ -230,7 +245,8 @@ mod tests {
             (3, "Thread::run;[/tmp/perf-PID.map];[k] fault"),
         ]
         .map(|(id, frames)| (StackId(id).to_bytes(), frames.to_owned()))
-        .into()
+        .into_iter()
+        .collect()
     }
 
     fn check(text: &str, max_kernel_frames: Option<u32>, expected: &str) {
@@ -255,7 +271,7 @@ mod tests {
     #[test]
     fn processes_that_share_a_perf_map_frame_are_told_apart() {
         let rows = rows("3 C2 0 8-9 10\n1 C2 0 8-9 1");
-        assert!(differ_by_process(&rows, &stacks()));
+        assert!(stacks().differ_by_process(&rows));
         let by_process: Vec<ProcessRow> = [(8, 4), (9, 6)]
             .map(|(process_id, value)| ProcessRow {
                 stack_id: StackId(3).to_bytes(),

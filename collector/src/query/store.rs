@@ -109,7 +109,7 @@ impl Store {
                 } else {
                     // Stacks are stored before the rows that name them: asked in this order, none is missing.
                     let stacks = self.stacks(&plan::stacks(request, range, app)).await?;
-                    let by_process: Vec<build::ProcessRow> = if build::differ_by_process(&rows, &stacks) {
+                    let by_process: Vec<build::ProcessRow> = if stacks.differ_by_process(&rows) {
                         self.rows(&plan::app_by_process(request, range, app)).await?
                     } else {
                         Vec::new()
