@@ -127,7 +127,8 @@ pub fn app_tree(
         }
         for (at, row) in same_stack.iter().enumerate() {
             let AppRow { stack_id, thread_name, end: _, first_process, last_process: _, value } = *row;
-            let thread = *threads.entry(thread_name).or_insert_with(|| tree.intern(&shown_thread(thread_name)));
+            let thread =
+                *threads.entry(thread_name).or_insert_with(|| tree.intern(&shown_thread(thread_name)));
             if at == 0 || by_process_too {
                 let frames = stacks.shown_frames(*stack_id, *first_process, max_kernel_frames);
                 path.clear();

@@ -101,11 +101,7 @@ pub fn seen(request: &Request, range: TimeRange, limit: u64) -> Statement {
     Statement { sql, values }
 }
 
-fn condition(
-    request: &Request,
-    range: TimeRange,
-    app_service: Option<&str>,
-) -> (String, Vec<Value>) {
+fn condition(request: &Request, range: TimeRange, app_service: Option<&str>) -> (String, Vec<Value>) {
     let mut values = Vec::new();
     let mut parts = Vec::new();
     if let Some(app_service) = app_service {

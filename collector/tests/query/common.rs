@@ -147,8 +147,10 @@ pub(crate) async fn insert(rows: &str) {
     let columns = "time, app_service, process_id, process_name, thread_name, main_thread, stack_id, stack_end, cpu, \
                    sample_count, profile_value, profile_value_unit, profile_event_type, profile_language_type, pod_ns";
     if !stacks.is_empty() {
-        let sql =
-            format!("INSERT INTO profile.stacks (app_service, stack_id, frames, last_seen) VALUES {}", stacks.join(", "));
+        let sql = format!(
+            "INSERT INTO profile.stacks (app_service, stack_id, frames, last_seen) VALUES {}",
+            stacks.join(", ")
+        );
         client.query_raw(&sql).execute().await.unwrap();
     }
     let sql = format!("INSERT INTO profile.in_process_local ({columns}) VALUES {}", values.join(", "));
