@@ -24,6 +24,15 @@ pub(crate) struct Store {
     clickhouse: String,
 }
 
+/// What the collector is asked.
+#[derive(Debug)]
+pub(crate) enum Question {
+    /// `/api/v1/flamegraph` with this query.
+    Flamegraph(String),
+    /// DeepFlow's, with this body.
+    ProfileTracing(String),
+}
+
 /// What a table takes on the disk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Size {
@@ -99,16 +108,27 @@ impl Store {
         }
     }
 
-    /// Asks the collector's API; answers the time until the last byte, and how many came.
-    pub(crate) fn get(&self, bench: &Bench, path: &str) -> anyhow::Result<(Duration, usize)> {
-        let url = format!("http://{}{path}", self.http);
+    /// Asks the collector; answers the time until the last byte, and how many came.
+    pub(crate) fn ask(&self, bench: &Bench, question: &Question) -> anyhow::Result<(Duration, usize)> {
+        let request = match question {
+            Question::Flamegraph(query) => {
+                bench.http.get(format!("http://{}/api/v1/flamegraph?{query}", self.http))
+            }
+            Question::ProfileTracing(body) => {
+                bench.http.post(format!("http://{}/v1/profile/ProfileTracing", self.http)).body(body.clone())
+            }
+        };
         bench.runtime.block_on(async {
             let started = Instant::now();
-            let answer = bench.http.get(&url).send().await?;
+            let answer = request.send().await?;
             let status = answer.status();
             let bytes = answer.bytes().await?;
             let time = started.elapsed();
-            anyhow::ensure!(status.is_success(), "{path}: {status}: {}", String::from_utf8_lossy(&bytes));
+            anyhow::ensure!(
+                status.is_success(),
+                "{question:?}: {status}: {}",
+                String::from_utf8_lossy(&bytes)
+            );
             Ok((time, bytes.len()))
         })
     }

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::Bench;
 use crate::generate::{Hour, micros, node_name, service_name, thread_name};
-use crate::store::Store;
+use crate::store::{Question, Store};
 use crate::table::{Table, median, range};
 
 const ROWS: u32 = 2_000_000;
@@ -174,23 +174,27 @@ fn string(data: &mut Vec<u8>, text: &[u8]) {
 
 /// Over HTTP: the first after a start, and repeated.
 fn queries(bench: &Bench, libchdb: &Path, dir: &Path, hour: &Hour, table: &mut Table) -> anyhow::Result<()> {
-    let until = hour.start + 3599;
-    let path = |app: &str| {
-        format!("/api/v1/flamegraph?app_service={app}&from={}&until={until}&format=json", hour.start)
-    };
+    let (from, until) = (hour.start, hour.start + 3599);
+    let flamegraph =
+        |app: &str| Question::Flamegraph(format!("app_service={app}&from={from}&until={until}&format=json"));
+    let tracing = format!(
+        r#"{{"app_service":"{}","profile_language_type":"eBPF","profile_event_type":"on-cpu","time_start":{from},"time_end":{until}}}"#,
+        service_name(0)
+    );
     let asked = [
-        ("query, one service of 2 M rows in the hour", "< 50 ms", path(&service_name(0))),
-        ("query, all of 2 M rows in the hour (`Total`)", "< 150 ms", path("Total")),
+        ("query, one service of 2 M rows in the hour", "< 50 ms", flamegraph(&service_name(0))),
+        ("the same through `ProfileTracing`", "–", Question::ProfileTracing(tracing)),
+        ("query, all of 2 M rows in the hour (`Total`)", "< 150 ms", flamegraph("Total")),
     ];
-    let mut first: [Vec<f64>; 2] = Default::default();
-    let mut warm: [Vec<f64>; 2] = Default::default();
-    let mut bytes = [0; 2];
+    let mut first: [Vec<f64>; 3] = Default::default();
+    let mut warm: [Vec<f64>; 3] = Default::default();
+    let mut bytes = [0; 3];
     for _ in 0..bench.rounds {
         let store = Store::start(bench, libchdb, dir)?;
-        for (i, (_, _, path)) in asked.iter().enumerate() {
-            first[i].push(store.get(bench, path)?.0.as_secs_f64() * 1e3);
+        for (i, (_, _, question)) in asked.iter().enumerate() {
+            first[i].push(store.ask(bench, question)?.0.as_secs_f64() * 1e3);
             for _ in 0..3 {
-                let (time, length) = store.get(bench, path)?;
+                let (time, length) = store.ask(bench, question)?;
                 warm[i].push(time.as_secs_f64() * 1e3);
                 bytes[i] = length;
             }

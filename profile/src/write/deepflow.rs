@@ -1,58 +1,90 @@
 //! The answer of DeepFlow up to 6.5: one row per node, with ids that depend on
 //! the node's path alone.
 
-use serde::Serialize;
-use uuid::Uuid;
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+use sha1_smol::Sha1;
+use uuid::{Builder, Uuid};
 
 use crate::tree::Tree;
 
 /// One node of the tree as DeepFlow 6.5 answers it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Row {
+pub struct Row<'a> {
     /// The frame as shown; the root's is the app service.
-    pub profile_location_str: String,
-    /// [`node_id`] of the path; empty for the root.
-    pub node_id: String,
-    /// The parent's `node_id`; empty on the first level, `-1` for the root.
-    pub parent_node_id: String,
+    pub profile_location_str: &'a str,
+    /// Of the node.
+    pub node_id: NodeId,
+    /// Of its parent.
+    pub parent_node_id: NodeId,
     /// Microseconds.
     pub self_value: i64,
     /// Microseconds.
     pub total_value: i64,
 }
 
+/// Identifies a node by the text of its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeId {
+    /// The root's parent: `-1`.
+    Nothing,
+    /// The root: empty.
+    Root,
+    /// UUIDv5 in the OID namespace over the frames from the first level to the
+    /// node, joined by `;`.
+    Path(Uuid),
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("-1"),
+            Self::Root => Ok(()),
+            Self::Path(id) => id.fmt(f),
+        }
+    }
+}
+
+impl Serialize for NodeId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// The rows of a tree, the root first, each after its parent.
-pub fn rows(tree: &Tree) -> Vec<Row> {
-    let root = tree.root();
-    let mut rows = vec![Row {
-        profile_location_str: tree.name(root).to_owned(),
-        node_id: String::new(),
-        parent_node_id: "-1".to_owned(),
-        self_value: root.self_value,
-        total_value: root.total,
-    }];
-    tree.for_each_path(|node, path| {
-        let parent = node.parent.expect("only the root has none, and it is not visited") as usize;
-        rows.push(Row {
-            profile_location_str: tree.name(node).to_owned(),
-            node_id: node_id(path),
-            parent_node_id: rows[parent].node_id.clone(),
-            self_value: node.self_value,
-            total_value: node.total,
-        });
-    });
+pub fn rows(tree: &Tree) -> Vec<Row<'_>> {
+    let mut rows: Vec<Row<'_>> = Vec::with_capacity(tree.nodes().len());
+    // SHA-1 of the namespace and the path so far, at each depth: a deep path is not hashed from its start.
+    let mut paths = vec![Sha1::from(Uuid::NAMESPACE_OID.as_bytes())];
+    for node in tree.nodes() {
+        let name = tree.name(node);
+        let (node_id, parent_node_id) = match node.parent {
+            None => (NodeId::Root, NodeId::Nothing),
+            Some(parent) => {
+                paths.truncate(node.depth as usize);
+                let mut path = paths[paths.len() - 1].clone();
+                if node.depth > 1 {
+                    path.update(b";");
+                }
+                path.update(name.as_bytes());
+                let id = node_id(&path);
+                paths.push(path);
+                (id, rows[parent as usize].node_id)
+            }
+        };
+        let (self_value, total_value) = (node.self_value, node.total);
+        rows.push(Row { profile_location_str: name, node_id, parent_node_id, self_value, total_value });
+    }
     rows
 }
 
-/// UUIDv5 in the OID namespace over the frames from the first level to the
-/// node, joined by `;`.
-///
-/// ```
-/// use hearth_profile::write::deepflow::node_id;
-/// assert_eq!(node_id("[p] process-exporte"), "9d3c5fd3-4cd2-5d04-be22-e0f27144f638");
-/// ```
-pub fn node_id(path: &str) -> String {
-    Uuid::new_v5(&Uuid::NAMESPACE_OID, path.as_bytes()).to_string()
+/// RFC 4122, section 4.3: the first 16 bytes of the hash, with version and variant set.
+fn node_id(path: &Sha1) -> NodeId {
+    let hash = path.digest().bytes();
+    let mut first = [0; 16];
+    first.copy_from_slice(&hash[..16]);
+    NodeId::Path(Builder::from_sha1_bytes(first).into_uuid())
 }
 
 #[cfg(test)]
@@ -60,20 +92,32 @@ mod tests {
     use super::*;
     use crate::testing::tree;
 
+    /// Ids of real answers of DeepFlow.
     #[test]
     fn ids_are_deepflows() {
-        for (path, id) in [
-            ("[p] process-exporte", "9d3c5fd3-4cd2-5d04-be22-e0f27144f638"),
-            ("[p] deepflow-agent;[t] stats-collector", "99e8ce53-e3bf-5b33-a63d-aa47e00e2ff4"),
-        ] {
-            assert_eq!(node_id(path), id);
-        }
-        assert!(node_id("[p] deepflow-agent").starts_with("1762633e-"));
+        let tree = tree("Total", "[p] process-exporte 1\n[p] deepflow-agent;[t] stats-collector 1");
+        let ids: Vec<String> = rows(&tree).iter().map(|row| row.node_id.to_string()).collect();
+        assert!(ids.contains(&"9d3c5fd3-4cd2-5d04-be22-e0f27144f638".to_owned()), "{ids:?}");
+        assert!(ids.contains(&"99e8ce53-e3bf-5b33-a63d-aa47e00e2ff4".to_owned()), "{ids:?}");
+    }
+
+    #[test]
+    fn an_id_is_that_of_the_whole_path() {
+        let tree = tree("app", "a;b;c 1\na;b;d 1\na;e 1\nf;b;c 1");
+        let mut rows = rows(&tree).into_iter();
+        assert_eq!(rows.next().map(|root| root.node_id), Some(NodeId::Root));
+        tree.for_each_path(|_, path| {
+            let expected = Uuid::new_v5(&Uuid::NAMESPACE_OID, path.as_bytes());
+            assert_eq!(rows.next().map(|row| row.node_id), Some(NodeId::Path(expected)), "{path}");
+        });
     }
 
     /// Each row as "name id parent self total", ids cut to eight digits.
     fn check(root: &str, stacks: &str, expected: &str) {
-        let short = |id: &str| if id.len() > 8 { id[..8].to_owned() } else { format!("{id:?}") };
+        let short = |id: &NodeId| match id.to_string() {
+            id if id.len() > 8 => id[..8].to_owned(),
+            id => format!("{id:?}"),
+        };
         let text: String = rows(&tree(root, stacks))
             .iter()
             .map(|r| {
