@@ -10,7 +10,7 @@ use hearth_proto::collector::v1::{AgentIdentity, Loss, Process, Rows, SampleBatc
 use tonic::{Code, Status};
 
 use super::limits::*;
-use crate::store::{Batch, ProcessInfo, Row, StackText};
+use crate::store::{BATCH_BYTES, Batch, ProcessInfo, Row, StackText};
 
 /// A batch broke the contract; its stream ends.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -63,6 +63,8 @@ pub struct StreamTables {
 #[derive(Debug)]
 struct StackEntry {
     id: StackId,
+    /// Bytes of its text.
+    bytes: usize,
     /// Indices into the strings, each known to be there.
     frames: Box<[u32]>,
 }
@@ -143,7 +145,10 @@ impl StreamTables {
         stacks.into_iter().try_for_each(|stack| self.add_stack(stack))?;
         processes.into_iter().try_for_each(|process| self.add_process(process))?;
         threads.into_iter().try_for_each(|thread| self.add_thread(thread))?;
-        let (rows, stacks) = self.resolve(&rows.unwrap_or_default(), time / 86_400)?;
+        if losses.len() > MAX_LOSSES {
+            return invalid(format!("{} losses, over the limit of {MAX_LOSSES}", losses.len()));
+        }
+        let (rows, stacks, bytes) = self.resolve(&agent, &rows.unwrap_or_default(), time, window_seconds)?;
         let losses = losses.into_iter().map(|Loss { reason, samples }| (reason, samples)).collect();
         Ok(Batch {
             key: Batch::key(&agent.instance, sequence),
@@ -155,6 +160,7 @@ impl StreamTables {
             rows,
             stacks,
             losses,
+            bytes,
         })
     }
 
@@ -209,7 +215,7 @@ impl StreamTables {
             }
             texts.push(text);
         }
-        let bytes = texts.iter().map(|text| text.len() + 1).sum::<usize>();
+        let bytes = texts.iter().map(|text| text.len() + 1).sum::<usize>() - 1;
         if bytes > MAX_STACK_BYTES {
             return invalid(format!(
                 "stack {number} has {bytes} bytes of text, over the limit of {MAX_STACK_BYTES}"
@@ -217,14 +223,14 @@ impl StreamTables {
         }
         let id = stack_id(&texts);
         self.grow(size_of::<StackEntry>() + size_of_val(&frames[..]))?;
-        self.stacks.push(StackEntry { id, frames: frames.into() });
+        self.stacks.push(StackEntry { id, bytes, frames: frames.into() });
         Ok(())
     }
 
     fn add_process(&mut self, process: Process) -> Result<(), Violation> {
         let Process { pid, start_time_millis, name, app_service, policy, period_micros } = process;
         let number = self.processes.len() + 1;
-        if period_micros == 0 || period_micros > 1_000_000 {
+        if !PERIOD_MICROS.contains(&period_micros) {
             return invalid(format!("process {number} has a period of {period_micros} µs"));
         }
         // DateTime64(3) ends in the year 2299.
@@ -259,9 +265,16 @@ impl StreamTables {
         }
     }
 
-    /// The rows, and of the stacks they use those that no window of that day
-    /// has brought to the store, each once.
-    fn resolve(&mut self, rows: &Rows, day: u32) -> Result<(Vec<Row>, Vec<StackText>), Violation> {
+    /// The rows; of the stacks they use those that no window of that day has
+    /// brought to the store, each once; and the bytes of both in INSERTs, which
+    /// are summed up before any text is made.
+    fn resolve(
+        &mut self,
+        agent: &Agent,
+        rows: &Rows,
+        time: u32,
+        window_seconds: u32,
+    ) -> Result<(Vec<Row>, Vec<StackText>, usize), Violation> {
         let Rows { thread, stack, samples, end, cpu } = rows;
         let count = thread.len();
         if count > MAX_ROWS {
@@ -278,33 +291,57 @@ impl StreamTables {
             ));
         }
         let mut out = Vec::with_capacity(count);
+        let mut cpu_time_left = i64::from(window_seconds) * MAX_CPUS * 1_000_000;
+        let mut bytes = BATCH_BYTES;
         for at in 0..count {
             let cpu = cpu.get(at).copied().unwrap_or_default();
             let row = self.row(thread[at], stack[at], samples[at], end[at], cpu);
-            out.push(row.map_err(|violation| match violation {
+            let row = row.map_err(|violation| match violation {
                 Violation::Invalid(text) => Violation::Invalid(format!("row {at}: {text}")),
                 other => other,
-            })?);
+            })?;
+            cpu_time_left -= row.value_micros;
+            if cpu_time_left < 0 {
+                return invalid(format!(
+                    "row {at}: with its {} samples more CPU time than {window_seconds} s on {MAX_CPUS} CPUs",
+                    row.samples
+                ));
+            }
+            bytes += row.bytes(agent);
+            out.push(row);
         }
+        let day = time / 86_400;
         if self.handed_over.day != day {
             self.forget_handed_over();
             self.handed_over.day = day;
         }
-        let mut texts = Vec::new();
+        let mut new = Vec::new();
         for (thread, stack) in thread.iter().zip(stack).filter(|(_, stack)| **stack != 0) {
             // Every index was checked with its row.
-            let process = &self.threads[*thread as usize - 1].process;
-            if self.handed_over.stacks.insert((*stack, process.app)) {
-                let entry = &self.stacks[*stack as usize - 1];
-                texts.push(StackText {
-                    app_service: Arc::clone(&process.info.app_service),
-                    id: entry.id,
-                    text: folded(&self.strings, &entry.frames),
-                });
+            let app = self.threads[*thread as usize - 1].process.app;
+            if self.handed_over.stacks.insert((*stack, app)) {
                 self.grow(HandedOver::ENTRY_BYTES)?;
+                bytes += self.stacks[*stack as usize - 1].bytes + size_of::<StackText>();
+                new.push((*thread, *stack));
             }
         }
-        Ok((out, texts))
+        if bytes > MAX_BATCH_BYTES {
+            return invalid(format!(
+                "{bytes} bytes of names and stacks ({count} rows, {} new stacks), over the limit of \
+                 {MAX_BATCH_BYTES}",
+                new.len()
+            ));
+        }
+        let text = |(thread, stack): (u32, u32)| {
+            let process = &self.threads[thread as usize - 1].process;
+            let StackEntry { id, bytes, frames } = &self.stacks[stack as usize - 1];
+            StackText {
+                app_service: Arc::clone(&process.info.app_service),
+                id: *id,
+                text: folded(&self.strings, frames, *bytes),
+            }
+        };
+        Ok((out, new.into_iter().map(text).collect(), bytes))
     }
 
     fn forget_handed_over(&mut self) {
@@ -320,15 +357,12 @@ impl StreamTables {
         if (stack == 0) != (end == StackEnd::Counted) {
             return invalid(format!("stack {stack} with the end {}", end.as_str_name()));
         }
-        if samples == 0 || samples > MAX_SAMPLES {
-            return invalid(format!("{samples} samples"));
+        if samples == 0 {
+            return invalid("0 samples");
         }
         if cpu > u32::from(Row::NO_CPU) {
             return invalid(format!("CPU {}", cpu - 1));
         }
-        let value = i64::from(samples)
-            .checked_mul(i64::from(thread.process.info.period_micros))
-            .ok_or_else(|| Violation::Invalid(format!("{samples} samples overflow the value")))?;
         Ok(Row {
             process: Arc::clone(&thread.process.info),
             thread_name: Arc::clone(&thread.name),
@@ -340,13 +374,14 @@ impl StreamTables {
             end,
             cpu: cpu.checked_sub(1).map_or(Row::NO_CPU, |cpu| cpu as u16),
             samples,
-            value_micros: value,
+            // At most 2^32 · 10^6: no overflow.
+            value_micros: i64::from(samples) * i64::from(thread.process.info.period_micros),
         })
     }
 }
 
-fn folded(strings: &[Arc<str>], frames: &[u32]) -> Arc<str> {
-    let mut text = String::new();
+fn folded(strings: &[Arc<str>], frames: &[u32], bytes: usize) -> Arc<str> {
+    let mut text = String::with_capacity(bytes);
     for frame in frames {
         if !text.is_empty() {
             text.push(';');

@@ -1,6 +1,8 @@
 //! What one agent may send. Whatever exceeds a limit ends its stream; the
 //! others live on.
 
+use std::time::Duration;
+
 /// Bytes of one gRPC message.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 /// Bytes of one string: a name or a frame. Demangled C++ names are the longest.
@@ -25,12 +27,28 @@ pub const MAX_WINDOW_SECONDS: u32 = 3600;
 pub const MAX_AHEAD_SECONDS: i64 = 60;
 /// Seconds an agent's clock may be off before its windows are corrected.
 pub const MAX_CLOCK_OFFSET_SECONDS: i64 = 30;
+/// Seconds by which the age of an agent's batches varies while its clock stands:
+/// a correction is kept, so that a batch that is sent again gets the same one.
+pub const CLOCK_JITTER_SECONDS: i64 = 5;
+/// Whoever waited so long for a batch received it as soon as it was sent: it
+/// lay in no buffer. Less than the shortest window.
+pub const FRESH_AFTER: Duration = Duration::from_millis(500);
 /// Acknowledgements that wait for one agent to read them; the agent that lets
 /// more pile up has stopped listening.
 pub const MAX_UNREAD_ACKS: usize = 1024;
-/// Samples of one batch per row: more than any window can hold would only
-/// overflow somebody's sum later.
-pub const MAX_SAMPLES: u32 = 1_000_000 * 3600;
+/// Bytes that one batch may take in INSERTs. Indices make long texts short: a
+/// message of 16 MiB that names one long frame over and over is 2 GB of text.
+/// What an agent sends (3 MiB on the wire) is some 30 MiB of text when every
+/// stack in it is new.
+pub const MAX_BATCH_BYTES: usize = 64 << 20;
+/// Losses of one batch; there are three reasons.
+pub const MAX_LOSSES: usize = 1000;
+/// CPUs that a node may have: the most that Linux is built for. A window
+/// holds at most its length of CPU time on each of them, and rows that say more
+/// would only overflow somebody's sum later.
+pub const MAX_CPUS: i64 = 8192;
+/// Microseconds that one sample may stand for: rates from 1 to 1,000 per second.
+pub const PERIOD_MICROS: std::ops::RangeInclusive<u32> = 1_000..=1_000_000;
 
 const _: () = assert!(MAX_STACK_BYTES < MAX_TABLE_BYTES);
 const _: () = assert!(MAX_MESSAGE_BYTES < MAX_TABLE_BYTES);

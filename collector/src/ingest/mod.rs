@@ -1,11 +1,12 @@
 //! Receives what node agents sampled: the gRPC service.
 
 pub mod decode;
+mod instance;
 pub mod limits;
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hearth_proto::collector::v1::collector_server::{Collector, CollectorServer};
 use hearth_proto::collector::v1::{AckResult, BatchAck, SampleBatch};
@@ -16,10 +17,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use self::decode::{StreamTables, Violation};
+use self::instance::{Instance, Noted};
 use crate::metrics::{DropReason, Lost, Metrics, RejectReason};
 use crate::store::{AckSender, Batch, Queue};
 
-/// Agent instances whose last sequence is remembered.
+/// Agent instances that are remembered.
 const KNOWN_INSTANCES: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
 /// A batch whose window began this long before our start, or later, cannot
 /// have reached a collector before us.
@@ -37,16 +39,15 @@ pub struct Ingest {
     stop: CancellationToken,
     retention_raw: Duration,
     started_at: u32,
-    /// The highest sequence that each instance has sent to us.
-    sequences: Arc<Mutex<LruCache<[u8; 16], u64>>>,
+    instances: Arc<Mutex<LruCache<[u8; 16], Instance>>>,
 }
 
 impl Ingest {
     /// Puts what comes into `queue` until `stop`.
     pub fn new(queue: Queue, metrics: Metrics, retention_raw: Duration, stop: CancellationToken) -> Self {
-        let sequences = Arc::new(Mutex::new(LruCache::new(KNOWN_INSTANCES)));
+        let instances = Arc::new(Mutex::new(LruCache::new(KNOWN_INSTANCES)));
         let started_at = u32::try_from(now_micros() / 1_000_000).unwrap_or(u32::MAX);
-        Self { queue, metrics, stop, retention_raw, started_at, sequences }
+        Self { queue, metrics, stop, retention_raw, started_at, instances }
     }
 
     /// The service with its limit on messages.
@@ -57,6 +58,7 @@ impl Ingest {
     async fn receive(&self, mut incoming: Streaming<SampleBatch>, acks: AckSender) {
         let mut tables = StreamTables::default();
         loop {
+            let asked = Instant::now();
             let message = tokio::select! {
                 message = incoming.message() => message,
                 () = acks.closed() => break,
@@ -65,7 +67,11 @@ impl Ingest {
             let outcome = match message {
                 // Half-closed: what is queued is still acknowledged.
                 Ok(None) => break,
-                Ok(Some(batch)) => self.take(&mut tables, batch, &acks).await,
+                Ok(Some(batch)) => {
+                    // A stream's first message is read as soon as it is there.
+                    let fresh = tables.agent().is_none() || asked.elapsed() >= limits::FRESH_AFTER;
+                    self.take(&mut tables, batch, fresh, &acks).await
+                }
                 Err(status) => Err(self.bad_message(status)),
             };
             if let Err(status) = outcome {
@@ -84,6 +90,7 @@ impl Ingest {
         &self,
         tables: &mut StreamTables,
         batch: SampleBatch,
+        fresh: bool,
         acks: &AckSender,
     ) -> Result<(), Status> {
         let is_first = tables.agent().is_none();
@@ -99,11 +106,10 @@ impl Ingest {
             let (node, version) = (&batch.agent.node, &batch.agent.version);
             tracing::info!(%node, version, sequence = batch.sequence, "agent connected");
         }
-        for (reason, samples) in &batch.losses {
-            self.metrics.lost(Lost::from(*reason), *samples);
-        }
         let now = now_micros();
-        if correct_clock(&mut batch, now) {
+        let Noted { known, offset } = self.note(&batch, now, fresh);
+        if offset != 0 {
+            batch.time = moved(batch.time, batch.window_seconds, offset);
             self.metrics.clock_corrections.inc();
         }
         let age = (now / 1_000_000).saturating_sub(i64::from(batch.time));
@@ -111,7 +117,11 @@ impl Ingest {
         if u64::try_from(age).is_ok_and(|age| age > oldest) {
             tables.not_stored();
             self.metrics.dropped(DropReason::TooOld, 1);
-            self.metrics.lost(Lost::TooOld, batch.samples());
+            // An agent that did not get the answer sends it again.
+            if !known {
+                self.metrics.lost(Lost::TooOld, batch.samples());
+                batch.count_losses(&self.metrics);
+            }
             let ack = BatchAck {
                 sequence: batch.sequence,
                 result: AckResult::TooOld.into(),
@@ -119,7 +129,8 @@ impl Ingest {
             };
             return acks.send(Ok(ack)).await.map_err(|_| Status::cancelled("the agent has gone"));
         }
-        let maybe_stored = self.may_be_resent(&batch);
+        // By us, on a stream that ended, or by the collector that ran before us.
+        let maybe_stored = known || batch.time <= self.started_at.saturating_add(RESEND_SLACK_SECONDS);
         tokio::select! {
             put = self.queue.put(batch, maybe_stored, acks.clone()) => {
                 put.map_err(|closed| Status::unavailable(closed.to_string()))
@@ -128,14 +139,11 @@ impl Ingest {
         }
     }
 
-    /// Whether the batch may have been received before: by us, on a stream that
-    /// ended, or by the collector that ran before us.
-    fn may_be_resent(&self, batch: &Batch) -> bool {
-        let mut sequences = self.sequences.lock().unwrap_or_else(PoisonError::into_inner);
-        let highest = sequences.get_or_insert_mut(batch.agent.instance, || 0);
-        let known = batch.sequence <= *highest;
-        *highest = batch.sequence.max(*highest);
-        known || batch.time <= self.started_at.saturating_add(RESEND_SLACK_SECONDS)
+    fn note(&self, batch: &Batch, now_micros: i64, fresh: bool) -> Noted {
+        let age = now_micros.saturating_sub(batch.sent_at_micros) / 1_000_000;
+        let mut instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
+        let instance = instances.get_or_insert_mut(batch.agent.instance, Instance::default);
+        instance.note(batch.sequence, age, fresh)
     }
 
     fn bad_message(&self, status: Status) -> Status {
@@ -170,18 +178,12 @@ impl Collector for Ingest {
     }
 }
 
-/// Moves the window by how far the agent's clock is off ours, if that is much.
-fn correct_clock(batch: &mut Batch, now_micros: i64) -> bool {
-    let offset = now_micros.saturating_sub(batch.sent_at_micros) / 1_000_000;
-    if offset.abs() <= limits::MAX_CLOCK_OFFSET_SECONDS {
-        return false;
-    }
-    let corrected = i64::from(batch.time).saturating_add(offset).max(0);
+/// The start of a window that is moved by `offset` seconds.
+fn moved(time: u32, window_seconds: u32, offset: i64) -> u32 {
+    let moved = i64::from(time).saturating_add(offset).max(0);
     // Windows begin at multiples of their length, and so within one hour.
-    let corrected = corrected - corrected % i64::from(batch.window_seconds);
-    batch.time = u32::try_from(corrected).unwrap_or(u32::MAX);
-    batch.sent_at_micros = now_micros;
-    true
+    let moved = moved - moved % i64::from(window_seconds);
+    u32::try_from(moved).unwrap_or(u32::MAX)
 }
 
 fn now_micros() -> i64 {

@@ -1,9 +1,9 @@
 //! Puts batches into ClickHouse.
 //!
-//! Streams put their batches in one bounded queue ([`Queue`]); the [`Writer`]
-//! takes what is there about once a second, inserts it as a whole, stacks
-//! before rows, and acknowledges. When ClickHouse is away the queue fills, and
-//! streams are no longer read.
+//! Streams put their batches in one queue ([`Queue`]), bounded in bytes; the
+//! [`Writer`] takes what is there about once a second, inserts it as a whole,
+//! stacks before rows, and acknowledges. When ClickHouse is away the queue
+//! fills, and streams are no longer read.
 
 mod rows;
 mod writer;
@@ -18,6 +18,8 @@ use tonic::Status;
 pub use writer::{Writer, WriterConfig};
 
 use crate::ingest::decode::Agent;
+use crate::ingest::limits::MAX_BATCH_BYTES;
+use crate::metrics::{Lost, Metrics};
 
 /// All samples of one window of one agent, resolved and checked.
 #[derive(Debug)]
@@ -40,6 +42,9 @@ pub struct Batch {
     pub stacks: Vec<StackText>,
     /// Reason (`LossReason`) and samples.
     pub losses: Vec<(i32, u64)>,
+    /// About what its rows and stacks take in INSERTs, and no less than they
+    /// take in memory.
+    pub bytes: usize,
 }
 
 impl Batch {
@@ -49,6 +54,19 @@ impl Batch {
         bytes[..16].copy_from_slice(instance);
         bytes[16..].copy_from_slice(&sequence.to_le_bytes());
         xxhash_rust::xxh3::xxh3_64(&bytes)
+    }
+
+    /// End of its window, Unix microseconds.
+    pub fn closed_at_micros(&self) -> i64 {
+        (i64::from(self.time) + i64::from(self.window_seconds)) * 1_000_000
+    }
+
+    /// Counts what its agent lost. To be called once for each batch, however
+    /// often it is sent.
+    pub fn count_losses(&self, metrics: &Metrics) {
+        for (reason, samples) in &self.losses {
+            metrics.lost(Lost::from(*reason), *samples);
+        }
     }
 
     /// Samples in its rows.
@@ -81,6 +99,14 @@ pub struct Row {
 impl Row {
     /// The `cpu` of a row whose policy does not keep it.
     pub const NO_CPU: u16 = 0xfff;
+
+    /// About what it takes in an INSERT.
+    pub(crate) fn bytes(&self, agent: &Agent) -> usize {
+        let ProcessInfo { name, app_service, policy, .. } = &*self.process;
+        // pod_node, host and agent are the node.
+        let names = [name, app_service, policy, &self.thread_name, &agent.cluster, &agent.node];
+        ROW_BYTES + names.map(|name| name.len()).iter().sum::<usize>() + 2 * agent.node.len()
+    }
 }
 
 /// A process under one decision.
@@ -136,10 +162,18 @@ impl Queued {
     }
 }
 
-/// Rows that may wait for ClickHouse: 25 s of 50 nodes at their full budget.
-const QUEUE_ROWS: u32 = 2_500_000;
-/// What a batch costs beside its rows, so that empty ones are bounded too.
-const BATCH_COST: u32 = 100;
+/// Bytes that may wait for ClickHouse: 25 s of 50 nodes at their full budget of
+/// rows, of some 200 bytes each.
+const QUEUE_BYTES: usize = 512 << 20;
+/// What a batch costs beside its rows and stacks, so that empty ones are bounded
+/// too: itself, with as many losses as are taken.
+pub(crate) const BATCH_BYTES: usize = 20 << 10;
+/// A row less its names: numbers, lengths, and texts that are the same in all rows.
+const ROW_BYTES: usize = 120;
+
+const _: () = assert!(size_of::<Row>() <= ROW_BYTES);
+// A batch fits, and its cost is a number of permits.
+const _: () = assert!(MAX_BATCH_BYTES <= QUEUE_BYTES && QUEUE_BYTES <= u32::MAX as usize);
 
 /// The streams' end of the queue.
 #[derive(Debug, Clone)]
@@ -156,16 +190,76 @@ pub struct Closed;
 impl Queue {
     /// A queue and the end that the [`Writer`] takes.
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Queued>) {
+        Self::with_room(QUEUE_BYTES)
+    }
+
+    /// As [`Queue::new`], for so many bytes.
+    fn with_room(bytes: usize) -> (Self, mpsc::UnboundedReceiver<Queued>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         // The channel itself has no bound; the room has.
-        (Self { sender, room: Arc::new(Semaphore::new(QUEUE_ROWS as usize)) }, receiver)
+        (Self { sender, room: Arc::new(Semaphore::new(bytes)) }, receiver)
     }
 
     /// Puts a batch in, once there is room. `maybe_stored` has it looked up first.
     pub async fn put(&self, batch: Batch, maybe_stored: bool, acks: AckSender) -> Result<(), Closed> {
-        let cost = u32::try_from(batch.rows.len()).unwrap_or(QUEUE_ROWS).saturating_add(BATCH_COST);
-        let room = Arc::clone(&self.room).acquire_many_owned(cost.min(QUEUE_ROWS)).await;
+        let cost = u32::try_from(batch.bytes).expect("decoding bounds a batch");
+        let room = Arc::clone(&self.room).acquire_many_owned(cost).await;
         let queued = Queued { batch, maybe_stored, acks, _room: room.map_err(|_| Closed)? };
         self.sender.send(queued).map_err(|_| Closed)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    fn batch(sequence: u64, bytes: usize) -> Batch {
+        let agent = Agent { instance: [0; 16], node: "n".into(), version: String::new(), cluster: "".into() };
+        Batch {
+            key: sequence,
+            agent,
+            sequence,
+            time: 0,
+            window_seconds: 10,
+            sent_at_micros: 0,
+            rows: Vec::new(),
+            stacks: Vec::new(),
+            losses: Vec::new(),
+            bytes,
+        }
+    }
+
+    fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+        std::pin::Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn the_queue_holds_so_many_bytes_and_then_makes_wait() {
+        let (queue, mut receiver) = Queue::with_room(100);
+        let (acks, _answers) = mpsc::channel(1);
+        let put = |sequence, bytes| {
+            let (queue, acks) = (queue.clone(), acks.clone());
+            Box::pin(async move { queue.put(batch(sequence, bytes), false, acks).await })
+        };
+        assert!(poll(&mut put(1, 60)).is_ready());
+        assert!(poll(&mut put(2, 40)).is_ready());
+        let mut third = pin!(put(3, 30));
+        let mut fourth = pin!(put(4, 1));
+        assert!(poll(&mut third).is_pending());
+        // Nobody passes who waits.
+        assert!(poll(&mut fourth).is_pending());
+        // Taken out, a batch still takes its room: the writer has it in memory.
+        let first = receiver.try_recv().unwrap();
+        assert!(poll(&mut third).is_pending());
+        drop(first);
+        assert!(poll(&mut third).is_ready());
+        assert!(poll(&mut fourth).is_ready());
+        let order = std::iter::from_fn(|| receiver.try_recv().ok()).map(|queued| queued.batch.sequence);
+        assert_eq!(order.collect::<Vec<_>>(), [2, 3, 4]);
     }
 }

@@ -74,7 +74,7 @@ impl<'a> SampleRow<'a> {
             profile_value_unit: UNIT,
             profile_event_type: EVENT,
             profile_language_type: LANGUAGE,
-            profile_create_timestamp: batch.sent_at_micros,
+            profile_create_timestamp: batch.closed_at_micros(),
             profile_in_timestamp: now_micros,
             pod_cluster: cluster.unwrap_or(&batch.agent.cluster),
             // Pods, traces and spans come with the agent's enrichment.

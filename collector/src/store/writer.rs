@@ -22,6 +22,9 @@ const INSERT_INTERVAL: Duration = Duration::from_secs(1);
 /// Rows of one INSERT. ClickHouse cuts blocks at about a million rows, and a
 /// block is what is written as a whole.
 const INSERT_ROWS: usize = 500_000;
+/// Bytes of one INSERT, to which one batch may come on top: `hearth-clickhouse`
+/// refuses a request over 256 MiB, however often it is sent.
+const INSERT_BYTES: usize = 128 << 20;
 /// Stacks whose having been sent is remembered: 50 MB.
 const KNOWN_STACKS: NonZeroUsize = NonZeroUsize::new(500_000).expect("not zero");
 /// How long an INSERT may take before it counts as failed.
@@ -125,10 +128,12 @@ impl Writer {
             }
         }
         let mut rows: usize = pending.iter().map(|queued| queued.batch.rows.len()).sum();
-        while rows < INSERT_ROWS {
+        let mut bytes: usize = pending.iter().map(|queued| queued.batch.bytes).sum();
+        while rows < INSERT_ROWS && bytes < INSERT_BYTES {
             match self.queue.try_recv() {
                 Ok(queued) => {
                     rows += queued.batch.rows.len();
+                    bytes += queued.batch.bytes;
                     pending.push(queued);
                 }
                 Err(_) => break, // empty or closed: the next recv tells
@@ -156,6 +161,7 @@ impl Writer {
         self.insert_rows(&fresh, now).await?;
         self.metrics.insert_seconds.observe(started.elapsed().as_secs_f64());
         self.metrics.batches.inc_by(fresh.len() as u64);
+        fresh.iter().for_each(|queued| queued.batch.count_losses(&self.metrics));
         self.metrics.rows.inc_by(fresh.iter().map(|queued| queued.batch.rows.len() as u64).sum());
         self.metrics.dropped(DropReason::Duplicate, (pending.len() - fresh.len()) as u64);
         for queued in pending.drain(..) {
@@ -171,6 +177,8 @@ impl Writer {
         let (Some(first), Some(last)) = (times.clone().min(), times.max()) else {
             return Ok(HashSet::new());
         };
+        let longest = suspects.iter().map(|queued| queued.batch.window_seconds).max().unwrap_or_default();
+        let slack = LOOKUP_SLACK_SECONDS + longest;
         let keys: Vec<u64> = suspects.iter().map(|queued| queued.batch.key).collect();
         let found = self
             .client
@@ -178,8 +186,8 @@ impl Writer {
                 "SELECT DISTINCT batch FROM in_process_local \
                  WHERE time >= toDateTime(?) AND time <= toDateTime(?) AND batch IN ?",
             )
-            .bind(first.saturating_sub(LOOKUP_SLACK_SECONDS))
-            .bind(last.saturating_add(LOOKUP_SLACK_SECONDS))
+            .bind(first.saturating_sub(slack))
+            .bind(last.saturating_add(slack))
             .bind(keys)
             .fetch_all::<u64>()
             .await?;

@@ -110,7 +110,8 @@ async fn violations_end_their_stream_only() {
             }),
         ),
         ("string 99 was never sent", Box::new(|b| b.processes[0].policy = 99)),
-        ("period of 0 µs", Box::new(|b| b.processes[0].period_micros = 0)),
+        ("period of 999 µs", Box::new(|b| b.processes[0].period_micros = 999)),
+        ("period of 1000001 µs", Box::new(|b| b.processes[0].period_micros = 1_000_001)),
         ("started at -1 ms", Box::new(|b| b.processes[0].start_time_millis = -1)),
         ("process 0 was never sent", Box::new(|b| b.threads[0].process = 0)),
         ("process 3 was never sent", Box::new(|b| b.threads[0].process = 3)),
@@ -122,9 +123,19 @@ async fn violations_end_their_stream_only() {
         ("row 0: stack 1 with the end STACK_END_COUNTED", rows(|r| r.end[0] = StackEnd::Counted.into())),
         ("row 1: unknown end of a stack 77", rows(|r| r.end[1] = 77)),
         ("row 2: 0 samples", rows(|r| r.samples[2] = 0)),
-        ("row 2: 4294967295 samples", rows(|r| r.samples[2] = u32::MAX)),
+        // 81,920 s of CPU time are 8,110,286 samples of 10,101 µs; the others are 50.
+        (
+            "row 2: with its 8110287 samples more CPU time than 10 s on 8192",
+            rows(|r| r.samples[2] = 8_110_287),
+        ),
+        ("row 1: with its 4999999 samples", rows(|r| r.samples[..2].fill(4_999_999))),
         ("row 2: CPU 4095", rows(|r| r.cpu[2] = 4096)),
         ("100001 rows", rows(|r| r.thread = vec![1; 100_001])),
+        ("1001 losses", Box::new(|b| b.losses = vec![Loss { reason: 0, samples: 1 }; 1001])),
+        // 17 kB that are 74 MB of text.
+        ("600 new stacks), over the limit of 67108864", Box::new(long_stacks)),
+        // 4 KiB of app service in each row.
+        ("(20000 rows, 1 new stacks), over the limit of 67108864", Box::new(long_names)),
         ("message length too large", Box::new(|b| b.strings = vec!["x".repeat(4000); 5000])),
     ];
     for (number, (reason, change)) in cases.iter().enumerate() {
@@ -153,6 +164,27 @@ async fn violations_end_their_stream_only() {
         collector.ask("SELECT pod_node, count() FROM in_process_local GROUP BY ALL ORDER BY ALL").await,
         "node-1\t5\nnode-3\t4\n"
     );
+}
+
+/// Many stacks that repeat one long frame.
+fn long_stacks(batch: &mut SampleBatch) {
+    const STACKS: u32 = 600;
+    batch.strings.push("x".repeat(4000));
+    batch.stacks.extend(vec![Stack { frames: vec![9; 31] }; STACKS as usize]);
+    let rows = batch.rows.as_mut().unwrap();
+    let count = STACKS as usize;
+    (rows.thread, rows.samples, rows.end) = (vec![1; count], vec![1; count], vec![0; count]);
+    (rows.stack, rows.cpu) = ((3..3 + STACKS).collect(), vec![]);
+}
+
+/// Many rows of one process with a long name.
+fn long_names(batch: &mut SampleBatch) {
+    batch.strings.push("x".repeat(4000));
+    batch.processes[0].app_service = 9;
+    let rows = batch.rows.as_mut().unwrap();
+    const ROWS: usize = 20_000;
+    (rows.thread, rows.stack, rows.samples) = (vec![1; ROWS], vec![1; ROWS], vec![1; ROWS]);
+    (rows.end, rows.cpu) = (vec![0; ROWS], vec![]);
 }
 
 /// An agent that fills its tables is told to open another stream.
@@ -209,4 +241,25 @@ async fn wrong_clocks_and_old_batches() {
     assert_eq!(stream.ack().await.unwrap(), (2, AckResult::TooOld));
     assert_eq!(collector.ask("SELECT count() FROM in_process_local").await, "4\n");
     assert_eq!(collector.metric("hearth_collector_samples_lost_total{reason=\"TooOld\"}"), 3);
+}
+
+/// While the store is away streams are not read, and what they sent gets old on
+/// the way: that is no wrong clock.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_waited_to_be_read_keeps_its_window() {
+    let collector = Collector::start().await;
+    let time = last_window();
+    let (batches, outgoing) = tokio::sync::mpsc::channel(2);
+    let waited = SampleBatch { sent_at_micros: now_micros() - 95_000_000, ..next_batch(2) };
+    // Both are there before anybody reads, so that neither is waited for.
+    batches.send(SampleBatch { window_start: time, ..first_batch(1, 1) }).await.unwrap();
+    batches.send(SampleBatch { window_start: time - 100, ..waited }).await.unwrap();
+    let mut stream = collector.open_with(batches, outgoing).await;
+    for sequence in 1..=2 {
+        assert_eq!(stream.ack().await.unwrap(), (sequence, AckResult::Stored));
+    }
+    let times =
+        collector.ask("SELECT DISTINCT toUnixTimestamp(time) AS t FROM in_process_local ORDER BY t").await;
+    assert_eq!(times, format!("{}\n{time}\n", time - 100));
+    assert_eq!(collector.metric("hearth_collector_clock_corrections_total"), 0);
 }

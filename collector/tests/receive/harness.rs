@@ -69,6 +69,15 @@ impl Collector {
 
     pub(crate) async fn open(&self) -> Stream {
         let (batches, outgoing) = mpsc::channel(16);
+        self.open_with(batches, outgoing).await
+    }
+
+    /// A stream whose first batches may be in the channel already.
+    pub(crate) async fn open_with(
+        &self,
+        batches: mpsc::Sender<SampleBatch>,
+        outgoing: mpsc::Receiver<SampleBatch>,
+    ) -> Stream {
         let answer = self.grpc.clone().export(ReceiverStream::new(outgoing)).await.unwrap();
         Stream { batches, acks: answer.into_inner() }
     }
@@ -81,11 +90,16 @@ impl Collector {
 
     /// A value of `/metrics`; 0 if it is not there yet.
     pub(crate) fn metric(&self, name: &str) -> u64 {
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.map_or(0, |value| value.parse().unwrap())
+        metric(&self.registry, name)
     }
+}
+
+/// A value that a registry shows; 0 if it is not there yet.
+pub(crate) fn metric(registry: &Registry, name: &str) -> u64 {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.map_or(0, |value| value.parse().unwrap())
 }
 
 /// An agent's stream.

@@ -5,10 +5,16 @@ use std::time::Duration;
 
 use clickhouse::Client;
 use hearth_collector::embedded::{Embedded, EmbeddedConfig};
+use hearth_collector::ingest::decode::StreamTables;
+use hearth_collector::metrics::Metrics;
 use hearth_collector::schema::{self, SchemaError};
-use hearth_proto::collector::v1::AckResult;
+use hearth_collector::store::{Queue, Writer, WriterConfig};
+use hearth_proto::collector::v1::{AckResult, Loss, LossReason, SampleBatch};
 
-use crate::harness::{Collector, RETENTION, engine, first_batch, next_batch};
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::{Collector, RETENTION, engine, first_batch, metric, next_batch};
 
 const COUNT: &str = "SELECT count() FROM in_process_local";
 
@@ -34,11 +40,13 @@ async fn acknowledged_is_visible() {
 async fn a_resent_batch_is_stored_once() {
     let collector = Collector::start().await;
     let mut first = collector.open().await;
-    first.send(first_batch(1, 1)).await;
+    let losses = vec![Loss { reason: LossReason::QueueFull.into(), samples: 9 }];
+    let batch = SampleBatch { losses, ..first_batch(1, 1) };
+    first.send(batch.clone()).await;
     assert_eq!(first.ack().await.unwrap(), (1, AckResult::Stored));
     drop(first);
     let mut second = collector.open().await;
-    second.send(first_batch(1, 1)).await;
+    second.send(batch).await;
     assert_eq!(second.ack().await.unwrap(), (1, AckResult::Stored));
     second.send(next_batch(2)).await;
     assert_eq!(second.ack().await.unwrap(), (2, AckResult::Stored));
@@ -49,6 +57,42 @@ async fn a_resent_batch_is_stored_once() {
     assert_eq!(other.ack().await.unwrap(), (1, AckResult::Stored));
     assert_eq!(collector.ask(COUNT).await, "9\n");
     assert_eq!(collector.metric("hearth_collector_batches_dropped_total{reason=\"Duplicate\"}"), 1);
+    // And what the agent lost is counted once.
+    assert_eq!(collector.metric("hearth_collector_samples_lost_total{reason=\"QueueFull\"}"), 9);
+}
+
+/// What many agents sent while the writer was busy is one INSERT.
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_share_an_insert() {
+    let dir = tempfile::tempdir().unwrap();
+    let embedded = Embedded::start(engine(dir.path().join("data"))).await.unwrap();
+    let client = Client::default().with_url(embedded.url());
+    schema::apply(&client, RETENTION).await.unwrap();
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let (queue, receiver) = Queue::new();
+    let (acks, mut answers) = tokio::sync::mpsc::channel(10);
+    for instance in 1..=5 {
+        let batch = StreamTables::default().accept(first_batch(instance, u64::from(instance))).unwrap();
+        queue.put(batch, false, acks.clone()).await.unwrap();
+    }
+    // Only now it begins to write.
+    let config = WriterConfig { cluster: None, stop_patience: Duration::from_secs(10) };
+    let writer = Writer::new(client.clone().with_database("profile"), config, metrics, receiver);
+    let writer = tokio::spawn(writer.run(CancellationToken::new()));
+    for sequence in 1..=5 {
+        let ack = answers.recv().await.unwrap().unwrap();
+        assert_eq!((ack.sequence, ack.result()), (sequence, AckResult::Stored));
+    }
+    assert_eq!(metric(&registry, "hearth_collector_insert_seconds_count"), 1);
+    assert_eq!(metric(&registry, "hearth_collector_batches_total"), 5);
+    let question =
+        "SELECT groupArray(n) FROM (SELECT count() AS n FROM profile.in_process_local GROUP BY batch)";
+    assert_eq!(client.query(question).fetch_one::<Vec<u64>>().await.unwrap(), [4; 5]);
+    // The queue's end is the writer's.
+    drop(queue);
+    assert_eq!(writer.await.unwrap(), 0);
+    embedded.stop().await;
 }
 
 /// The engine is killed, restarted by its watcher, and what had no
