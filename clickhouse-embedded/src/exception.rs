@@ -18,6 +18,8 @@ pub mod code {
     pub const TOO_LARGE: u32 = 307;
     /// The client went away or sent a broken body.
     pub const NETWORK_ERROR: u32 = 210;
+    /// Not for this client.
+    pub const ACCESS_DENIED: u32 = 497;
     /// Wrong or missing user or password.
     pub const AUTHENTICATION_FAILED: u32 = 516;
     /// The server is stopping.
@@ -62,7 +64,7 @@ impl Exception {
             }
             // UNKNOWN_*.
             30 | 46 | 47 | 50 | 56 | 60 | 63 | 73 | 78 | 81 | 115 | 139 | 336 | 511 => StatusCode::NOT_FOUND,
-            192..=194 | 497 | code::AUTHENTICATION_FAILED => StatusCode::FORBIDDEN,
+            192..=194 | code::ACCESS_DENIED | code::AUTHENTICATION_FAILED => StatusCode::FORBIDDEN,
             159 => StatusCode::REQUEST_TIMEOUT,
             209 | 76 | 439 | code::ABORTED => StatusCode::SERVICE_UNAVAILABLE,
             307 => StatusCode::PAYLOAD_TOO_LARGE,

@@ -7,10 +7,12 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http_body_util::BodyExt;
 
+use crate::browser;
 use crate::engine::{Answer, Engine, Statement};
 use crate::exception::{Exception, code};
 use crate::metrics::{Metrics, Outcome, OutcomeLabels};
@@ -58,7 +60,19 @@ pub fn router(server: Arc<Server>) -> Router {
         .route("/ping", get(|| async { "Ok.\n" }))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/metrics", get(metrics))
+        .layer(middleware::from_fn_with_state(Arc::clone(&server), refuse_pages))
         .with_state(server)
+}
+
+async fn refuse_pages(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
+    // A page whose name points here does not know the password.
+    match browser::refusal(request.headers(), server.credentials.is_none()) {
+        None => next.run(request).await,
+        Some(reason) => {
+            let exception = Exception::new(code::ACCESS_DENIED, reason);
+            exception_response(&exception, server.engine.version())
+        }
+    }
 }
 
 async fn metrics(State(server): State<Arc<Server>>) -> impl IntoResponse {

@@ -3,6 +3,7 @@
 //! [`ffi`] is the only module with unsafe code; [`engine`] owns the data
 //! directory and runs queries; [`http`] speaks the protocol.
 
+pub mod browser;
 pub mod cli;
 pub mod engine;
 pub mod exception;

@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clickhouse::Client;
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use clickhouse::error::Error;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +40,8 @@ const LISTENS: &str = " answers on http://";
 const TAKEN: &str = "in use";
 const TAKEN_PATIENCE: Duration = Duration::from_secs(45);
 const TAKEN_PAUSE: Duration = Duration::from_secs(1);
+/// Bytes of a line of its log; what is longer is cut into several.
+const MAX_LINE_BYTES: u64 = 8 << 10;
 /// Lines of its log that an error about its end quotes.
 const QUOTED_LINES: usize = 3;
 
@@ -74,6 +77,9 @@ pub enum EmbeddedError {
         /// Its last words.
         log: String,
     },
+    /// It answers, but not us.
+    #[error("{PROGRAM} refuses to answer: {0}")]
+    Refused(String),
     /// Waiting for it failed.
     #[error("cannot wait for {PROGRAM}: {0}")]
     Wait(std::io::Error),
@@ -199,6 +205,11 @@ impl Process {
         let EmbeddedConfig { program, data_dir, http, libchdb } = config;
         let mut command = Command::new(program);
         command.arg("--data-dir").arg(data_dir).arg("--http").arg(http.to_string());
+        // What somebody set for an engine of his own is not meant for ours.
+        let inherited = std::env::vars_os().map(|(name, _)| name);
+        inherited
+            .filter(|name| name.as_encoded_bytes().starts_with(b"HEARTH_CLICKHOUSE_"))
+            .for_each(|name| _ = command.env_remove(name));
         // Whatever our own log shows: `LISTENS` is looked for in its.
         command.arg("--stop-with-stdin").env("NO_COLOR", "1").env("HEARTH_LOG", "info");
         if let Some(libchdb) = libchdb {
@@ -226,12 +237,18 @@ impl Process {
             if let Some(status) = self.child.try_wait().map_err(EmbeddedError::Wait)? {
                 return Err(self.ended(status).await);
             }
-            let ping = client.query("SELECT 1").fetch_one::<u8>();
-            if self.listens.load(Ordering::Relaxed)
-                && matches!(tokio::time::timeout(PING_TIMEOUT, ping).await, Ok(Ok(1)))
-            {
-                tracing::info!("{PROGRAM} answers after {:.1} s", started.elapsed().as_secs_f64());
-                return Ok(());
+            if self.listens.load(Ordering::Relaxed) {
+                let ping = client.query("SELECT 1").fetch_one::<u8>();
+                match tokio::time::timeout(PING_TIMEOUT, ping).await {
+                    Ok(Ok(_)) => {
+                        tracing::info!("{PROGRAM} answers after {:.1} s", started.elapsed().as_secs_f64());
+                        return Ok(());
+                    }
+                    // It is there and says no: that does not change.
+                    Ok(Err(Error::BadResponse(answer))) => return Err(EmbeddedError::Refused(answer)),
+                    Ok(Err(error)) => tracing::debug!("{PROGRAM} does not answer yet: {error}"),
+                    Err(_) => tracing::debug!("{PROGRAM} does not answer within {PING_TIMEOUT:?}"),
+                }
             }
             if started.elapsed() > progress {
                 tracing::info!("{PROGRAM} is still starting ({} s)", progress.as_secs());
@@ -267,16 +284,21 @@ impl Process {
     }
 }
 
-/// Writes its log lines into ours.
+/// Writes its log lines into ours, whatever they hold: it must never find the
+/// other end of its pipe closed.
 async fn pass_on(
     stderr: impl AsyncRead + Unpin,
     log: Arc<Mutex<VecDeque<String>>>,
     listens: Arc<AtomicBool>,
 ) {
-    let mut lines = BufReader::new(stderr).lines();
+    let mut stderr = BufReader::new(stderr);
+    let mut bytes = Vec::new();
     loop {
-        match lines.next_line().await {
-            Ok(Some(line)) => {
+        bytes.clear();
+        match (&mut stderr).take(MAX_LINE_BYTES).read_until(b'\n', &mut bytes).await {
+            Ok(0) => return,
+            Ok(_) => {
+                let line = String::from_utf8_lossy(bytes.trim_ascii_end()).into_owned();
                 // Its own time and level are in the line.
                 eprintln!("[{PROGRAM}] {line}");
                 if line.contains(LISTENS) {
@@ -288,7 +310,6 @@ async fn pass_on(
                     log.pop_front();
                 }
             }
-            Ok(None) => return,
             Err(error) => return tracing::warn!("reading the log of {PROGRAM}: {error}"),
         }
     }
@@ -300,4 +321,32 @@ fn url(config: &EmbeddedConfig) -> String {
 
 fn set(pid: &Mutex<Option<u32>>, value: Option<u32>) {
     *pid.lock().unwrap_or_else(PoisonError::into_inner) = value;
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    /// What is quoted of a log, and whether it said that the engine listens.
+    async fn quoted(written: &[u8]) -> (Vec<String>, bool) {
+        let (log, listens) = (Arc::default(), Arc::default());
+        pass_on(written, Arc::clone(&log), Arc::clone(&listens)).await;
+        let log = log.lock().unwrap().iter().cloned().collect();
+        (log, listens.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test]
+    async fn a_log_is_read_to_its_end_whatever_it_holds() {
+        let (log, listens) = quoted(b"a\xffb\r\n\nx answers on http://127.0.0.1:1/\nend").await;
+        assert_eq!(log, ["", "x answers on http://127.0.0.1:1/", "end"]);
+        assert!(listens);
+        assert_eq!(quoted(b"a\xffb\n").await.0, ["a\u{fffd}b"]);
+    }
+
+    #[tokio::test]
+    async fn a_line_without_end_is_cut() {
+        let (log, _) = quoted(&vec![b'x'; 2 * MAX_LINE_BYTES as usize + 1]).await;
+        assert_eq!(log.iter().map(String::len).collect::<Vec<_>>(), [8192, 8192, 1]);
+    }
 }

@@ -63,7 +63,12 @@ async fn with_store(
     let limits = Limits { window_seconds, ..Limits::default() };
     let state = QueryState::new(client.clone(), limits, http_metrics, Arc::new(registry));
     let router = http::router(state);
-    let router = token.map_or(router.clone(), |token| token.protect(router));
+    // A page whose name points here does not know the token.
+    let router = http::browser::protect(router, token.is_none());
+    let router = match token {
+        Some(token) => token.protect(router),
+        None => router,
+    };
 
     let (queue, receiver) = Queue::new();
     let config = WriterConfig { cluster: args.cluster.clone(), stop_patience: FLUSH_PATIENCE };

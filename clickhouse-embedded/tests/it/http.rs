@@ -147,6 +147,20 @@ async fn headers_and_metrics() {
     assert!(metrics.contains("hearth_clickhouse_queries_total{outcome=\"Ok\"} 1\n"), "{metrics}");
 }
 
+/// A page on the web can send to loopback addresses what its reader could.
+#[tokio::test]
+async fn pages_of_others_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    let http = Client::new();
+    let drop = || http.post(&server.url).body("DROP DATABASE default");
+    assert_eq!(shown(drop().header("origin", "http://evil.example")).await, "403 code 497");
+    assert_eq!(shown(drop().header("sec-fetch-site", "cross-site")).await, "403 code 497");
+    assert_eq!(shown(drop().header("host", "evil.example:8123")).await, "403 code 497");
+    let typed = http.get(&server.url).query(&[("query", "EXISTS DATABASE default")]);
+    assert_eq!(shown(typed.header("sec-fetch-site", "none")).await, "200 1\n");
+}
+
 #[tokio::test]
 async fn passwords() {
     let dir = tempfile::tempdir().unwrap();

@@ -8,6 +8,7 @@
 //! | `GET /healthz`, `/readyz`, `/metrics` | for machines ([`health`]) |
 
 pub mod api;
+pub mod browser;
 pub mod deepflow;
 pub mod health;
 mod metrics;

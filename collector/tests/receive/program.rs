@@ -1,6 +1,7 @@
 //! The program itself: arguments, start, stop.
 
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use crate::harness::{engine_program, free_address};
@@ -30,48 +31,93 @@ fn usage_errors_exit_with_2() {
     }
 }
 
+/// The program with an engine of its own.
+struct Running {
+    child: Child,
+    http: String,
+    client: reqwest::Client,
+}
+
+impl Running {
+    /// Starts it and waits until it is ready.
+    async fn start(data_dir: &Path, arguments: &[&str]) -> Self {
+        engine_program();
+        let [http, grpc, engine] = [free_address(), free_address(), free_address()].map(|a| a.to_string());
+        let mut command = collector(&["--http", &http, "--grpc", &grpc, "--clickhouse-http", &engine]);
+        // Of an engine that somebody runs beside ours.
+        let password = data_dir.with_file_name("password");
+        std::fs::write(&password, "secret").unwrap();
+        command.env("HEARTH_CLICKHOUSE_PASSWORD_FILE", password);
+        let mut child =
+            command.arg("--data-dir").arg(data_dir).args(arguments).stderr(Stdio::inherit()).spawn().unwrap();
+        let client = reqwest::Client::new();
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        loop {
+            assert!(child.try_wait().unwrap().is_none(), "it ended");
+            assert!(tokio::time::Instant::now() < deadline, "it does not get ready");
+            match client.get(format!("http://{http}/readyz")).send().await {
+                Ok(response) if response.status().is_success() => break,
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+        Self { child, http, client }
+    }
+
+    /// Status and text of the answer to `GET path` with these headers.
+    async fn get(&self, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
+        let mut request = self.client.get(format!("http://{}{path}", self.http));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    /// Its exit code after SIGTERM.
+    async fn stop(mut self) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        tokio::task::spawn_blocking(move || self.child.wait()).await.unwrap().unwrap().code()
+    }
+}
+
 /// Starts with an engine of its own, answers, asks for the token, and ends with
 /// 0 at SIGTERM, the engine with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn starts_answers_and_stops() {
-    engine_program();
     let dir = tempfile::tempdir().unwrap();
     let token = dir.path().join("token");
     std::fs::write(&token, "a-token-of-sufficient-length\n").unwrap();
-    let [http, grpc, engine] = [free_address(), free_address(), free_address()].map(|a| a.to_string());
     let data_dir = dir.path().join("data");
-    let mut child = collector(&["--http", &http, "--grpc", &grpc, "--clickhouse-http", &engine])
-        .arg("--data-dir")
-        .arg(&data_dir)
-        .arg("--token-file")
-        .arg(&token)
-        .stderr(Stdio::inherit())
-        .spawn()
-        .unwrap();
+    let collector = Running::start(&data_dir, &["--token-file", token.to_str().unwrap()]).await;
+    let bearer = ("authorization", "Bearer a-token-of-sufficient-length");
 
-    let client = reqwest::Client::new();
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-    loop {
-        assert!(child.try_wait().unwrap().is_none(), "it ended");
-        assert!(tokio::time::Instant::now() < deadline, "it does not get ready");
-        match client.get(format!("http://{http}/readyz")).send().await {
-            Ok(response) if response.status().is_success() => break,
-            _ => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
-    let apps = client.get(format!("http://{http}/api/v1/apps"));
-    assert_eq!(apps.try_clone().unwrap().send().await.unwrap().status().as_u16(), 401);
-    let apps = apps.bearer_auth("a-token-of-sufficient-length").send().await.unwrap();
-    assert_eq!(apps.status().as_u16(), 200);
-    let metrics = client.get(format!("http://{http}/metrics")).bearer_auth("a-token-of-sufficient-length");
-    let metrics = metrics.send().await.unwrap().text().await.unwrap();
+    assert_eq!(collector.get("/api/v1/apps", &[]).await.0, 401);
+    assert_eq!(collector.get("/api/v1/apps", &[bearer]).await.0, 200);
+    let (_, metrics) = collector.get("/metrics", &[bearer]).await;
     assert!(metrics.contains("hearth_collector_rows_total 0"), "{metrics}");
+    // Whoever knows the token may use any name, such as a proxy's, but not send a browser.
+    assert_eq!(collector.get("/api/v1/apps", &[bearer, ("host", "hearth.example")]).await.0, 200);
+    assert_eq!(collector.get("/api/v1/apps", &[bearer, ("origin", "http://evil.example")]).await.0, 403);
 
-    let pid = child.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-    let status = tokio::task::spawn_blocking(move || child.wait()).await.unwrap().unwrap();
-    assert_eq!(status.code(), Some(0));
+    assert_eq!(collector.stop().await, Some(0));
     // The engine has given its directory back.
     let lock = std::fs::File::open(data_dir.join("hearth-clickhouse.lock")).unwrap();
     lock.try_lock().unwrap();
+}
+
+/// Without a token, what a page on the web makes a browser send is refused, also
+/// by a name that it let point to this machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_others_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Running::start(&dir.path().join("data"), &[]).await;
+    for headers in [("origin", "http://evil.example"), ("host", "evil.example:20416")] {
+        let (status, text) = collector.get("/api/v1/apps", &[headers]).await;
+        assert!(status == 403 && text.contains("evil.example"), "{status} {text}");
+    }
+    let port = collector.http.rsplit(':').next().unwrap();
+    let localhost = format!("localhost:{port}");
+    assert_eq!(collector.get("/api/v1/apps", &[("host", &localhost)]).await.0, 200);
+    assert_eq!(collector.stop().await, Some(0));
 }

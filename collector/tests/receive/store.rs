@@ -200,6 +200,26 @@ async fn a_stranger_on_the_port_is_not_ours() {
     ours.stop().await;
 }
 
+/// An engine that answers nobody is an error, and not waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_refuses_us() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = engine(dir.path().join("data"));
+    let (password, program) = (dir.path().join("password"), dir.path().join("hearth-clickhouse"));
+    std::fs::write(&password, "secret").unwrap();
+    let script = format!(
+        "#!/bin/sh\nexec {} \"$@\" --password-file {}\n",
+        config.program.display(),
+        password.display()
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+    config.program = program;
+    let error = Embedded::start(config).await.unwrap_err().to_string();
+    assert!(error.contains("refuses to answer: Code: 516."), "{error}");
+}
+
 /// An engine that cannot start is an error with its own words.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_does_not_start() {
