@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::request::{Request, Subject, TimeRange};
 use super::time::utc;
 
-/// A row of [`super::plan::seen`].
+/// A row of [`super::plan::seen`], [`super::plan::seen_app`] and [`super::plan::seen_ever`].
 #[derive(Debug, Clone, PartialEq, Eq, Row, Deserialize)]
 pub struct SeenApp {
     /// Empty for the processes that no policy matched.
@@ -19,66 +19,110 @@ pub struct SeenApp {
     pub rows_in_range: u64,
 }
 
+/// What is stored of the event and language type of a question. `None` is what
+/// was too much to look through, or need not be known.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    /// The app that was asked for, at any time: one or none.
+    pub asked: Option<Vec<SeenApp>>,
+    /// What has rows in the range.
+    pub in_range: Option<Vec<SeenApp>>,
+    /// What was seen at any time.
+    pub ever: Option<Vec<SeenApp>>,
+}
+
 /// What a process name holds at most: the kernel cuts it.
 const COMM_BYTES: usize = 15;
 /// Names given as alternatives.
 const SUGGESTIONS: usize = 5;
 
-/// Why `request` found nothing in `range`, from everything that is stored of
-/// its event and language type.
-pub fn reason(request: &Request, range: TimeRange, seen: &[SeenApp]) -> String {
+/// Whether an app of `seen` is called about as the one asked for.
+pub fn resembles(request: &Request, seen: &[SeenApp]) -> bool {
+    matches!(&request.subject, Subject::App(asked) if !alike(asked, &names(seen)).is_empty())
+}
+
+/// Why `request` found nothing in `range`.
+pub fn reason(request: &Request, range: TimeRange, seen: &Seen) -> String {
     let between = format!("between {} and {}", utc(range.from), utc(range.until));
-    let Some(latest) = seen.iter().map(|s| s.last_seen).max() else {
+    if seen.ever.as_ref().is_some_and(Vec::is_empty) {
         return format!(
             "nothing is stored: no agent has sent {} samples yet, or all of them are older than the retention",
             request.event
         );
-    };
-    let in_range: Vec<&str> =
-        seen.iter().filter(|s| s.rows_in_range > 0).map(|s| s.app_service.as_str()).collect();
-    let Subject::App(asked) = &request.subject else {
-        return if in_range.is_empty() {
-            format!("no samples {between}; the latest is of {}", utc(latest))
-        } else {
-            format!("there are samples {between}, but the filter matches none of them")
-        };
-    };
-
-    if in_range.contains(&asked.as_str()) {
-        return format!("app_service {asked:?} has samples {between}, but the filter matches none of them");
     }
-    if let Some(SeenApp { first_seen, last_seen, .. }) = seen.iter().find(|s| s.app_service == *asked) {
-        return format!(
-            "app_service {asked:?} has no samples {between}; the first is of {}, the last of {}",
-            utc(*first_seen),
-            utc(*last_seen)
-        );
+    // What the question did not find and is there now, without a filter, came
+    // in between.
+    let but = match &request.filter {
+        Some(_) => "but the filter matches none of them",
+        None => "which arrived just now: ask again",
+    };
+    let latest = seen.ever.iter().flatten().map(|app| app.last_seen).max().map(utc);
+    match &request.subject {
+        Subject::Total if seen.in_range.as_ref().is_some_and(|apps| !apps.is_empty()) => {
+            format!("there are samples {between}, {but}")
+        }
+        Subject::Total => {
+            let matched = if request.filter.is_some() && seen.in_range.is_none() {
+                " that the filter matches"
+            } else {
+                ""
+            };
+            let latest = latest.map(|latest| format!("; the latest is of {latest}")).unwrap_or_default();
+            format!("no samples {between}{matched}{latest}")
+        }
+        Subject::App(app) => match seen.asked.as_deref() {
+            None => format!(
+                "app_service {app:?} has no samples {between}{}; \
+                 whether it has others was too much to look through",
+                if request.filter.is_some() { " that the filter matches" } else { "" }
+            ),
+            Some([SeenApp { rows_in_range: 1.., .. }, ..]) => {
+                format!("app_service {app:?} has samples {between}, {but}")
+            }
+            Some([SeenApp { first_seen, last_seen, .. }, ..]) => format!(
+                "app_service {app:?} has no samples {between}; the first is of {}, the last of {}",
+                utc(*first_seen),
+                utc(*last_seen)
+            ),
+            Some([]) => not_stored(app, &between, latest, seen),
+        },
     }
+}
 
+fn not_stored(asked: &str, between: &str, latest: Option<String>, seen: &Seen) -> String {
+    let in_range = seen.in_range.as_deref();
+    let known = names(seen.ever.as_deref().or(in_range).unwrap_or_default());
     let mut parts = vec![format!("no app_service {asked:?} is stored")];
-    let names: Vec<&str> = seen.iter().map(|s| s.app_service.as_str()).filter(|n| !n.is_empty()).collect();
     let cut = &asked[..asked.floor_char_boundary(COMM_BYTES)];
     if asked.len() > COMM_BYTES {
-        let known = if names.contains(&cut) { ", which is stored" } else { "" };
-        parts.push(format!("a process name has at most {COMM_BYTES} bytes: this one is {cut:?}{known}"));
+        let stored = if known.contains(&cut) { ", which is stored" } else { "" };
+        parts.push(format!("a process name has at most {COMM_BYTES} bytes: this one is {cut:?}{stored}"));
     }
-    let alike = alike(asked, &names);
+    let alike = alike(asked, &known);
     let alike: Vec<&str> = alike.into_iter().filter(|n| *n != cut).take(SUGGESTIONS).collect();
     if !alike.is_empty() {
         parts.push(format!("like it: {}", alike.join(", ")));
-    } else if in_range.is_empty() {
-        parts.push(format!(
-            "nothing else is stored {between} either; the latest sample is of {}",
-            utc(latest)
-        ));
-    } else if asked.len() <= COMM_BYTES {
-        let there: Vec<&str> = in_range.iter().copied().filter(|n| !n.is_empty()).take(SUGGESTIONS).collect();
-        parts.push(match there.as_slice() {
-            [] => "only processes that no policy matches are stored: see them under Total".to_owned(),
-            names => format!("stored {between} are, for example: {}", names.join(", ")),
-        });
+        return parts.join("; ");
+    }
+    match in_range {
+        Some([]) => {
+            let latest = latest.map(|latest| format!("; the latest sample is of {latest}"));
+            parts.push(format!("nothing else is stored {between} either{}", latest.unwrap_or_default()));
+        }
+        Some(apps) if asked.len() <= COMM_BYTES => {
+            let there: Vec<&str> = names(apps).into_iter().take(SUGGESTIONS).collect();
+            parts.push(match there.as_slice() {
+                [] => "only processes that no policy matches are stored: see them under Total".to_owned(),
+                names => format!("stored {between} are, for example: {}", names.join(", ")),
+            });
+        }
+        Some(_) | None => {}
     }
     parts.join("; ")
+}
+
+fn names(seen: &[SeenApp]) -> Vec<&str> {
+    seen.iter().map(|app| app.app_service.as_str()).filter(|name| !name.is_empty()).collect()
 }
 
 /// The names that resemble `asked`, the nearest first.
@@ -123,6 +167,17 @@ mod tests {
 
     const RANGE: TimeRange = TimeRange { from: 1000, until: 2000 };
 
+    fn request(asked: &str, tag_filter: &str) -> Request {
+        Request {
+            subject: Subject::parse("app_service", asked).unwrap(),
+            range: RANGE,
+            event: "on-cpu",
+            language: "eBPF",
+            filter: filter::parse(tag_filter).unwrap(),
+            max_kernel_frames: None,
+        }
+    }
+
     /// `name rows`: seen within the range if rows, otherwise at 10 to 500. `-` is no name.
     fn check(asked: &str, tag_filter: &str, seen: &str, expected: &str) {
         let seen: Vec<SeenApp> = seen
@@ -135,15 +190,18 @@ mod tests {
                 SeenApp { app_service, first_seen, last_seen, rows_in_range }
             })
             .collect();
-        let request = Request {
-            subject: Subject::parse("app_service", asked).unwrap(),
-            range: RANGE,
-            event: "on-cpu",
-            language: "eBPF",
-            filter: filter::parse(tag_filter).unwrap(),
-            max_kernel_frames: None,
+        let request = request(asked, tag_filter);
+        let of = |keep: &dyn Fn(&SeenApp) -> bool| Some(seen.iter().filter(|s| keep(s)).cloned().collect());
+        let seen = Seen {
+            asked: of(&|app| app.app_service == asked),
+            in_range: of(&|app| app.rows_in_range > 0),
+            ever: of(&|_| true),
         };
-        let text = reason(&request, RANGE, &seen);
+        check_seen(&request, &seen, expected);
+    }
+
+    fn check_seen(request: &Request, seen: &Seen, expected: &str) {
+        let text = reason(request, RANGE, seen);
         assert_eq!(
             text.replace("between 1970-01-01 00:16:40 UTC and 1970-01-01 00:33:20 UTC", "in the range"),
             expected
@@ -183,6 +241,45 @@ mod tests {
             "sh 2",
             "there are samples in the range, but the filter matches none of them",
         );
+    }
+
+    #[test]
+    fn what_arrives_meanwhile_is_not_put_on_a_filter_that_was_not_given() {
+        check(
+            "redis-server",
+            "",
+            "redis-server 2",
+            "app_service \"redis-server\" has samples in the range, which arrived just now: ask again",
+        );
+        check("Total", "", "sh 2", "there are samples in the range, which arrived just now: ask again");
+    }
+
+    #[test]
+    fn what_was_too_much_to_look_through_is_left_open() {
+        let nothing = Seen::default();
+        check_seen(
+            &request("redis-server", ""),
+            &nothing,
+            "app_service \"redis-server\" has no samples in the range; \
+             whether it has others was too much to look through",
+        );
+        check_seen(
+            &request("redis-server", "pod = 'x'"),
+            &nothing,
+            "app_service \"redis-server\" has no samples in the range that the filter matches; \
+             whether it has others was too much to look through",
+        );
+        check_seen(&request("Total", ""), &nothing, "no samples in the range");
+        check_seen(
+            &request("Total", "pod = 'x'"),
+            &nothing,
+            "no samples in the range that the filter matches",
+        );
+        let asked = Seen { asked: Some(Vec::new()), ..nothing };
+        check_seen(&request("redis", ""), &asked, "no app_service \"redis\" is stored");
+        let in_range = Seen { in_range: Some(Vec::new()), ..asked };
+        let expected = "no app_service \"redis\" is stored; nothing else is stored in the range either";
+        check_seen(&request("redis", ""), &in_range, expected);
     }
 
     #[test]

@@ -18,10 +18,11 @@ use super::plan::Value;
 /// A parsed filter.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Expr {
-    /// Both.
-    And(Box<Expr>, Box<Expr>),
-    /// One of them or both.
-    Or(Box<Expr>, Box<Expr>),
+    /// All of them, two or more. Flat: ClickHouse bounds the depth of a query,
+    /// and a pair in a pair for each AND would pass that bound.
+    And(Vec<Expr>),
+    /// At least one of them, as flat.
+    Or(Vec<Expr>),
     /// The contrary.
     Not(Box<Expr>),
     /// A tag compared with a value.
@@ -109,8 +110,8 @@ impl Expr {
     /// The condition as SQL with `?` for each value, which go to `values`.
     pub fn sql(&self, values: &mut Vec<Value>) -> String {
         match self {
-            Self::And(a, b) => format!("({} AND {})", a.sql(values), b.sql(values)),
-            Self::Or(a, b) => format!("({} OR {})", a.sql(values), b.sql(values)),
+            Self::And(parts) => joined(parts, " AND ", values),
+            Self::Or(parts) => joined(parts, " OR ", values),
             Self::Not(inner) => format!("(NOT {})", inner.sql(values)),
             Self::Compare(tag, operator, value) => {
                 values.push(value.clone());
@@ -122,6 +123,11 @@ impl Expr {
             }
         }
     }
+}
+
+fn joined(parts: &[Expr], operator: &str, values: &mut Vec<Value>) -> String {
+    let parts: Vec<String> = parts.iter().map(|part| part.sql(values)).collect();
+    format!("({})", parts.join(operator))
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -222,19 +228,27 @@ struct Parser {
 
 impl Parser {
     fn or(&mut self, depth: usize) -> Result<Expr, FilterError> {
-        let mut left = self.and(depth)?;
-        while self.take_keyword("OR") {
-            left = Expr::Or(Box::new(left), Box::new(self.and(depth)?));
+        let first = self.and(depth)?;
+        if !self.take_keyword("OR") {
+            return Ok(first);
         }
-        Ok(left)
+        let mut parts = vec![first, self.and(depth)?];
+        while self.take_keyword("OR") {
+            parts.push(self.and(depth)?);
+        }
+        Ok(Expr::Or(parts))
     }
 
     fn and(&mut self, depth: usize) -> Result<Expr, FilterError> {
-        let mut left = self.not(depth)?;
-        while self.take_keyword("AND") {
-            left = Expr::And(Box::new(left), Box::new(self.not(depth)?));
+        let first = self.not(depth)?;
+        if !self.take_keyword("AND") {
+            return Ok(first);
         }
-        Ok(left)
+        let mut parts = vec![first, self.not(depth)?];
+        while self.take_keyword("AND") {
+            parts.push(self.not(depth)?);
+        }
+        Ok(Expr::And(parts))
     }
 
     fn not(&mut self, depth: usize) -> Result<Expr, FilterError> {
@@ -394,6 +408,15 @@ mod tests {
         check(
             "(pod='a' OR pod='b') AND pod_ns='c'",
             r#"((`pod` = ? OR `pod` = ?) AND `pod_ns` = ?) [Text("a"), Text("b"), Text("c")]"#,
+        );
+    }
+
+    #[test]
+    fn a_chain_is_flat() {
+        check("cpu=1 OR cpu=2 OR cpu=3", "(`cpu` = ? OR `cpu` = ? OR `cpu` = ?) [Int(1), Int(2), Int(3)]");
+        check(
+            "cpu=1 AND cpu=2 AND cpu=3",
+            "(`cpu` = ? AND `cpu` = ? AND `cpu` = ?) [Int(1), Int(2), Int(3)]",
         );
     }
 

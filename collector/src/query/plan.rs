@@ -22,6 +22,9 @@ pub enum Value {
     Int(i64),
 }
 
+/// How long one of the statements may run that find out why an answer is empty.
+const REASON_SECONDS: u64 = 5;
+
 /// Value by stack, thread and end of stack, for one app service. The smallest
 /// and the largest process id tell whether several processes are in a row.
 pub fn app(request: &Request, range: TimeRange, app_service: &str) -> Statement {
@@ -86,19 +89,11 @@ pub fn apps(range: TimeRange, limit: u64) -> Statement {
     Statement { sql, values }
 }
 
-/// Every app service that is stored (`''`: processes without a policy), when
-/// it was first and last seen, and its rows in the range. At most `limit`.
+/// The app services of a range (`''`: processes without a policy), when they
+/// were first and last seen in it, and their rows. At most `limit`.
 pub fn seen(request: &Request, range: TimeRange, limit: u64) -> Statement {
-    let mut values = Vec::new();
-    let time = time_condition(range, &mut values);
-    let types = type_condition(request, &mut values);
-    let sql = format!(
-        "SELECT app_service, toUnixTimestamp(min(time)) AS first_seen, \
-         toUnixTimestamp(max(time)) AS last_seen, countIf({time}) AS rows_in_range\n\
-         FROM profile.in_process_local\nWHERE {types}\n\
-         GROUP BY app_service\nORDER BY rows_in_range DESC, app_service LIMIT {limit}"
-    );
-    Statement { sql, values }
+    let (condition, values) = condition(&Request { filter: None, ..request.clone() }, range, None);
+    seen_statement("count()", &condition, &format!("rows_in_range DESC, app_service LIMIT {limit}"), values)
 }
 
 fn condition(request: &Request, range: TimeRange, app_service: Option<&str>) -> (String, Vec<Value>) {
@@ -124,6 +119,35 @@ fn type_condition(request: &Request, values: &mut Vec<Value>) -> String {
 fn time_condition(range: TimeRange, values: &mut Vec<Value>) -> String {
     values.extend([range.from, range.until].map(|t| Value::Int(i64::from(t))));
     "time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')".to_owned()
+}
+
+/// When an app service was first and last seen, and its rows in the range: by
+/// the primary key, whatever else is stored.
+pub fn seen_app(request: &Request, range: TimeRange, app_service: &str) -> Statement {
+    let mut values = Vec::new();
+    let time = time_condition(range, &mut values);
+    values.push(Value::Text(app_service.to_owned()));
+    let condition = format!("app_service = ? AND {}", type_condition(request, &mut values));
+    seen_statement(&format!("countIf({time})"), &condition, "app_service", values)
+}
+
+/// The app services that were seen last, at any time. At most `limit`.
+pub fn seen_ever(request: &Request, limit: u64) -> Statement {
+    let mut values = Vec::new();
+    let condition = type_condition(request, &mut values);
+    let order = format!("last_seen DESC, app_service LIMIT {limit}");
+    seen_statement("toUInt64(0)", &condition, &order, values)
+}
+
+/// Nobody waits for a reason as long as for an answer.
+fn seen_statement(rows: &str, condition: &str, order: &str, values: Vec<Value>) -> Statement {
+    let sql = format!(
+        "SELECT app_service, toUnixTimestamp(min(time)) AS first_seen, \
+         toUnixTimestamp(max(time)) AS last_seen, {rows} AS rows_in_range\n\
+         FROM profile.in_process_local\nWHERE {condition}\n\
+         GROUP BY app_service\nORDER BY {order}\nSETTINGS max_execution_time = {REASON_SECONDS}"
+    );
+    Statement { sql, values }
 }
 
 #[cfg(test)]
@@ -209,14 +233,33 @@ mod tests {
     }
 
     #[test]
-    fn what_was_seen_is_one_statement() {
-        assert_snapshot!(text(&seen(&request(""), RANGE, 10)), @r#"
+    fn what_was_seen_is_asked_by_key_and_by_range_first() {
+        assert_snapshot!(text(&seen_app(&request(""), RANGE, "it's")), @r#"
         SELECT app_service, toUnixTimestamp(min(time)) AS first_seen, toUnixTimestamp(max(time)) AS last_seen, countIf(time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')) AS rows_in_range
+        FROM profile.in_process_local
+        WHERE app_service = ? AND profile_event_type = ? AND profile_language_type = ?
+        GROUP BY app_service
+        ORDER BY app_service
+        SETTINGS max_execution_time = 5
+        [Int(100), Int(200), Text("it's"), Text("on-cpu"), Text("eBPF")]
+        "#);
+        assert_snapshot!(text(&seen(&request("pod = 'x'"), RANGE, 10)), @r#"
+        SELECT app_service, toUnixTimestamp(min(time)) AS first_seen, toUnixTimestamp(max(time)) AS last_seen, count() AS rows_in_range
+        FROM profile.in_process_local
+        WHERE profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')
+        GROUP BY app_service
+        ORDER BY rows_in_range DESC, app_service LIMIT 10
+        SETTINGS max_execution_time = 5
+        [Text("on-cpu"), Text("eBPF"), Int(100), Int(200)]
+        "#);
+        assert_snapshot!(text(&seen_ever(&request("pod = 'x'"), 10)), @r#"
+        SELECT app_service, toUnixTimestamp(min(time)) AS first_seen, toUnixTimestamp(max(time)) AS last_seen, toUInt64(0) AS rows_in_range
         FROM profile.in_process_local
         WHERE profile_event_type = ? AND profile_language_type = ?
         GROUP BY app_service
-        ORDER BY rows_in_range DESC, app_service LIMIT 10
-        [Int(100), Int(200), Text("on-cpu"), Text("eBPF")]
+        ORDER BY last_seen DESC, app_service LIMIT 10
+        SETTINGS max_execution_time = 5
+        [Text("on-cpu"), Text("eBPF")]
         "#);
     }
 }

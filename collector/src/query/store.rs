@@ -7,6 +7,7 @@ use hearth_profile::tree::Tree;
 use serde::Deserialize;
 
 use super::build::{self, Stacks};
+use super::empty::Seen;
 use super::plan::{self, Statement, Value};
 use super::request::{Request, Subject, TOTAL, TimeRange};
 use super::time::utc;
@@ -14,6 +15,9 @@ use super::{Limits, QueryError, empty};
 
 /// Most app services in a list.
 pub const MAX_APPS: u64 = 10_000;
+
+/// Bytes of one statement's text; ClickHouse's own default is 256 KiB.
+const MAX_QUERY_BYTES: u64 = 4 << 20;
 
 /// Answers questions from ClickHouse.
 #[derive(Clone)]
@@ -70,6 +74,8 @@ impl Store {
             .with_setting("max_execution_time", limits.max_execution_seconds.to_string())
             .with_setting("max_result_rows", limits.max_rows.to_string())
             .with_setting("max_result_bytes", limits.max_bytes.to_string())
+            // A filter may be as long as a request's body, and its values twice as long when they are quoted.
+            .with_setting("max_query_size", MAX_QUERY_BYTES.to_string())
             // Throw, and do not cut: a cut answer would be silently wrong.
             .with_setting("result_overflow_mode", "throw")
             .with_setting("timeout_overflow_mode", "throw");
@@ -128,9 +134,45 @@ impl Store {
         match tree {
             Some(tree) => Ok(Answer::Flame(Flame { tree, notes })),
             None => {
-                let seen: Vec<empty::SeenApp> = self.rows(&plan::seen(request, range, MAX_APPS)).await?;
+                let seen = self.seen(request, range).await?;
                 Ok(Answer::Empty(empty::reason(request, range, &seen)))
             }
+        }
+    }
+
+    /// What there is instead, no more than the reason needs: an app by its key,
+    /// then the range, and all that is stored only if that gave no hint.
+    async fn seen(&self, request: &Request, range: TimeRange) -> Result<Seen, QueryError> {
+        let mut seen = Seen::default();
+        if let Subject::App(app) = &request.subject {
+            seen.asked = self.rows_in_time(&plan::seen_app(request, range, app)).await?;
+            if seen.asked.as_ref().is_none_or(|app| !app.is_empty()) {
+                return Ok(seen);
+            }
+        }
+        seen.in_range = self.rows_in_time(&plan::seen(request, range, MAX_APPS)).await?;
+        let enough = match &request.subject {
+            Subject::Total => seen.in_range.as_ref().is_some_and(|apps| !apps.is_empty()),
+            Subject::App(_) => seen.in_range.as_ref().is_some_and(|apps| empty::resembles(request, apps)),
+        };
+        if !enough {
+            seen.ever = self.rows_in_time(&plan::seen_ever(request, MAX_APPS)).await?;
+        }
+        Ok(seen)
+    }
+
+    /// The rows; `None` if they are too many, or take too long.
+    async fn rows_in_time<T: RowOwned + RowRead>(
+        &self,
+        statement: &Statement,
+    ) -> Result<Option<Vec<T>>, QueryError> {
+        match self.rows(statement).await {
+            Ok(rows) => Ok(Some(rows)),
+            Err(error @ (QueryError::TooMuch(_) | QueryError::TooSlow(_))) => {
+                tracing::debug!("the reason of an empty answer stays incomplete: {error}");
+                Ok(None)
+            }
+            Err(error) => Err(error),
         }
     }
 

@@ -1,8 +1,9 @@
 //! No data: always a success without a result, and always a reason.
 
+use hearth_collector::query::Limits;
 use serde_json::{Value, json};
 
-use crate::common::{Collector, first_answer, insert};
+use crate::common::{Collector, client, first_answer, insert};
 
 fn check(answer: &Value, description: &str) {
     let expected =
@@ -46,6 +47,26 @@ async fn an_app_that_is_not_stored_is_told_the_ones_like_it() {
         "no app_service \"memcached-srv-of-mine\" is stored; \
          a process name has at most 15 bytes: this one is \"memcached-srv-o\"; like it: memcached-srv",
     );
+}
+
+/// A reason may not cost more than an answer: what is too much is left open.
+#[tokio::test]
+async fn a_reason_that_is_too_much_to_find_is_left_open() {
+    insert(
+        "1708600020 | much | 7 | x | x | main | complete | 1 | a | main
+         1708600030 | much | 7 | x | x | main | complete | 1 | a | main",
+    )
+    .await;
+    let narrow = client().with_setting("max_rows_to_read", "1");
+    let collector = Collector::start_with(narrow, Limits::default()).await;
+    let (from, until) = (1_400_000_000, 1_400_000_009);
+    let between = "between 2014-05-13 16:53:20 UTC and 2014-05-13 16:53:29 UTC";
+    let text = "whether it has others was too much to look through";
+    check(
+        &collector.ask("much", from, until, &[]).await.json(),
+        &format!("app_service \"much\" has no samples {between}; {text}"),
+    );
+    check(&collector.ask("Total", from, until, &[]).await.json(), &format!("no samples {between}"));
 }
 
 #[tokio::test]

@@ -33,6 +33,29 @@ async fn an_answer_beyond_the_bound_on_rows_is_refused_and_not_cut() {
     assert_eq!(enough.get(FLAME).await.status, 200);
 }
 
+/// The longest chains and the deepest nesting that are taken are no failure of the store's.
+#[tokio::test]
+async fn filters_at_their_bounds_are_answered() {
+    insert("1708531020 | longest | 7 | x | x | main | complete | 1 | a | main").await;
+    let collector = Collector::start().await;
+    let ask = async |filter: String| {
+        let filter = [("tag_filter", json!(filter))];
+        let reply = collector.ask("longest", 1_708_531_020, 1_708_531_020, &filter).await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+        reply.json()["result"][0]["total_value"].clone()
+    };
+    let chain = |operator: &str, part: &str| vec![part; 1000].join(operator);
+    assert_eq!(ask(chain(" OR ", "pod_ns = 'a'")).await, json!(10101));
+    assert_eq!(ask(chain(" OR ", "pod_ns = 'z'")).await, json!(null));
+    assert_eq!(ask(chain(" AND ", "pod_ns = 'a'")).await, json!(10101));
+    assert_eq!(ask(format!("{}pod_ns = 'a'", "NOT ".repeat(50))).await, json!(10101));
+    let nested = format!("{}pod_ns = 'a'{}", "(NOT ".repeat(25), " AND pod = 'b')".repeat(25));
+    assert_eq!(ask(nested).await, json!(null));
+    // As many bytes as a body may have: more than ClickHouse's own bound on the text of a query.
+    let long = "x".repeat(1000);
+    assert_eq!(ask(chain(" OR ", &format!("pod_ns != '{long}'"))).await, json!(10101));
+}
+
 #[tokio::test]
 async fn one_question_too_many_is_told_to_come_back() {
     let none = Collector::start_with(client(), Limits { concurrent: 0, ..Limits::default() }).await;
