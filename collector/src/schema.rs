@@ -53,12 +53,13 @@ pub enum SchemaError {
 
 /// All DDL, as `hearth-collector schema` prints it.
 pub fn ddl(retention: Retention) -> String {
-    let mut text = format!("CREATE DATABASE IF NOT EXISTS profile\n;\n{VERSION_TABLE}\n;\n");
+    let mut text = String::new();
     for (_, file) in MIGRATIONS {
         text.push_str(filled(file, retention).trim_end());
         text.push_str("\n;\n");
     }
-    text
+    // After the first file, which makes the database.
+    text + VERSION_TABLE + "\n;\n"
 }
 
 /// Applies the versions that are missing, and the retention if it changed.
@@ -143,6 +144,8 @@ mod tests {
         let text = ddl(Retention { raw: Duration::from_secs(72 * 3600) });
         assert!(text.contains("TTL time + toIntervalSecond(259200)"), "{text}");
         assert!(text.contains("TTL last_seen + toIntervalSecond(432000)"), "{text}");
+        let databases = text.matches("CREATE DATABASE").count();
+        assert_eq!(databases, 1, "{text}");
         let code = text.lines().filter(|line| !line.starts_with("--"));
         assert!(!code.clone().any(|line| line.contains(['{', '}'])), "{text}");
     }

@@ -92,6 +92,7 @@ pub(super) fn note_header(notes: &[String]) -> Option<HeaderValue> {
 }
 
 pub(super) async fn no_such_path() -> Response {
-    let error = "no such path: see / for a page, or /api/v1/apps and /api/v1/flamegraph";
+    let error = "no such path: see / for a page, GET /api/v1/apps and /api/v1/flamegraph, \
+                 or POST /v1/profile/ProfileTracing";
     (StatusCode::NOT_FOUND, Json(Body { error, field: None })).into_response()
 }

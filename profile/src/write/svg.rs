@@ -28,8 +28,7 @@ pub enum SvgError {
 
 /// Draws the tree, the hottest child first from the left.
 ///
-/// The root is drawn as `all`, its name belongs into the title. A function
-/// has the same colour in every graph. All text is escaped.
+/// A function has the same colour in every graph. All text is escaped.
 ///
 /// # Errors
 /// [`SvgError::Empty`] if there is nothing to draw.
@@ -60,7 +59,30 @@ pub fn svg(tree: &Tree, labels: Labels<'_>) -> Result<String, SvgError> {
     let mut drawn = Vec::new();
     flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), &mut drawn)
         .map_err(SvgError::Draw)?;
-    String::from_utf8(drawn).map_err(|e| SvgError::Draw(io::Error::new(io::ErrorKind::InvalidData, e)))
+    let drawn = String::from_utf8(drawn)
+        .map_err(|e| SvgError::Draw(io::Error::new(io::ErrorKind::InvalidData, e)))?;
+    Ok(with_root(&drawn, &tree.names()[tree.root().name as usize]))
+}
+
+/// inferno calls the root `all`, and gives it alone a share without decimals.
+/// Its script takes the label from the title.
+fn with_root(drawn: &str, name: &str) -> String {
+    let root = drawn.match_indices("<title>all (").find(|(at, _)| {
+        let title = drawn[*at..].split_once("</title>").map_or("", |(title, _)| title);
+        title.ends_with(", 100%)")
+    });
+    match root {
+        Some((at, found)) => {
+            format!("{}<title>{} ({}", &drawn[..at], escaped(name), &drawn[at + found.len()..])
+        }
+        None => drawn.to_owned(),
+    }
+}
+
+fn escaped(text: &str) -> String {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    // XML has no way to write them.
+    text.replace(|c: char| c.is_control(), "?")
 }
 
 /// The path so that inferno reads no number out of it: a leaf such as
@@ -105,7 +127,7 @@ mod tests {
             "a;b 3\na;c 1",
             &[
                 "a (4 microseconds, 100.00%)",
-                "all (4 microseconds, 100%)",
+                "app (4 microseconds, 100%)",
                 "b (3 microseconds, 75.00%)",
                 "c (1 microseconds, 25.00%)",
             ],
@@ -120,7 +142,7 @@ mod tests {
                 "#\u{a0}x (1 microseconds, 10.00%)",
                 "[t] worker 2 (4 microseconds, 40.00%)",
                 "[t] worker\u{a0}1 (5 microseconds, 50.00%)",
-                "all (10 microseconds, 100%)",
+                "app (10 microseconds, 100%)",
                 "f\u{a0}1.5 (4 microseconds, 40.00%)",
             ],
         );
@@ -143,6 +165,20 @@ mod tests {
         let graph = svg(&tree("app", &format!("{evil} 3")), Labels { title: evil, subtitle: evil }).unwrap();
         assert!(!graph.contains("<script>alert"));
         assert!(graph.contains("&lt;/title&gt;&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;&amp;"));
+    }
+
+    #[test]
+    fn the_root_has_its_name_whatever_it_is() {
+        let titles = |name: &str, stacks: &str| {
+            let drawn = svg(&tree(name, stacks), Labels { title: "", subtitle: "" }).unwrap();
+            let titles = drawn.split("<title>").skip(1);
+            titles.map(|t| t.split_once("</title>").unwrap().0.to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            titles("<a&b>\u{1}", "all 1"),
+            ["&lt;a&amp;b&gt;? (1 microseconds, 100%)", "all (1 microseconds, 100.00%)"]
+        );
+        assert_eq!(titles("all", "x 1")[0], "all (1 microseconds, 100%)");
     }
 
     #[test]
