@@ -49,7 +49,7 @@ pub struct ServeArgs {
     pub token_file: Option<PathBuf>,
     /// Use this ClickHouse, such as http://clickhouse:8123, instead of the embedded one
     #[arg(long, env = "HEARTH_COLLECTOR_CLICKHOUSE_URL", required_unless_present = "data_dir",
-          conflicts_with_all = ["data_dir", "libchdb"])]
+          conflicts_with_all = ["data_dir", "libchdb", "clickhouse_http"])]
     pub clickhouse_url: Option<String>,
     /// User of that ClickHouse
     #[arg(long, env = "HEARTH_COLLECTOR_CLICKHOUSE_USER", requires = "clickhouse_url")]
@@ -98,6 +98,12 @@ pub enum Refused {
         "--grpc {0} is not a loopback address: agents cannot prove who they are yet, so listen on 127.0.0.1"
     )]
     GrpcWithoutTls(SocketAddr),
+    /// There is no TLS to it yet, and no other protocol.
+    #[error(
+        "--clickhouse-url {0} must begin with http://: TLS is not supported yet, \
+         so use the HTTP port, by a trusted network or a tunnel"
+    )]
+    ClickhouseScheme(String),
     /// Everybody on the network could read and write.
     #[error("--clickhouse-http {0} is not a loopback address: the embedded ClickHouse has no password")]
     ClickhouseWithoutPassword(SocketAddr),
@@ -114,6 +120,9 @@ impl ServeArgs {
         }
         if !self.grpc.ip().is_loopback() {
             return Err(Refused::GrpcWithoutTls(self.grpc));
+        }
+        if let Some(url) = self.clickhouse_url.as_ref().filter(|url| !url.starts_with("http://")) {
+            return Err(Refused::ClickhouseScheme(url.clone()));
         }
         if !self.clickhouse_http.ip().is_loopback() {
             return Err(Refused::ClickhouseWithoutPassword(self.clickhouse_http));
@@ -178,6 +187,9 @@ mod tests {
     fn what_is_taken_and_what_is_not() {
         check("--data-dir d", "ok");
         check("--clickhouse-url http://c:8123", "ok");
+        check("--clickhouse-url https://c:8443", "--clickhouse-url https://c:8443 must begin with http://");
+        check("--clickhouse-url c:8123", "must begin with http://");
+        check("--clickhouse-url http://c:8123 --clickhouse-http 127.0.0.1:1", "cannot be used with");
         check("", "--clickhouse-url <CLICKHOUSE_URL>");
         check("--data-dir d --clickhouse-url http://c:8123", "cannot be used with");
         check("--data-dir d --http 0.0.0.0:1", "give --token-file");
