@@ -18,6 +18,7 @@ http=${HEARTH_HTTP:-127.0.0.1:20416}
 grpc=${HEARTH_GRPC:-127.0.0.1:20417}
 clickhouse=${HEARTH_CLICKHOUSE:-127.0.0.1:8123}
 window=${HEARTH_WINDOW:-10s}
+data=${HEARTH_DATA_DIR:-$state/data}
 mkdir -p "$state"
 
 say "building (the first time takes some minutes)"
@@ -39,7 +40,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 say "starting the collector with its embedded store (log: $state/collector.log)"
-"$bin/hearth-collector" --http "$http" --grpc "$grpc" --data-dir "${HEARTH_DATA_DIR:-$state/data}" \
+"$bin/hearth-collector" --http "$http" --grpc "$grpc" --data-dir "$data" \
   --libchdb "$libchdb" --clickhouse-http "$clickhouse" --window "$window" >"$state/collector.log" 2>&1 &
 collector=$!
 pids=("$collector")
@@ -77,6 +78,9 @@ and ask as DeepFlow's users do:
   curl -X POST http://$http/v1/profile/ProfileTracing -H 'Content-Type: application/json' -d '{
     "app_service": "Total", "profile_language_type": "eBPF", "profile_event_type": "on-cpu",
     "tag_filter": "", "time_start": $(date -d '-5 minutes' +%s), "time_end": $(date -d '+1 hour' +%s)}'
+or by SQL:
+  curl http://$clickhouse/ -H "X-ClickHouse-Key: \$(cat '$data/clickhouse-password')" \\
+    -d 'SELECT app_service, sum(profile_value) FROM profile.in_process GROUP BY app_service'
 TEXT
 
 if [ -z "$seconds" ]; then

@@ -22,6 +22,7 @@ pub(crate) struct Store {
     http: String,
     grpc: String,
     clickhouse: String,
+    password: String,
 }
 
 /// What the collector is asked.
@@ -63,11 +64,13 @@ impl Store {
             let answer = bench.runtime.block_on(bench.http.get(&ready).send());
             Ok(answer.is_ok_and(|answer| answer.status().is_success()))
         })?;
+        let password = std::fs::read_to_string(dir.join("clickhouse-password"))?;
         Ok(Self {
             running,
             http,
             grpc: format!("http://{grpc}"),
             clickhouse: format!("http://{clickhouse}/"),
+            password: password.trim().to_owned(),
         })
     }
 
@@ -84,7 +87,7 @@ impl Store {
     pub(crate) fn insert(&self, bench: &Bench, sql: &str, data: Vec<u8>) -> anyhow::Result<String> {
         bench.runtime.block_on(async {
             let request = bench.http.post(&self.clickhouse).query(&[("query", sql)]).body(data);
-            let answer = request.send().await?;
+            let answer = request.header("X-ClickHouse-Key", &self.password).send().await?;
             let status = answer.status();
             let text = answer.text().await?;
             anyhow::ensure!(status.is_success(), "the engine answers {status} to {sql:?}: {text}");

@@ -60,7 +60,7 @@ pub struct ServeArgs {
     /// Run the embedded ClickHouse, with its data here
     #[arg(long, env = "HEARTH_COLLECTOR_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Address of the embedded ClickHouse
+    /// Address of the embedded ClickHouse; its password is in DATA_DIR/clickhouse-password
     #[arg(long, env = "HEARTH_COLLECTOR_CLICKHOUSE_HTTP", default_value = "127.0.0.1:8123")]
     pub clickhouse_http: SocketAddr,
     /// Engine of the embedded ClickHouse [beside hearth-clickhouse, else where scripts/setup-chdb.sh puts it]
@@ -104,9 +104,9 @@ pub enum Refused {
          so use the HTTP port, by a trusted network or a tunnel"
     )]
     ClickhouseScheme(String),
-    /// Everybody on the network could read and write.
-    #[error("--clickhouse-http {0} is not a loopback address: the embedded ClickHouse has no password")]
-    ClickhouseWithoutPassword(SocketAddr),
+    /// Everybody on the network could read along.
+    #[error("--clickhouse-http {0} is not a loopback address: the embedded ClickHouse has no TLS")]
+    ClickhouseWithoutTls(SocketAddr),
     /// Its address must be known before it starts.
     #[error("--clickhouse-http {0}: give the port")]
     ClickhousePort(SocketAddr),
@@ -125,7 +125,7 @@ impl ServeArgs {
             return Err(Refused::ClickhouseScheme(url.clone()));
         }
         if !self.clickhouse_http.ip().is_loopback() {
-            return Err(Refused::ClickhouseWithoutPassword(self.clickhouse_http));
+            return Err(Refused::ClickhouseWithoutTls(self.clickhouse_http));
         }
         if self.clickhouse_http.port() == 0 {
             return Err(Refused::ClickhousePort(self.clickhouse_http));
@@ -196,7 +196,7 @@ mod tests {
         check("--data-dir d --http 0.0.0.0:1 --token-file t", "ok");
         check("--data-dir d --http [::1]:1", "ok");
         check("--data-dir d --grpc 0.0.0.0:1", "--grpc 0.0.0.0:1 is not a loopback address");
-        check("--data-dir d --clickhouse-http 0.0.0.0:1", "no password");
+        check("--data-dir d --clickhouse-http 0.0.0.0:1", "no TLS");
         check("--data-dir d --clickhouse-http 127.0.0.1:0", "give the port");
         check("--data-dir d --retention-raw 2h", "from 3h");
         check("--data-dir d --retention-raw 3µ", "from 3h");

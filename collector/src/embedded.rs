@@ -5,8 +5,11 @@
 //! input is a pipe that only we hold.
 
 use std::collections::VecDeque;
+use std::fs;
+use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,8 +21,11 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 const PROGRAM: &str = "hearth-clickhouse";
+/// Within the data directory.
+const PASSWORD_FILE: &str = "clickhouse-password";
 /// How often it is asked whether it is there while it starts.
 const PING_INTERVAL: Duration = Duration::from_millis(100);
 /// How long one such question may take.
@@ -56,6 +62,57 @@ pub struct EmbeddedConfig {
     pub http: SocketAddr,
     /// The engine, if it shall not look for it itself.
     pub libchdb: Option<PathBuf>,
+    /// Its password; without one, every user of the machine may ask.
+    pub password: Option<Password>,
+}
+
+/// The engine's password, in a file that only our user may read: whoever may ask
+/// the engine reads and writes, by `file()` and the like, every file that we can.
+#[derive(Clone)]
+pub struct Password {
+    file: PathBuf,
+    text: String,
+}
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Password").field(&self.file).finish()
+    }
+}
+
+impl Password {
+    /// The one in `data_dir`, drawn now if there is none.
+    pub fn of(data_dir: &Path) -> Result<Self, EmbeddedError> {
+        let file = data_dir.join(PASSWORD_FILE);
+        match Self::read_or_draw(data_dir, &file) {
+            Ok(text) => Ok(Self { file, text }),
+            Err(source) => Err(EmbeddedError::Password { file, source }),
+        }
+    }
+
+    fn read_or_draw(data_dir: &Path, file: &Path) -> std::io::Result<String> {
+        match fs::read_to_string(file) {
+            Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+            // Somebody wants another.
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let text = Uuid::new_v4().simple().to_string();
+        fs::create_dir_all(data_dir)?;
+        // Whole or not at all, and never readable by others.
+        let new = file.with_extension("new");
+        let mut opened =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        writeln!(opened, "{text}")?;
+        fs::rename(&new, file)?;
+        Ok(text)
+    }
+
+    /// Where it is.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
 }
 
 /// Why it did not come up.
@@ -67,6 +124,14 @@ pub enum EmbeddedError {
         /// The program.
         program: PathBuf,
         /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// Its password cannot be read or made.
+    #[error("the password file {file}: {source}")]
+    Password {
+        /// The file.
+        file: PathBuf,
+        /// What the file system said.
         source: std::io::Error,
     },
     /// It ended before it answered.
@@ -133,6 +198,11 @@ impl Embedded {
     /// Where it listens.
     pub fn url(&self) -> String {
         url(&self.config)
+    }
+
+    /// A client that it answers.
+    pub fn client(&self) -> Client {
+        client(&self.config)
     }
 
     /// Its process id; `None` between a death and the restart.
@@ -202,7 +272,7 @@ struct Process {
 
 impl Process {
     fn spawn(config: &EmbeddedConfig) -> Result<Self, EmbeddedError> {
-        let EmbeddedConfig { program, data_dir, http, libchdb } = config;
+        let EmbeddedConfig { program, data_dir, http, libchdb, password } = config;
         let mut command = Command::new(program);
         command.arg("--data-dir").arg(data_dir).arg("--http").arg(http.to_string());
         // What somebody set for an engine of his own is not meant for ours.
@@ -214,6 +284,9 @@ impl Process {
         command.arg("--stop-with-stdin").env("NO_COLOR", "1").env("HEARTH_LOG", "info");
         if let Some(libchdb) = libchdb {
             command.arg("--libchdb").arg(libchdb);
+        }
+        if let Some(Password { file, .. }) = password {
+            command.arg("--password-file").arg(file);
         }
         // A process group of its own: Ctrl-C reaches us alone, and we stop it
         // after what is queued was stored.
@@ -232,7 +305,7 @@ impl Process {
         tracing::info!("starting {PROGRAM} on {}", config.data_dir.display());
         let started = Instant::now();
         let mut progress = PROGRESS_INTERVAL;
-        let client = Client::default().with_url(url(config));
+        let client = client(config);
         loop {
             if let Some(status) = self.child.try_wait().map_err(EmbeddedError::Wait)? {
                 return Err(self.ended(status).await);
@@ -319,6 +392,14 @@ fn url(config: &EmbeddedConfig) -> String {
     format!("http://{}", config.http)
 }
 
+fn client(config: &EmbeddedConfig) -> Client {
+    let client = Client::default().with_url(url(config));
+    match &config.password {
+        Some(Password { text, .. }) => client.with_user("default").with_password(text),
+        None => client,
+    }
+}
+
 fn set(pid: &Mutex<Option<u32>>, value: Option<u32>) {
     *pid.lock().unwrap_or_else(PoisonError::into_inner) = value;
 }
@@ -342,6 +423,23 @@ mod tests {
         assert_eq!(log, ["", "x answers on http://127.0.0.1:1/", "end"]);
         assert!(listens);
         assert_eq!(quoted(b"a\xffb\n").await.0, ["a\u{fffd}b"]);
+    }
+
+    #[test]
+    fn a_password_is_drawn_once_and_readable_by_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let data_dir = dir.path().join("data");
+        let first = Password::of(&data_dir).unwrap();
+        assert_eq!(first.text.len(), 32);
+        assert_eq!(fs::read_to_string(first.file()).unwrap(), format!("{}\n", first.text));
+        assert_eq!(fs::metadata(first.file()).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(Password::of(&data_dir).unwrap().text, first.text);
+        fs::write(first.file(), "my own\n").unwrap();
+        assert_eq!(Password::of(&data_dir).unwrap().text, "my own");
+        fs::write(first.file(), "").unwrap();
+        assert_ne!(Password::of(&data_dir).unwrap().text, first.text);
+        assert!(!format!("{first:?}").contains(&first.text));
     }
 
     #[tokio::test]

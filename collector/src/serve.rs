@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::Token;
 use crate::cli::ServeArgs;
-use crate::embedded::{self, Embedded, EmbeddedConfig};
+use crate::embedded::{self, Embedded, EmbeddedConfig, Password};
 use crate::http::{self, HttpMetrics, QueryState};
 use crate::ingest::Ingest;
 use crate::metrics::Metrics;
@@ -119,14 +119,19 @@ async fn open_store(args: &ServeArgs) -> anyhow::Result<(Client, Option<Embedded
         wait_for(&client).await.with_context(|| format!("--clickhouse-url {url}"))?;
         return Ok((client, None));
     }
+    let data_dir = args.data_dir.clone().context("--data-dir is missing")?;
+    let password = Password::of(&data_dir)?;
+    let password_file = password.file().display().to_string();
     let config = EmbeddedConfig {
         program: embedded::find_program(),
-        data_dir: args.data_dir.clone().context("--data-dir is missing")?,
+        data_dir,
         http: args.clickhouse_http,
         libchdb: args.libchdb.clone(),
+        password: Some(password),
     };
     let embedded = Embedded::start(config).await?;
-    Ok((Client::default().with_url(embedded.url()), Some(embedded)))
+    tracing::info!("SQL is answered on {}/ with the password in {password_file}", embedded.url());
+    Ok((embedded.client(), Some(embedded)))
 }
 
 async fn wait_for(client: &Client) -> anyhow::Result<()> {

@@ -26,6 +26,8 @@ pub struct Collector {
     pub grpc: SocketAddr,
     /// Of the embedded engine.
     pub clickhouse: SocketAddr,
+    /// Its password, once it was started.
+    password: OnceLock<String>,
 }
 
 /// An answer over HTTP.
@@ -64,7 +66,7 @@ impl Collector {
 
     /// A collector of one's own, to be started, killed and started again at the same addresses.
     pub fn at_free_ports() -> Self {
-        Self { http: free_port(), grpc: free_port(), clickhouse: free_port() }
+        Self { http: free_port(), grpc: free_port(), clickhouse: free_port(), password: OnceLock::new() }
     }
 
     /// Starts it with its data and its log in `folder`, and waits until it is ready.
@@ -78,6 +80,11 @@ impl Collector {
         let mut daemon = Daemon::start("collector", command, folder);
         daemon.wait_for_log("questions are answered on");
         wait_for("the collector's /readyz", || (self.get("/readyz").status == 200).then_some(()));
+        self.password.get_or_init(|| {
+            let file = folder.join("data/clickhouse-password");
+            let password = std::fs::read_to_string(file).expect("the collector has made a password");
+            password.trim().to_owned()
+        });
         daemon
     }
 
@@ -138,7 +145,9 @@ impl Collector {
     /// If the engine refuses it.
     pub fn sql(&self, query: &str) -> Vec<String> {
         let url = format!("http://{}/?default_format=TSV", self.clickhouse);
-        let answer = curl(&["-X", "POST", &url, "--data-binary", query]);
+        let password = self.password.get().expect("the collector was started");
+        let key = format!("X-ClickHouse-Key: {password}");
+        let answer = curl(&["-X", "POST", &url, "-H", &key, "--data-binary", query]);
         assert_eq!(answer.status, 200, "{query}\n{}", answer.body);
         answer.body.lines().map(str::to_owned).collect()
     }

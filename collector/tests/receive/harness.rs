@@ -125,7 +125,13 @@ impl Stream {
 
 /// How the engine is started on a directory, at a free port.
 pub(crate) fn engine(data_dir: PathBuf) -> EmbeddedConfig {
-    EmbeddedConfig { program: engine_program(), data_dir, http: free_address(), libchdb: None }
+    EmbeddedConfig {
+        program: engine_program(),
+        data_dir,
+        http: free_address(),
+        libchdb: None,
+        password: None,
+    }
 }
 
 /// A loopback address whose port was free a moment ago.

@@ -35,6 +35,7 @@ fn usage_errors_exit_with_2() {
 struct Running {
     child: Child,
     http: String,
+    engine: String,
     client: reqwest::Client,
 }
 
@@ -60,7 +61,7 @@ impl Running {
                 _ => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
-        Self { child, http, client }
+        Self { child, http, engine, client }
     }
 
     /// Status and text of the answer to `GET path` with these headers.
@@ -120,4 +121,24 @@ async fn pages_of_others_are_refused() {
     let localhost = format!("localhost:{port}");
     assert_eq!(collector.get("/api/v1/apps", &[("host", &localhost)]).await.0, 200);
     assert_eq!(collector.stop().await, Some(0));
+}
+
+/// SQL is asked with the password that the collector left beside its data, by
+/// whoever may read it, also after a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn sql_is_asked_with_the_password_beside_the_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().join("data");
+    for _ in 0..2 {
+        let collector = Running::start(&data_dir, &[]).await;
+        let password = std::fs::read_to_string(data_dir.join("clickhouse-password")).unwrap();
+        let ask = |password: &str| {
+            let request = collector.client.post(format!("http://{}/", collector.engine));
+            request.header("X-ClickHouse-Key", password).body("SELECT count() FROM profile.in_process").send()
+        };
+        assert_eq!(ask("").await.unwrap().status().as_u16(), 403);
+        let answer = ask(password.trim()).await.unwrap();
+        assert_eq!(answer.text().await.unwrap(), "0\n");
+        assert_eq!(collector.stop().await, Some(0));
+    }
 }
