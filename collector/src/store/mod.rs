@@ -193,8 +193,8 @@ impl Queue {
         Self::with_room(QUEUE_BYTES)
     }
 
-    /// As [`Queue::new`], for so many bytes.
-    fn with_room(bytes: usize) -> (Self, mpsc::UnboundedReceiver<Queued>) {
+    /// As [`Queue::new`], for so many bytes. A batch that needs more waits for ever.
+    pub fn with_room(bytes: usize) -> (Self, mpsc::UnboundedReceiver<Queued>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         // The channel itself has no bound; the room has.
         (Self { sender, room: Arc::new(Semaphore::new(bytes)) }, receiver)

@@ -3,7 +3,7 @@
 use hearth_proto::collector::v1::{AckResult, Loss, LossReason, SampleBatch, Stack, StackEnd};
 use tonic::Code;
 
-use crate::harness::{Collector, first_batch, last_window, next_batch, now_micros};
+use crate::harness::{Collector, Stream, first_batch, last_window, next_batch, now_micros};
 
 const ROWS: &str = "SELECT toUnixTimestamp(time), app_service, app_instance, policy, process_id, \
     toUnixTimestamp64Milli(process_start_time), process_name, thread_name, main_thread, \
@@ -254,7 +254,7 @@ async fn a_batch_that_waited_to_be_read_keeps_its_window() {
     // Both are there before anybody reads, so that neither is waited for.
     batches.send(SampleBatch { window_start: time, ..first_batch(1, 1) }).await.unwrap();
     batches.send(SampleBatch { window_start: time - 100, ..waited }).await.unwrap();
-    let mut stream = collector.open_with(batches, outgoing).await;
+    let mut stream = Stream::open(&collector.grpc, batches, outgoing).await;
     for sequence in 1..=2 {
         assert_eq!(stream.ack().await.unwrap(), (sequence, AckResult::Stored));
     }

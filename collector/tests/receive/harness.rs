@@ -57,29 +57,13 @@ impl Collector {
         let writer = tokio::spawn(writer.run(stop.clone()));
         let ingest = Ingest::new(queue, metrics, RETENTION.raw, stop.clone());
 
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let server = tonic::transport::Server::builder()
-            .add_service(ingest.into_server())
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.clone().cancelled_owned());
-        tokio::spawn(server);
-        let grpc = CollectorClient::connect(format!("http://{address}")).await.unwrap();
+        let grpc = serve(ingest, stop.clone()).await;
         Self { embedded, clickhouse, grpc, stop, writer, registry, _dir: dir }
     }
 
     pub(crate) async fn open(&self) -> Stream {
         let (batches, outgoing) = mpsc::channel(16);
-        self.open_with(batches, outgoing).await
-    }
-
-    /// A stream whose first batches may be in the channel already.
-    pub(crate) async fn open_with(
-        &self,
-        batches: mpsc::Sender<SampleBatch>,
-        outgoing: mpsc::Receiver<SampleBatch>,
-    ) -> Stream {
-        let answer = self.grpc.clone().export(ReceiverStream::new(outgoing)).await.unwrap();
-        Stream { batches, acks: answer.into_inner() }
+        Stream::open(&self.grpc, batches, outgoing).await
     }
 
     /// The answer to a query, as TSV.
@@ -92,6 +76,17 @@ impl Collector {
     pub(crate) fn metric(&self, name: &str) -> u64 {
         metric(&self.registry, name)
     }
+}
+
+/// The service on a port of its own, and a client of it.
+pub(crate) async fn serve(ingest: Ingest, stop: CancellationToken) -> CollectorClient<Channel> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tonic::transport::Server::builder()
+        .add_service(ingest.into_server())
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned());
+    tokio::spawn(server);
+    CollectorClient::connect(format!("http://{address}")).await.unwrap()
 }
 
 /// A value that a registry shows; 0 if it is not there yet.
@@ -109,6 +104,16 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
+    /// A stream whose first batches may be in the channel already.
+    pub(crate) async fn open(
+        grpc: &CollectorClient<Channel>,
+        batches: mpsc::Sender<SampleBatch>,
+        outgoing: mpsc::Receiver<SampleBatch>,
+    ) -> Self {
+        let answer = grpc.clone().export(ReceiverStream::new(outgoing)).await.unwrap();
+        Self { batches, acks: answer.into_inner() }
+    }
+
     pub(crate) async fn send(&self, batch: SampleBatch) {
         self.batches.send(batch).await.unwrap();
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clickhouse::Client;
 use hearth_collector::embedded::{Embedded, EmbeddedConfig};
+use hearth_collector::ingest::Ingest;
 use hearth_collector::ingest::decode::StreamTables;
 use hearth_collector::metrics::Metrics;
 use hearth_collector::schema::{self, SchemaError};
@@ -14,7 +15,7 @@ use hearth_proto::collector::v1::{AckResult, Loss, LossReason, SampleBatch};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Collector, RETENTION, engine, first_batch, metric, next_batch};
+use crate::harness::{Collector, RETENTION, Stream, engine, first_batch, metric, next_batch, serve};
 
 const COUNT: &str = "SELECT count() FROM in_process_local";
 
@@ -93,6 +94,36 @@ async fn agents_share_an_insert() {
     drop(queue);
     assert_eq!(writer.await.unwrap(), 0);
     embedded.stop().await;
+}
+
+/// While nothing is stored, no more is read than fits the queue, and one batch
+/// that waits for room.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_stops_reading() {
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let (queue, mut receiver) = Queue::with_room(50_000);
+    let stop = CancellationToken::new();
+    let grpc = serve(Ingest::new(queue, metrics, RETENTION.raw, stop.clone()), stop.clone()).await;
+    let (batches, outgoing) = tokio::sync::mpsc::channel(16);
+    batches.send(first_batch(1, 1)).await.unwrap();
+    for sequence in 2..=16 {
+        batches.send(next_batch(sequence)).await.unwrap();
+    }
+    let _stream = Stream::open(&grpc, batches, outgoing).await;
+    let received = || metric(&registry, "hearth_collector_batches_received_total");
+    // Two of some 20 kB fit; the third waits.
+    for expected in 3..=16 {
+        while received() < expected {
+            tokio::task::yield_now().await;
+        }
+        while receiver.len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!((received(), receiver.len()), (expected, 2));
+        drop(receiver.recv().await.unwrap());
+    }
+    stop.cancel();
 }
 
 /// The engine is killed, restarted by its watcher, and what had no
