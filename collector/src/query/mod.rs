@@ -5,9 +5,8 @@
 //! or, when there are no rows, the reason ([`empty`]).
 //!
 //! A question is bounded by [`Limits`]: ClickHouse ends a statement that
-//! returns too much or takes too long, and the stacks that are fetched after
-//! it are bounded in bytes. Beyond a bound there is an error that says what to
-//! narrow, never a cut answer.
+//! returns or needs too much, or takes too long. Beyond a bound there is an
+//! error that says what to narrow, never a cut answer.
 
 pub mod build;
 pub mod empty;
@@ -27,9 +26,10 @@ pub use store::{Answer, App, Flame, Store};
 pub struct Limits {
     /// Most rows that one statement may return: (stack, thread) pairs.
     pub max_rows: u64,
-    /// Most bytes that one statement may return, and that the stacks of one
-    /// answer may have together.
+    /// Most bytes that one statement may return: rows, or the stacks of an answer.
     pub max_bytes: u64,
+    /// Most bytes of memory that one statement may take in ClickHouse.
+    pub max_memory: u64,
     /// Most seconds that one statement may run.
     pub max_execution_seconds: u64,
     /// Questions answered at once; one more is told to come back.
@@ -45,6 +45,7 @@ impl Default for Limits {
         Self {
             max_rows: 500_000,
             max_bytes: 256 << 20,
+            max_memory: 1 << 30,
             max_execution_seconds: 30,
             concurrent: 4,
             window_seconds: 10,

@@ -74,10 +74,14 @@ impl Store {
             .with_setting("max_execution_time", limits.max_execution_seconds.to_string())
             .with_setting("max_result_rows", limits.max_rows.to_string())
             .with_setting("max_result_bytes", limits.max_bytes.to_string())
+            // What is thrown away after grouping costs as much as what is answered.
+            .with_setting("max_rows_to_group_by", limits.max_rows.to_string())
+            .with_setting("max_memory_usage", limits.max_memory.to_string())
             // A filter may be as long as a request's body, and its values twice as long when they are quoted.
             .with_setting("max_query_size", MAX_QUERY_BYTES.to_string())
             // Throw, and do not cut: a cut answer would be silently wrong.
             .with_setting("result_overflow_mode", "throw")
+            .with_setting("group_by_overflow_mode", "throw")
             .with_setting("timeout_overflow_mode", "throw");
         Self { client, limits }
     }

@@ -17,8 +17,9 @@ use super::rows::{SampleRow, StackRow};
 use super::{Queued, StackText};
 use crate::metrics::{DropReason, Metrics};
 
-/// Time between two INSERTs, so that many agents share one.
-const INSERT_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the first batch of an INSERT waits for others: windows end at the
+/// same moment on all nodes, and agents that share an INSERT share a part.
+const LINGER: Duration = Duration::from_secs(1);
 /// Rows of one INSERT. ClickHouse cuts blocks at about a million rows, and a
 /// block is what is written as a whole.
 const INSERT_ROWS: usize = 500_000;
@@ -33,6 +34,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(120);
 /// Pauses after failures: this, then twice as long, up to the second.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Between two log lines about the same failure.
+const FAILURE_REPEAT: Duration = Duration::from_secs(60);
 /// Seconds around a batch's window in which it is looked for: a corrected
 /// clock may put a resent batch into a neighbouring window.
 const LOOKUP_SLACK_SECONDS: u32 = 120;
@@ -54,8 +57,8 @@ pub struct Writer {
     queue: mpsc::UnboundedReceiver<Queued>,
     /// App and id of a stack, and the day (since 1970, UTC) it was last sent.
     known_stacks: LruCache<(Arc<str>, u128), u32>,
-    /// Whether the last attempt failed: states are logged when they change.
-    failing: bool,
+    /// What was said last of a store that does not take anything, and when.
+    failing: Option<(String, Instant)>,
 }
 
 impl Writer {
@@ -68,7 +71,7 @@ impl Writer {
     ) -> Self {
         let client = client.with_setting("async_insert", "0");
         let known_stacks = LruCache::new(KNOWN_STACKS);
-        Self { client, config, metrics, queue, known_stacks, failing: false }
+        Self { client, config, metrics, queue, known_stacks, failing: None }
     }
 
     /// Runs until the queue is closed and empty, or `stop` came and the
@@ -91,8 +94,8 @@ impl Writer {
     async fn insert_until_closed(&mut self, pending: &mut Vec<Queued>) {
         let mut pause = FIRST_PAUSE;
         loop {
-            let started = Instant::now();
-            if !self.gather(pending).await {
+            // What failed has waited already.
+            if pending.is_empty() && !self.gather(pending).await {
                 return;
             }
             self.drop_abandoned(pending);
@@ -100,7 +103,6 @@ impl Writer {
                 Ok(()) => {
                     pause = FIRST_PAUSE;
                     self.note_success();
-                    tokio::time::sleep(INSERT_INTERVAL.saturating_sub(started.elapsed())).await;
                 }
                 Err(error) => {
                     self.note_failure(&error);
@@ -118,25 +120,22 @@ impl Writer {
         }
     }
 
-    /// Waits for a first batch and takes what else is there. False when the
-    /// queue is closed and nothing is left.
+    /// Waits for a first batch, and then for others until an INSERT is full or the
+    /// time is over. False when the queue is closed and nothing is left.
     async fn gather(&mut self, pending: &mut Vec<Queued>) -> bool {
-        if pending.is_empty() {
-            match self.queue.recv().await {
-                Some(queued) => pending.push(queued),
-                None => return false,
-            }
-        }
-        let mut rows: usize = pending.iter().map(|queued| queued.batch.rows.len()).sum();
-        let mut bytes: usize = pending.iter().map(|queued| queued.batch.bytes).sum();
+        let Some(first) = self.queue.recv().await else { return false };
+        let until = tokio::time::Instant::now() + LINGER;
+        let (mut rows, mut bytes) = (first.batch.rows.len(), first.batch.bytes);
+        pending.push(first);
         while rows < INSERT_ROWS && bytes < INSERT_BYTES {
-            match self.queue.try_recv() {
-                Ok(queued) => {
+            match tokio::time::timeout_at(until, self.queue.recv()).await {
+                Ok(Some(queued)) => {
                     rows += queued.batch.rows.len();
                     bytes += queued.batch.bytes;
                     pending.push(queued);
                 }
-                Err(_) => break, // empty or closed: the next recv tells
+                // The time is over, or the queue is closed and empty.
+                Err(_) | Ok(None) => break,
             }
         }
         true
@@ -246,15 +245,22 @@ impl Writer {
     }
 
     fn note_success(&mut self) {
-        if std::mem::take(&mut self.failing) {
+        if self.failing.take().is_some() {
             tracing::info!("ClickHouse stores again");
         }
     }
 
+    /// Says why when that changes, and else now and then.
     fn note_failure(&mut self, error: &Error) {
         self.metrics.insert_failures.inc();
-        if !std::mem::replace(&mut self.failing, true) {
-            tracing::warn!("ClickHouse does not store, trying again until it does: {error}");
+        let text = error.to_string();
+        let is_known = self
+            .failing
+            .as_ref()
+            .is_some_and(|(known, said)| *known == text && said.elapsed() < FAILURE_REPEAT);
+        if !is_known {
+            tracing::warn!("ClickHouse does not store, trying again until it does: {text}");
+            self.failing = Some((text, Instant::now()));
         }
     }
 }

@@ -44,7 +44,7 @@ impl Store {
         Self { writer: Writer::new(client, config, Metrics::default(), queue), fails, sent }
     }
 
-    /// Inserts the stacks of batches (`a b, b c` are two) at a time of `day`; what was sent of a to d.
+    /// Inserts the stacks of batches (`a b, other/b c` are two) at a time of `day`; what was sent of a to d.
     async fn insert(&mut self, day: i64, batches: &str) -> Result<String, Error> {
         let queued: Vec<Queued> = batches.split(", ").map(queued).collect();
         let inserted = self.writer.insert_stacks(&queued, day * DAY + DAY / 2).await;
@@ -62,9 +62,14 @@ fn frames(stack: &str) -> String {
 
 fn queued(stacks: &str) -> Queued {
     let agent = Agent { instance: [0; 16], node: "n".into(), version: String::new(), cluster: "".into() };
-    let stacks = stacks
-        .split(' ')
-        .map(|stack| StackText { id: StackId(u128::from(stack.as_bytes()[0])), text: frames(stack).into() });
+    let stacks =
+        stacks.split(' ').map(|stack| stack.split_once('/').unwrap_or(("app", stack))).map(|(app, stack)| {
+            StackText {
+                app_service: app.into(),
+                id: StackId(u128::from(stack.as_bytes()[0])),
+                text: frames(stack).into(),
+            }
+        });
     let batch = Batch {
         key: 0,
         agent,
@@ -88,6 +93,9 @@ async fn a_stack_is_sent_once_a_day_whoever_brings_it() {
     assert_eq!(store.insert(100, "a b, b c").await.unwrap(), "abc");
     assert_eq!(store.insert(100, "a, b c").await.unwrap(), "");
     assert_eq!(store.insert(100, "c d").await.unwrap(), "d");
+    // Each app has its own.
+    assert_eq!(store.insert(100, "a other/b").await.unwrap(), "b");
+    assert_eq!(store.insert(100, "other/b").await.unwrap(), "");
     // Each batch of the next day brings its own, or its text would expire before its rows.
     assert_eq!(store.insert(101, "a").await.unwrap(), "a");
     assert_eq!(store.insert(101, "a b, d").await.unwrap(), "bd");

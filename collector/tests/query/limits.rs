@@ -29,6 +29,8 @@ async fn an_answer_beyond_the_bound_on_rows_is_refused_and_not_cut() {
     check(&rows, 422, "RESOURCE_NUM_EXCEEDED", message).await;
     let bytes = Collector::start_with(client(), Limits { max_bytes: 3, ..Limits::default() }).await;
     check(&bytes, 422, "RESOURCE_NUM_EXCEEDED", message).await;
+    let memory = Collector::start_with(client(), Limits { max_memory: 1000, ..Limits::default() }).await;
+    check(&memory, 422, "RESOURCE_NUM_EXCEEDED", message).await;
     let enough = Collector::start_with(client(), Limits { max_rows: 2, ..Limits::default() }).await;
     assert_eq!(enough.get(FLAME).await.status, 200);
 }

@@ -73,14 +73,15 @@ async fn agents_share_an_insert() {
     let metrics = Metrics::register(&mut registry);
     let (queue, receiver) = Queue::new();
     let (acks, mut answers) = tokio::sync::mpsc::channel(10);
-    for instance in 1..=5 {
-        let batch = StreamTables::default().accept(first_batch(instance, u64::from(instance))).unwrap();
-        queue.put(batch, false, acks.clone()).await.unwrap();
-    }
-    // Only now it begins to write.
     let config = WriterConfig { cluster: None, stop_patience: Duration::from_secs(10) };
     let writer = Writer::new(client.clone().with_database("profile"), config, metrics, receiver);
     let writer = tokio::spawn(writer.run(CancellationToken::new()));
+    for instance in 1..=5 {
+        let batch = StreamTables::default().accept(first_batch(instance, u64::from(instance))).unwrap();
+        queue.put(batch, false, acks.clone()).await.unwrap();
+        // The writer has it, and waits for more.
+        tokio::time::timeout(Duration::from_millis(50), answers.recv()).await.unwrap_err();
+    }
     for sequence in 1..=5 {
         let ack = answers.recv().await.unwrap().unwrap();
         assert_eq!((ack.sequence, ack.result()), (sequence, AckResult::Stored));
@@ -160,7 +161,7 @@ async fn a_stop_stores_what_is_queued() {
     let mut stream = collector.open().await;
     stream.send(first_batch(1, 1)).await;
     assert_eq!(stream.ack().await.unwrap(), (1, AckResult::Stored));
-    // The writer pauses for a second now; this one waits in the queue.
+    // The writer waits a second for more.
     stream.send(next_batch(2)).await;
     while collector.metric("hearth_collector_batches_received_total") < 2 {
         tokio::task::yield_now().await;
