@@ -6,6 +6,7 @@ use std::io::{self, BufRead, BufReader};
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::budget::{Budget, Charge};
 use super::modules::ModuleId;
 
 /// Most executable mappings that are kept of one process; 16 times what the
@@ -150,11 +151,11 @@ pub(super) struct Placed {
 }
 
 /// Executable mappings of one process: disjoint, sorted, bounded by
-/// [`MAX_MAPPINGS`].
-#[derive(Debug, Clone, Default)]
+/// [`MAX_MAPPINGS`] and by a budget of all processes. A copy shares them until one
+/// of the two changes, as after a fork.
+#[derive(Debug, Clone)]
 pub struct AddressSpace {
-    /// By start address.
-    placed: BTreeMap<u64, Placed>,
+    mappings: Arc<Mappings>,
     /// Mappings that did not fit.
     dropped: u64,
     /// Changes with every insertion, so that what was derived can be dropped.
@@ -163,10 +164,30 @@ pub struct AddressSpace {
     unprepared: Vec<u64>,
 }
 
+#[derive(Debug, Clone)]
+struct Mappings {
+    /// By start address.
+    placed: BTreeMap<u64, Placed>,
+    /// One for each.
+    charge: Charge,
+}
+
+impl Default for AddressSpace {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl AddressSpace {
-    /// Nothing mapped.
+    /// Nothing mapped, and no bound but its own.
     pub fn new() -> Self {
-        Self::default()
+        Self::within(&Budget::new(usize::MAX))
+    }
+
+    /// Nothing mapped; what will be counts towards a budget.
+    pub fn within(budget: &Budget) -> Self {
+        let mappings = Mappings { placed: BTreeMap::new(), charge: budget.charge(0) };
+        Self { mappings: Arc::new(mappings), dropped: 0, generation: 0, unprepared: Vec::new() }
     }
 
     /// Reads `/proc/PID/maps`, executable mappings only.
@@ -174,8 +195,18 @@ impl AddressSpace {
     /// # Errors
     /// When the file cannot be opened or read: mostly a process that is gone.
     pub fn read_from_proc(pid: u32) -> io::Result<Self> {
+        let mut space = Self::new();
+        space.add_from_proc(pid)?;
+        Ok(space)
+    }
+
+    /// Adds what `/proc/PID/maps` tells.
+    ///
+    /// # Errors
+    /// As [`Self::read_from_proc`]; what was read until then is added.
+    pub fn add_from_proc(&mut self, pid: u32) -> io::Result<()> {
         let maps = File::open(format!("/proc/{pid}/maps"))?;
-        Self::read_maps(BufReader::with_capacity(64 * 1024, maps))
+        self.add_maps(BufReader::with_capacity(64 * 1024, maps))
     }
 
     /// Reads the text of a `/proc/PID/maps`.
@@ -184,15 +215,20 @@ impl AddressSpace {
     /// When reading fails. Lines that are not understood are left out.
     pub fn read_maps(maps: impl BufRead) -> io::Result<Self> {
         let mut space = Self::new();
+        space.add_maps(maps)?;
+        Ok(space)
+    }
+
+    fn add_maps(&mut self, maps: impl BufRead) -> io::Result<()> {
         let mut maps = io::Read::take(maps, MAX_MAPS_BYTES);
         let mut line = Vec::with_capacity(256);
         while maps.read_until(b'\n', &mut line)? > 0 {
             if let Some(mapping) = parse_line(line.trim_ascii_end()) {
-                space.insert(mapping);
+                self.insert(mapping);
             }
             line.clear();
         }
-        Ok(space)
+        Ok(())
     }
 
     /// Adds a mapping. It replaces what it overlaps, as `mmap` does.
@@ -201,15 +237,24 @@ impl AddressSpace {
             return;
         }
         self.generation += 1;
-        self.cut_out(mapping.start..mapping.end);
-        if self.placed.len() >= MAX_MAPPINGS {
-            self.dropped += 1;
-            return;
+        if self.is_copy_beyond_budget() {
+            // Rather no mapping than one that is not there any more.
+            self.count_dropped(self.len() as u64);
+            let charge = self.mappings.charge.budget().charge(0);
+            self.mappings = Arc::new(Mappings { placed: BTreeMap::new(), charge });
         }
-        if self.unprepared.len() < 2 * MAX_MAPPINGS {
-            self.unprepared.push(mapping.start);
+        let mappings = Arc::make_mut(&mut self.mappings);
+        let mut dropped = mappings.cut_out(mapping.start..mapping.end);
+        if mappings.has_room() {
+            if self.unprepared.len() < 2 * MAX_MAPPINGS {
+                self.unprepared.push(mapping.start);
+            }
+            mappings.placed.insert(mapping.start, Placed { mapping, module: ModuleSlot::Unprepared });
+        } else {
+            dropped += 1;
         }
-        self.placed.insert(mapping.start, Placed { mapping, module: ModuleSlot::Unprepared });
+        mappings.charge.set(mappings.placed.len());
+        self.count_dropped(dropped);
     }
 
     /// The mapping that holds an address.
@@ -219,17 +264,17 @@ impl AddressSpace {
 
     /// All mappings, by address.
     pub fn iter(&self) -> impl Iterator<Item = &Mapping> {
-        self.placed.values().map(|placed| &placed.mapping)
+        self.mappings.placed.values().map(|placed| &placed.mapping)
     }
 
     /// How many mappings there are.
     pub fn len(&self) -> usize {
-        self.placed.len()
+        self.mappings.placed.len()
     }
 
     /// Whether nothing is mapped.
     pub fn is_empty(&self) -> bool {
-        self.placed.is_empty()
+        self.mappings.placed.is_empty()
     }
 
     /// How many mappings were left out because there were too many.
@@ -242,7 +287,7 @@ impl AddressSpace {
     }
 
     pub(super) fn find_placed(&self, address: u64) -> Option<&Placed> {
-        let (_, placed) = self.placed.range(..=address).next_back()?;
+        let (_, placed) = self.mappings.placed.range(..=address).next_back()?;
         (address < placed.mapping.end).then_some(placed)
     }
 
@@ -252,28 +297,53 @@ impl AddressSpace {
     }
 
     pub(super) fn starting_at(&self, start: u64) -> Option<&Mapping> {
-        self.placed.get(&start).map(|placed| &placed.mapping)
+        self.mappings.placed.get(&start).map(|placed| &placed.mapping)
     }
 
     /// What was found of these files does not hold.
     pub(super) fn forget_modules(&mut self, files: &[Arc<BackingFile>]) {
-        for placed in self.placed.values_mut() {
-            if let Backing::File(file) = &placed.mapping.backing
-                && files.contains(file)
-            {
-                placed.module = ModuleSlot::Unreachable;
-            }
+        let of_file = |placed: &Placed| match &placed.mapping.backing {
+            Backing::File(file) => files.contains(file),
+            Backing::Vdso | Backing::Vsyscall | Backing::Anonymous => false,
+        };
+        let starts: Vec<u64> =
+            self.mappings.placed.iter().filter(|(_, placed)| of_file(placed)).map(|(at, _)| *at).collect();
+        for start in starts {
+            self.set_module(start, ModuleSlot::Unreachable);
         }
     }
 
+    /// Notes which module is behind a mapping; a copy beyond the budget is asked again each time.
     pub(super) fn set_module(&mut self, start: u64, module: ModuleSlot) {
-        if let Some(placed) = self.placed.get_mut(&start) {
+        let is_known = self.mappings.placed.get(&start).is_none_or(|placed| placed.module == module);
+        if is_known || self.is_copy_beyond_budget() {
+            return;
+        }
+        if let Some(placed) = Arc::make_mut(&mut self.mappings).placed.get_mut(&start) {
             placed.module = module;
         }
     }
 
-    /// Removes a range, keeping what stands out of it on either side.
-    fn cut_out(&mut self, range: Range<u64>) {
+    /// Whether a change would copy shared mappings that the budget has no room for.
+    fn is_copy_beyond_budget(&self) -> bool {
+        Arc::strong_count(&self.mappings) > 1 && self.mappings.charge.budget().left() < self.len()
+    }
+
+    fn count_dropped(&mut self, mappings: u64) {
+        self.dropped += mappings;
+        self.mappings.charge.budget().refuse(mappings);
+    }
+}
+
+impl Mappings {
+    fn has_room(&self) -> bool {
+        let growth = (self.placed.len() + 1).saturating_sub(self.charge.amount());
+        self.placed.len() < MAX_MAPPINGS && growth <= self.charge.budget().left()
+    }
+
+    /// Removes a range, keeping what stands out of it on either side. How many were
+    /// left out for want of room.
+    fn cut_out(&mut self, range: Range<u64>) -> u64 {
         let overlapping: Vec<u64> = self
             .placed
             .range(..range.end)
@@ -281,6 +351,7 @@ impl AddressSpace {
             .take_while(|(_, placed)| placed.mapping.end > range.start)
             .map(|(start, _)| *start)
             .collect();
+        let mut dropped = 0;
         for start in overlapping {
             let Some(old) = self.placed.remove(&start) else { continue };
             let tail = (old.mapping.end > range.end).then(|| {
@@ -295,13 +366,14 @@ impl AddressSpace {
                 self.placed.insert(start, head);
             }
             match tail {
-                Some(tail) if self.placed.len() < MAX_MAPPINGS => {
+                Some(tail) if self.has_room() => {
                     self.placed.insert(range.end, tail);
                 }
-                Some(_) => self.dropped += 1,
+                Some(_) => dropped += 1,
                 None => {}
             }
         }
+        dropped
     }
 }
 
@@ -442,6 +514,38 @@ mod tests {
             space.insert(file((1 << 40) + n * 0x2000, (1 << 40) + n * 0x2000 + 0x1000, "/b"));
         }
         assert_eq!(space.len(), MAX_MAPPINGS);
+    }
+
+    #[test]
+    fn a_copy_shares_its_mappings_until_one_of_the_two_changes() {
+        let budget = Budget::new(1000);
+        let mut parent = AddressSpace::within(&budget);
+        (0..400).for_each(|n| parent.insert(file(n * 2, n * 2 + 1, "/a")));
+        let mut child = parent.clone();
+        assert_eq!((budget.used(), child.len()), (400, 400));
+        child.insert(file(0x9000, 0xa000, "/b"));
+        assert_eq!((budget.used(), parent.len(), child.len()), (801, 400, 401));
+        drop(parent);
+        assert_eq!(budget.used(), 401);
+    }
+
+    #[test]
+    fn the_mappings_of_all_spaces_are_bounded_together() {
+        let budget = Budget::new(1000);
+        let mut parent = AddressSpace::within(&budget);
+        (0..700).for_each(|n| parent.insert(file(n * 2, n * 2 + 1, "/a")));
+        // No room for the copy: nothing is known of the child, rather than what is no longer true.
+        let mut child = parent.clone();
+        child.insert(file(0, 0x9000, "/b"));
+        assert_eq!((show(&child).as_str(), child.dropped()), ("0-9000+0 /b\n", 700));
+        (700..2000).for_each(|n| parent.insert(file(n * 2, n * 2 + 1, "/a")));
+        assert_eq!((parent.len(), budget.used(), budget.refused()), (999, 1000, 700 + 1001));
+        // What takes another's place needs no room.
+        parent.insert(file(0, 1, "/c"));
+        assert_eq!(
+            (parent.find(0).map(|found| &found.backing), budget.used()),
+            (Some(&file(0, 1, "/c").backing), 1000)
+        );
     }
 
     #[test]

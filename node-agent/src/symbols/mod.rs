@@ -15,6 +15,7 @@
 //! id is believed for every process that maps text of the same size under it.
 
 mod address_space;
+mod budget;
 pub mod demangle;
 mod elf;
 mod generations;
@@ -28,6 +29,7 @@ mod symbolizer;
 mod table;
 
 pub use address_space::{AddressSpace, Backing, BackingFile, BuildId, Inode, MAX_MAPPINGS, Mapping};
+pub use budget::Budget;
 pub use elf::{Elf, ElfError, Segment, SymbolSection};
 pub use kernel::{KernelNames, KernelTable};
 pub use modules::ModuleStats;
