@@ -52,10 +52,10 @@ impl PerfMap {
         let mut pending = 0;
         let mut skipping = false;
         let mut offset = 0;
-        let end = reader.size().min(MAX_FILE_BYTES);
-        map.truncated = reader.size() > MAX_FILE_BYTES;
-        while offset < end && !map.is_full(max_bytes) {
-            let room = (buffer.len() - pending).min(usize::try_from(end - offset).unwrap_or(usize::MAX));
+        // To the end as it is now: the runtime may have written most of it since the file was opened.
+        while offset < MAX_FILE_BYTES && !map.is_full(max_bytes) {
+            let left = usize::try_from(MAX_FILE_BYTES - offset).unwrap_or(usize::MAX);
+            let room = (buffer.len() - pending).min(left);
             let filled = fill_at(reader, offset, &mut buffer[pending..pending + room])?;
             if filled == 0 {
                 break;
@@ -84,7 +84,7 @@ impl PerfMap {
         if !skipping && pending > 0 {
             map.add_line(&buffer[..pending]);
         }
-        map.truncated |= map.is_full(max_bytes);
+        map.truncated = map.is_full(max_bytes) || fill_at(reader, MAX_FILE_BYTES, &mut [0])? > 0;
         map.sort();
         Ok(map)
     }

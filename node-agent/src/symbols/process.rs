@@ -4,12 +4,13 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
 use super::address_space::{AddressSpace, Backing};
+use super::budget::{Budget, Charge};
 use super::perf_map::PerfMap;
 use super::read::{FileIdentity, ForeignFile, FoundFile};
 use crate::proc_fs;
@@ -108,7 +109,7 @@ impl ProcessImage {
 
     /// Opens the perf map while the process lives, to be read when needed.
     pub(super) fn hold_perf_map(&mut self, held: &Arc<()>) {
-        if self.jit.held.is_some() || self.jit.was_read || Arc::strong_count(held) > MAX_HELD_MAPS {
+        if self.jit.held.is_some() || self.jit.was_found || Arc::strong_count(held) > MAX_HELD_MAPS {
             return;
         }
         if let Some(file) = self.find_perf_map().and_then(|found| found.open().ok())
@@ -118,42 +119,39 @@ impl ProcessImage {
         }
     }
 
-    /// Reads the perf map if it is due (never read, or `defer` passed) and has
-    /// changed. Whether there is something new to look at. That there was none is
-    /// no reading: it is looked for again without waiting for `defer`.
-    pub(super) fn refresh_perf_map(&mut self, defer: Duration, budget: &Budget) -> bool {
-        let wait = if self.jit.was_read { defer } else { defer.min(ABSENT_MAP_INTERVAL) };
+    /// Reads the perf map if it is due (never found, or `defer` passed) and has
+    /// changed; the new one, if there is one. That there was none is no reading: it
+    /// is looked for again without waiting for `defer`.
+    pub(super) fn refresh_perf_map(&mut self, defer: Duration, budget: &Budget) -> Option<&PerfMap> {
+        let wait = if self.jit.was_found { defer } else { defer.min(ABSENT_MAP_INTERVAL) };
         if self.jit.checked_at.is_some_and(|at| at.elapsed() < wait) {
-            return false;
+            return None;
         }
         self.jit.checked_at = Some(Instant::now());
-        let file = match self.find_perf_map() {
-            Some(found) if self.jit.identity == Some(found.identity()) => return false,
+        let found = match self.find_perf_map() {
+            Some(found) if self.jit.identity == Some(found.identity()) => return None,
             Some(found) => found.open().ok().filter(|_| !self.is_replaced()),
-            // Gone with the process; what was opened in time is left.
             None => None,
         };
-        let Some(file) = file.or_else(|| self.jit.held.take().map(|(file, _)| file)) else { return false };
-        self.jit.held = None;
-        self.jit.was_read = true;
-        self.jit.identity = Some(file.identity());
-        // The old map gives its memory back before the new one takes some.
-        self.jit.map = None;
-        let Some(allowed) = budget.available() else {
-            budget.refused.fetch_add(1, Ordering::Relaxed);
-            return false;
-        };
-        match PerfMap::read(&file, allowed) {
+        let held = self.jit.held.take();
+        // Gone with the process; what was opened in time is left.
+        let file = found.as_ref().or(held.as_ref().map(|(file, _)| file))?;
+        self.jit.was_found = true;
+        // The old map's place is the new one's, which is in memory beside it until it is whole.
+        let own = self.jit.map.as_ref().map_or(0, |(_, charge)| charge.amount());
+        match read_perf_map(file, budget.left() + own, budget.total()) {
             Ok(map) => {
-                let charge = budget.charge(map.bytes());
-                self.jit.map = Some((map, charge));
+                self.jit.identity = Some(file.identity());
                 self.jit.version += 1;
-                true
+                let charge = budget.charge(map.bytes());
+                Some(&self.jit.map.insert((map, charge)).0)
             }
             Err(error) => {
+                // The old one stays, and both files are looked at again once `defer` passed.
                 tracing::debug!(pid = self.pid, %error, "reading a perf map failed");
-                budget.refused.fetch_add(1, Ordering::Relaxed);
-                false
+                budget.refuse(1);
+                self.jit.held = held;
+                None
             }
         }
     }
@@ -171,6 +169,15 @@ impl ProcessImage {
     }
 }
 
+/// Reads a map into what is left; at most a quarter of the whole, so that one process
+/// does not use up what others need.
+fn read_perf_map(file: &ForeignFile, left: usize, total: usize) -> io::Result<PerfMap> {
+    if left == 0 {
+        return Err(io::Error::new(io::ErrorKind::OutOfMemory, "no memory left for perf maps"));
+    }
+    PerfMap::read(file, left.min(total / 4))
+}
+
 /// Functions that the process compiled itself.
 #[derive(Debug, Default)]
 pub(super) struct Jit {
@@ -178,7 +185,8 @@ pub(super) struct Jit {
     /// Which file content `map` is.
     identity: Option<FileIdentity>,
     checked_at: Option<Instant>,
-    was_read: bool,
+    /// There was a file, whether or not it could be read.
+    was_found: bool,
     held: Option<(ForeignFile, Arc<()>)>,
     status: Option<Status>,
     /// Changes when the map does.
@@ -192,7 +200,7 @@ impl Jit {
 
     /// Whether the process has a map file.
     pub(super) fn has_map(&self) -> bool {
-        self.was_read || self.held.is_some()
+        self.was_found || self.held.is_some()
     }
 }
 
@@ -218,53 +226,6 @@ impl Status {
             inner_pid: field("NSpid:")?.split_ascii_whitespace().last()?.parse().ok()?,
             effective_uid: field("Uid:")?.split_ascii_whitespace().nth(1)?.parse().ok()?,
         })
-    }
-}
-
-/// Memory that the perf maps of all processes may take together.
-#[derive(Debug, Clone)]
-pub(super) struct Budget {
-    used: Arc<AtomicUsize>,
-    refused: Arc<AtomicU64>,
-    total: usize,
-}
-
-impl Budget {
-    pub(super) fn new(total: usize) -> Self {
-        Self { used: Arc::default(), refused: Arc::default(), total }
-    }
-
-    pub(super) fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
-    }
-
-    /// What one map may take: a quarter of the whole, so that one process does
-    /// not use up what others need.
-    fn available(&self) -> Option<usize> {
-        let left = self.total.saturating_sub(self.used());
-        (left > 0).then(|| left.min(self.total / 4))
-    }
-
-    fn charge(&self, bytes: usize) -> Charge {
-        self.used.fetch_add(bytes, Ordering::Relaxed);
-        Charge { used: self.used.clone(), bytes }
-    }
-}
-
-/// Gives back what a map took.
-#[derive(Debug)]
-struct Charge {
-    used: Arc<AtomicUsize>,
-    bytes: usize,
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.used.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 

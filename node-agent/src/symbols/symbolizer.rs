@@ -13,10 +13,11 @@ use hearth_profile::frame::{
 };
 
 use super::address_space::{AddressSpace, Backing, BackingFile, Mapping, ModuleSlot};
+use super::budget::Budget;
 use super::generations::Generations;
 use super::kernel::{Kernel, KernelNames};
 use super::modules::{Answer, ModuleId, ModuleLimits, ModuleStats, Modules};
-use super::process::{Budget, ProcessImage};
+use super::process::ProcessImage;
 use super::reach::{Reach, agrees, candidates, contradicts};
 
 /// Largest vDSO that is read, bytes; real ones have two to four pages.
@@ -71,8 +72,6 @@ pub struct UserNames {
     pub unresolved_jit: u32,
     /// Frames in no known module.
     pub unknown: u32,
-    /// Of these, the ones in no mapping at all: the mappings may be out of date.
-    pub unmapped: u32,
     /// Of the unknown ones, those shown without their address.
     pub over_unknown_budget: u32,
 }
@@ -88,6 +87,10 @@ pub struct SymbolStats {
     pub perf_map_bytes: usize,
     /// Perf maps that were not read, for lack of memory or because reading failed.
     pub perf_maps_refused: u64,
+    /// Perf maps of which only the beginning was read, for lack of memory or because they are too long.
+    pub perf_maps_truncated: u64,
+    /// Lines of perf maps that were not understood.
+    pub perf_map_noise: u64,
     /// Bytes of kernel function names and addresses.
     pub kernel_bytes: usize,
     /// User frames named.
@@ -131,9 +134,7 @@ enum Kind {
     Jit,
     WithoutSymbol,
     UnresolvedJit,
-    Unknown {
-        mapped: bool,
-    },
+    Unknown,
 }
 
 /// What an address meant when it was last asked: valid while neither the
@@ -312,9 +313,8 @@ impl Symbolizer {
                     said.outermost_is_jit |= is_outermost;
                     named.frame
                 }
-                Kind::Unknown { mapped } => {
+                Kind::Unknown => {
                     said.unknown += 1;
-                    said.unmapped += u32::from(!mapped);
                     if is_outermost && !callers_are_missing {
                         self.unknown_entry_frame.clone()
                     } else if process.may_show_unknown(*address, self.window) {
@@ -425,8 +425,12 @@ impl Symbolizer {
     /// An address in memory without a file, or in none that is known.
     fn name_jit(&mut self, process: &mut ProcessImage, address: u64, defer: Duration, mapped: bool) -> Named {
         let mut name = process.jit.find(address);
-        if name.is_none() && process.refresh_perf_map(defer, &self.perf_maps) {
-            name = process.jit.find(address);
+        if name.is_none()
+            && let Some(map) = process.refresh_perf_map(defer, &self.perf_maps)
+        {
+            name = map.find(address);
+            self.stats.perf_maps_truncated += u64::from(map.is_truncated());
+            self.stats.perf_map_noise += map.noise();
         }
         if let Some(name) = name {
             return Named { frame: Arc::from(clean_frame(&name)), kind: Kind::Jit };
@@ -434,7 +438,7 @@ impl Symbolizer {
         if mapped && (process.jit.has_map() || process.maps_jvm()) {
             return Named { frame: self.perf_map_frame.clone(), kind: Kind::UnresolvedJit };
         }
-        Named { frame: self.unknown_frame.clone(), kind: Kind::Unknown { mapped } }
+        Named { frame: self.unknown_frame.clone(), kind: Kind::Unknown }
     }
 
     /// `[/usr/bin/x]`

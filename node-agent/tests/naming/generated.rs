@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hearth_node_agent::symbols::{Limits, ProcessImage, Symbolizer};
 use tempfile::TempDir;
 
 use crate::running::*;
@@ -29,7 +30,7 @@ fn an_unknown_thread_entry_has_a_name_of_its_own() {
     let unknown = format!("[unknown] 0x{:016x}", running.at("jit") + 0x10);
     let (frames, said) = name_stack(&mut symbolizer(), &mut image, &stack, AT_ONCE);
     assert_eq!(frames, ["[unknown start_thread?]", &unknown, "xqzvk"]);
-    assert_eq!((said.unknown, said.unmapped), (2, 0));
+    assert_eq!(said.unknown, 2);
     // Under a frame that stands for missing callers it is no entry.
     let mut out: Vec<Arc<str>> = vec!["[truncated]".into()];
     symbolizer().name_user(&mut image, &stack[..2], AT_ONCE, &mut out);
@@ -126,6 +127,48 @@ fn a_perf_map_of_a_prepared_process_outlives_it() {
     running.child.wait().unwrap();
     let (frames, _) = name_stack(&mut symbolizer, &mut image, &[jit + 1, 0x1000], AT_ONCE);
     assert_eq!(frames[1], "brief");
+}
+
+#[test]
+fn a_perf_map_that_grew_after_it_was_opened_is_read_to_its_end() {
+    let dir = TempDir::new().unwrap();
+    let mut running = Running::program(&compile(dir.path(), "jitgrows", PROGRAM, &[]));
+    let (mut image, jit, mut symbolizer) = (running.image(), running.at("jit"), symbolizer());
+    let map = MapFile::of(running.pid, "");
+    symbolizer.prepare(&mut image);
+    fs::write(&map.0, format!("{jit:x} 40 written_later\n")).unwrap();
+    running.child.kill().unwrap();
+    running.child.wait().unwrap();
+    let (frames, _) = name_stack(&mut symbolizer, &mut image, &[jit + 1, 0x1000], AT_ONCE);
+    assert_eq!(frames[1], "written_later");
+}
+
+#[test]
+fn a_perf_map_that_was_refused_is_tried_again_although_it_did_not_change() {
+    let dir = TempDir::new().unwrap();
+    let program = compile(dir.path(), "refused", PROGRAM, &[]);
+    let limits = Limits { perf_map_bytes: 100_000, kallsyms: "/dev/null".into(), ..Limits::default() };
+    let mut symbolizer = Symbolizer::new(limits);
+    let mut name = |running: &Running, image: &mut ProcessImage| {
+        let stack = [running.at("jit"), 0x1000];
+        name_stack(&mut symbolizer, image, &stack, AT_ONCE).0[1].clone()
+    };
+    // Four others take a quarter each.
+    let long: String = (0..10_000).map(|n| format!("{n:x} 1 function_of_another_process\n")).collect();
+    let others: Vec<Running> = (0..4).map(|_| Running::program(&program)).collect();
+    let mut images: Vec<ProcessImage> = others.iter().map(Running::image).collect();
+    let maps: Vec<MapFile> = others.iter().map(|other| MapFile::of(other.pid, &long)).collect();
+    for (other, image) in others.iter().zip(&mut images) {
+        assert_eq!(name(other, image), "[/tmp/perf-PID.map]");
+    }
+    let running = Running::program(&program);
+    let mut image = running.image();
+    let _map = MapFile::of(running.pid, &format!("{:x} 40 patient\n", running.at("jit")));
+    assert_eq!(name(&running, &mut image), "[/tmp/perf-PID.map]");
+    drop((images, maps));
+    assert_eq!(name(&running, &mut image), "patient");
+    let stats = symbolizer.stats();
+    assert!(stats.perf_maps_refused > 0 && stats.perf_maps_truncated > 0, "{stats:?}");
 }
 
 #[test]
