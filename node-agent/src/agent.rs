@@ -204,6 +204,11 @@ impl Agent {
         if boundary.is_some() && !closed {
             self.close_window(now)?;
         }
+        match self.processes.end_round(&self.policies, &mut self.tell) {
+            Ok(false) => {}
+            Ok(true) => warn!("the kernel dropped side-band records: read /proc again"),
+            Err(error) => warn!("the kernel dropped side-band records, and /proc cannot be read: {error}"),
+        }
         self.tell_kernel()?;
         if self.report.is_due() {
             self.report()?;
@@ -214,12 +219,6 @@ impl Agent {
     fn event(&mut self, time: Monotonic, event: &Event) -> Result<(), KernelError> {
         if let Event::Lost(records) = event {
             self.metrics.sideband_lost.inc_by(*records);
-            warn!("the kernel dropped {records} side-band records: reading /proc again");
-            match self.processes.rescan(&mut self.tell) {
-                Ok(()) => self.processes.decide_all(&self.policies, &mut self.tell),
-                Err(error) => warn!("cannot read /proc: {error}"),
-            }
-            return Ok(());
         }
         if let Some(process) = self.processes.apply(time, event, &self.policies, &mut self.tell)
             && let (Standing::Matched(_), Some(image)) = (&process.standing, &mut process.image)
@@ -420,7 +419,8 @@ impl Agent {
     fn report(&mut self) -> Result<(), KernelError> {
         let exits = self.programs.read_exits()?;
         self.metrics.set_exits(&exits);
-        self.metrics.set_naming(&self.namer.symbolizer().stats(), self.processes.forgotten());
+        self.metrics.set_naming(&self.namer.symbolizer().stats());
+        self.metrics.set_processes(&self.processes.stats());
         let (matched, running) = self.processes.matched_and_running();
         self.metrics.matched.set(matched as i64);
         let line = self.report.line(&exits, &self.metrics);

@@ -11,6 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::process::ProcessStats;
 use crate::symbols::SymbolStats;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -33,6 +34,16 @@ struct ReasonLabel {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FactLabel {
+    fact: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BoundLabel {
+    bound: &'static str,
+}
+
 /// What the agent counts. Cheap to read from any thread.
 pub struct Metrics {
     registry: Mutex<Registry>,
@@ -42,6 +53,9 @@ pub struct Metrics {
     samples_dropped: Counter,
     frames: Family<KindLabel, Counter>,
     files_unread: Family<ReasonLabel, Counter>,
+    facts_unread: Family<FactLabel, Counter>,
+    bounds_reached: Family<BoundLabel, Counter>,
+    perf_map_noise: Counter,
     processes_forgotten: Counter,
     /// Rows sent to the queue.
     pub rows: Counter,
@@ -77,6 +91,9 @@ impl Default for Metrics {
             samples_dropped: Counter::default(),
             frames: Family::default(),
             files_unread: Family::default(),
+            facts_unread: Family::default(),
+            bounds_reached: Family::default(),
+            perf_map_noise: Counter::default(),
             processes_forgotten: Counter::default(),
             rows: Counter::default(),
             samples: Counter::default(),
@@ -118,6 +135,12 @@ impl Default for Metrics {
         registry.register("frames", "User frames, and kernel frames without a name", metrics.frames.clone());
         let help = "Mapped files without symbols for the agent, by reason";
         registry.register("files_unread", help, metrics.files_unread.clone());
+        let help = "What could not be read of processes, mostly because they were gone, by what it is";
+        registry.register("facts_unread", help, metrics.facts_unread.clone());
+        let help = "What was left out, cut or given back to stay within a bound on memory, by the bound";
+        registry.register("bounds_reached", help, metrics.bounds_reached.clone());
+        let help = "Lines of perf maps that were not understood";
+        registry.register("perf_map_noise_lines", help, metrics.perf_map_noise.clone());
         registry.register("batches", "Batches by what became of them", metrics.batches.clone());
         registry.register("ticks", "Ticks of the sampler by how each ended", metrics.exits.clone());
         registry.register("matched_processes", "Processes that match a policy", metrics.matched.clone());
@@ -152,8 +175,8 @@ impl Metrics {
         follow(&self.samples_dropped, &counters.samples_dropped);
     }
 
-    /// Takes over what naming counted, and the processes that were forgotten.
-    pub fn set_naming(&self, stats: &SymbolStats, forgotten: u64) {
+    /// Takes over what naming counted.
+    pub fn set_naming(&self, stats: &SymbolStats) {
         for (kind, total) in [
             ("all", stats.frames),
             ("without_symbol", stats.without_symbol),
@@ -177,6 +200,24 @@ impl Metrics {
         ] {
             follow(&self.files_unread.get_or_create(&ReasonLabel { reason }), total);
         }
+        for (bound, total) in [
+            ("perf_map", stats.perf_maps_truncated),
+            ("symbols_per_file", stats.modules.tables_truncated),
+            ("symbol_tables", stats.modules.tables_dropped),
+            ("open_files", stats.modules.modules_dropped),
+        ] {
+            follow(&self.bounds_reached.get_or_create(&BoundLabel { bound }), total);
+        }
+        follow(&self.perf_map_noise, stats.perf_map_noise);
+    }
+
+    /// Takes over what was counted of processes.
+    pub fn set_processes(&self, stats: &ProcessStats) {
+        let ProcessStats { forgotten, mappings_dropped, cmdlines_unread, exes_unread, maps_unread } = *stats;
+        for (fact, total) in [("cmdline", cmdlines_unread), ("exe", exes_unread), ("maps", maps_unread)] {
+            follow(&self.facts_unread.get_or_create(&FactLabel { fact }), total);
+        }
+        follow(&self.bounds_reached.get_or_create(&BoundLabel { bound: "mappings" }), mappings_dropped);
         follow(&self.processes_forgotten, forgotten);
     }
 
@@ -202,19 +243,52 @@ fn follow(counter: &Counter, total: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::symbols::ModuleStats;
 
     #[test]
     fn what_naming_could_not_do_is_exported() {
         let metrics = Metrics::default();
-        let stats = SymbolStats { frames: 9, unknown: 2, perf_maps_refused: 3, ..SymbolStats::default() };
-        metrics.set_naming(&stats, 4);
-        metrics.set_naming(&stats, 4);
+        let modules = ModuleStats {
+            tables_truncated: 6,
+            tables_dropped: 7,
+            modules_dropped: 8,
+            ..ModuleStats::default()
+        };
+        let stats = SymbolStats {
+            frames: 9,
+            unknown: 2,
+            perf_maps_refused: 3,
+            perf_maps_truncated: 5,
+            perf_map_noise: 11,
+            modules,
+            ..SymbolStats::default()
+        };
+        let processes = ProcessStats {
+            forgotten: 4,
+            mappings_dropped: 12,
+            cmdlines_unread: 13,
+            exes_unread: 14,
+            maps_unread: 15,
+        };
+        for _ in 0..2 {
+            metrics.set_naming(&stats);
+            metrics.set_processes(&processes);
+        }
         let text = metrics.encode();
         for line in [
             "hearth_agent_frames_total{kind=\"all\"} 9\n",
             "hearth_agent_frames_total{kind=\"unknown\"} 2\n",
             "hearth_agent_files_unread_total{reason=\"perf_map_refused\"} 3\n",
             "hearth_agent_processes_forgotten_total 4\n",
+            "hearth_agent_bounds_reached_total{bound=\"perf_map\"} 5\n",
+            "hearth_agent_bounds_reached_total{bound=\"symbols_per_file\"} 6\n",
+            "hearth_agent_bounds_reached_total{bound=\"symbol_tables\"} 7\n",
+            "hearth_agent_bounds_reached_total{bound=\"open_files\"} 8\n",
+            "hearth_agent_bounds_reached_total{bound=\"mappings\"} 12\n",
+            "hearth_agent_perf_map_noise_lines_total 11\n",
+            "hearth_agent_facts_unread_total{fact=\"cmdline\"} 13\n",
+            "hearth_agent_facts_unread_total{fact=\"exe\"} 14\n",
+            "hearth_agent_facts_unread_total{fact=\"maps\"} 15\n",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

@@ -8,6 +8,10 @@ use crate::kernel::Monotonic;
 /// `cmdline` is as long as its process likes; regexes look at this much of it.
 const MAX_CMDLINE_BYTES: u64 = 16 * 1024;
 
+/// A fork's record is written a moment after the kernel noted the start: the two may
+/// fall on either side of a clock tick. No pid comes round within two of them.
+const START_TICKS_SLACK: u64 = 2;
+
 /// What is needed of `/proc/PID/stat`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stat {
@@ -15,11 +19,20 @@ pub struct Stat {
     pub comm: String,
     /// Start, in clock ticks since boot.
     pub start_ticks: u64,
+    /// It ended and waits for its parent, or for the other threads of its process.
+    pub is_zombie: bool,
 }
 
-/// Reads the stat of one process.
-pub fn stat(tgid: u32) -> io::Result<Stat> {
-    let text = std::fs::read(format!("/proc/{tgid}/stat"))?;
+impl Stat {
+    /// Whether this is the one that began then, not a later one with its id.
+    pub fn began_at(&self, start_ticks: u64) -> bool {
+        self.start_ticks.abs_diff(start_ticks) <= START_TICKS_SLACK
+    }
+}
+
+/// Reads the stat of one process, or of one thread.
+pub fn stat(id: u32) -> io::Result<Stat> {
+    let text = std::fs::read(format!("/proc/{id}/stat"))?;
     parse_stat(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no process stat"))
 }
 
@@ -35,6 +48,15 @@ pub fn running() -> io::Result<HashMap<u32, Stat>> {
         }
     }
     Ok(running)
+}
+
+/// A thread of the process that has not ended, other than the leader, and its stat.
+pub fn other_thread(tgid: u32) -> Option<(u32, Stat)> {
+    let threads = std::fs::read_dir(format!("/proc/{tgid}/task")).ok()?;
+    threads
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|tid| *tid != tgid)
+        .find_map(|tid| Some((tid, stat(tid).ok().filter(|stat| !stat.is_zombie)?)))
 }
 
 /// The command line, its arguments joined by spaces; at most 16 KiB of it.
@@ -58,9 +80,11 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let close = text.iter().rposition(|&byte| byte == b')')?;
     let comm = String::from_utf8_lossy(task_name(text.get(open + 1..close)?));
     let rest = std::str::from_utf8(text.get(close + 1..)?).ok()?;
-    // Field 22 of the line is the 20th behind the name.
-    let start_ticks = rest.split_ascii_whitespace().nth(19)?.parse().ok()?;
-    Some(Stat { comm: hearth_profile::frame::clean_frame(&comm).into_owned(), start_ticks })
+    let mut fields = rest.split_ascii_whitespace();
+    let is_zombie = matches!(fields.next()?, "Z" | "X");
+    // Field 22 of the line is the 19th behind the state.
+    let start_ticks = fields.nth(18)?.parse().ok()?;
+    Some(Stat { comm: hearth_profile::frame::clean_frame(&comm).into_owned(), start_ticks, is_zombie })
 }
 
 /// The name proper. Behind a kernel worker's name the file tells what it works on
@@ -72,36 +96,56 @@ fn task_name(comm: &[u8]) -> &[u8] {
     comm.split(|byte| matches!(byte, b'-' | b'+')).next().unwrap_or(comm)
 }
 
-/// Turns the kernel's times since boot into wall-clock times.
+/// The kernel's clocks at one moment, in nanoseconds.
 #[derive(Clone, Copy, Debug)]
-pub struct BootClock {
-    /// Unix nanoseconds of boot.
-    boot: i128,
-    /// `CLOCK_BOOTTIME` minus `CLOCK_MONOTONIC`: the time spent suspended, nanoseconds.
-    suspended: i128,
-    ticks_per_second: u64,
+pub struct Clocks {
+    /// `CLOCK_REALTIME`.
+    pub realtime: i128,
+    /// `CLOCK_BOOTTIME`: goes on while the machine is suspended.
+    pub boottime: i128,
+    /// `CLOCK_MONOTONIC`: does not.
+    pub monotonic: i128,
 }
 
-impl BootClock {
-    /// Reads the clocks.
-    pub fn read() -> io::Result<Self> {
+impl Clocks {
+    /// Now.
+    pub fn now() -> Self {
         use rustix::time::{ClockId, clock_gettime};
         let nanos = |clock| {
             let time = clock_gettime(clock);
             i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)
         };
-        let boottime = nanos(ClockId::Boottime);
-        Ok(Self {
-            boot: nanos(ClockId::Realtime) - boottime,
-            suspended: boottime - nanos(ClockId::Monotonic),
-            ticks_per_second: rustix::param::clock_ticks_per_second(),
-        })
+        Self {
+            realtime: nanos(ClockId::Realtime),
+            boottime: nanos(ClockId::Boottime),
+            monotonic: nanos(ClockId::Monotonic),
+        }
+    }
+}
+
+/// Turns the kernel's times since boot into wall-clock times.
+#[derive(Clone, Copy, Debug)]
+pub struct BootClock {
+    /// Unix nanoseconds of boot, as of the start: a clock that is set must not give a
+    /// process that is known another start.
+    boot: i128,
+    ticks_per_second: u64,
+    clocks: fn() -> Clocks,
+}
+
+impl BootClock {
+    /// A clock that reads `clocks`: [`Clocks::now`].
+    pub fn new(clocks: fn() -> Clocks) -> Self {
+        let now = clocks();
+        let ticks_per_second = rustix::param::clock_ticks_per_second();
+        Self { boot: now.realtime - now.boottime, ticks_per_second, clocks }
     }
 
-    /// Clock ticks since boot at `time`.
+    /// Clock ticks since boot at `time`, a moment after the last time the machine was suspended.
     pub fn ticks_at(&self, time: Monotonic) -> u64 {
-        let since_boot = u64::try_from(i128::from(time.0) + self.suspended).unwrap_or(0);
-        since_boot / (1_000_000_000 / self.ticks_per_second)
+        let now = (self.clocks)();
+        let since_boot = i128::from(time.0) + now.boottime - now.monotonic;
+        u64::try_from(since_boot).unwrap_or(0) / (1_000_000_000 / self.ticks_per_second)
     }
 
     /// Clock ticks since boot now.
@@ -145,13 +189,46 @@ mod tests {
 
     #[test]
     fn this_process_started_between_boot_and_now() {
-        let clock = BootClock::read().unwrap();
+        let clock = BootClock::new(Clocks::now);
         let stat = stat(std::process::id()).unwrap();
         assert!(stat.start_ticks <= clock.ticks_now());
         let started = clock.ticks_to_unix_millis(stat.start_ticks);
         let now =
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
         assert!((0..3_600_000).contains(&(now - started)), "{started} {now}");
+    }
+
+    #[test]
+    fn a_suspended_hour_moves_the_start_of_what_is_forked_later() {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        const SECOND: u64 = 1_000_000_000;
+        static SUSPENDED: AtomicU64 = AtomicU64::new(0);
+        // 1,000 s awake since boot, and the hours suspended.
+        let clock = BootClock::new(|| {
+            let suspended = i128::from(SUSPENDED.load(Ordering::Relaxed));
+            let awake = i128::from(1000 * SECOND);
+            Clocks { realtime: awake * 50 + suspended, boottime: awake + suspended, monotonic: awake }
+        });
+        let forked = Monotonic(1000 * SECOND);
+        let before = clock.ticks_at(forked);
+        SUSPENDED.store(3600 * SECOND, Ordering::Relaxed);
+        let after = clock.ticks_at(forked);
+        assert_eq!([before, after], [1000, 4600].map(|seconds| seconds * clock.ticks_per_second));
+        assert_eq!(clock.ticks_to_unix_millis(after), 50_000_000 + 3_600_000);
+    }
+
+    #[test]
+    fn a_name_is_the_same_from_its_file_and_from_a_record() {
+        let name = "a\\b\nc;) d";
+        let look = || {
+            let link = std::fs::read_link("/proc/thread-self").unwrap();
+            stat(link.file_name().unwrap().to_str().unwrap().parse().unwrap()).unwrap().comm
+        };
+        // The file under a thread's id tells its name as it does a process's.
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(look).unwrap();
+        let (from_file, from_record) =
+            (thread.join().unwrap(), crate::kernel::sample::comm_name(name.as_bytes()));
+        assert_eq!(from_file, from_record);
     }
 
     #[test]

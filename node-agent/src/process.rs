@@ -2,8 +2,10 @@
 //!
 //! Pure but for `/proc`: events go in, what the kernel has to be told comes out.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hearth_node_agent_ebpf::record::{DECISION_UNMATCHED, Decision};
@@ -14,8 +16,8 @@ use crate::kernel::Monotonic;
 use crate::kernel::sample::comm_name;
 use crate::kernel::sideband::{Event, Mapped};
 use crate::policies::{Match, PolicySet};
-use crate::proc_fs::{self, BootClock};
-use crate::symbols::{AddressSpace, Backing, Mapping, ProcessImage};
+use crate::proc_fs::{self, BootClock, Clocks, Stat};
+use crate::symbols::{AddressSpace, Backing, Budget, MAX_MAPPINGS, Mapping, ProcessImage};
 
 /// How long a process that ended is remembered: its last samples and counts are
 /// read within one window, its children may still be told as forked from it.
@@ -23,6 +25,10 @@ const REMEMBERED: Duration = Duration::from_secs(60);
 /// Processes remembered at most, ended ones included; `pid_max` is 4,194,304 at most
 /// and 32,768 on small machines.
 const MAX_PROCESSES: usize = 131_072;
+/// Executable mappings of all processes, some 150 bytes each: four times what one may have.
+const MAX_ALL_MAPPINGS: usize = 4 * MAX_MAPPINGS;
+/// Processes without their leader that are looked at in one round.
+const LEADERLESS_PER_ROUND: usize = 64;
 
 /// What the policies say of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,32 +60,47 @@ pub struct Process {
     pub comm: Arc<str>,
     /// What the policies say.
     pub standing: Standing,
-    /// Its mapped code; read when first needed, kept while it matches.
+    /// Its mapped code; read when first needed, kept while it matches and lives.
     pub image: Option<ProcessImage>,
     /// Grows when its addresses may mean something else: new program, new mapping.
     pub epoch: u32,
     /// When it began, in clock ticks since boot, as `/proc/PID/stat` counts.
     start_ticks: u64,
+    /// The thread under which `/proc` shows its memory, and its start: the leader, until
+    /// that ends before the others.
+    seen_as: (u32, u64),
+    /// Its program's path, where a record told it.
+    exe: Option<Arc<str>>,
     ended: Option<Monotonic>,
     /// The last row header made, as most rows of a process share it.
     entry: Option<Arc<ProcessEntry>>,
+    shared: Arc<Shared>,
+}
+
+/// What all processes count together.
+struct Shared {
+    mappings: Budget,
+    cmdlines_unread: AtomicU64,
+    exes_unread: AtomicU64,
+    maps_unread: AtomicU64,
+}
+
+/// What could not be learnt or kept of processes, for metrics. Only grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessStats {
+    /// Processes that were not remembered because there were too many.
+    pub forgotten: u64,
+    /// Executable mappings that were left out because there were too many.
+    pub mappings_dropped: u64,
+    /// Decisions without the command line that a policy may look at.
+    pub cmdlines_unread: u64,
+    /// Decisions without the program's path that a policy may look at.
+    pub exes_unread: u64,
+    /// Processes whose mappings could not be read.
+    pub maps_unread: u64,
 }
 
 impl Process {
-    fn new(tgid: u32, start_ticks: u64, start_time_millis: i64, comm: Arc<str>) -> Self {
-        Self {
-            tgid,
-            start_time_millis,
-            comm,
-            standing: Standing::Undecided,
-            image: None,
-            epoch: 0,
-            start_ticks,
-            ended: None,
-            entry: None,
-        }
-    }
-
     /// The row header for samples kept at `rate`; `None` stands for time that is only counted.
     pub fn entry(&mut self, matched: Option<&Match>, rate: u32) -> Arc<ProcessEntry> {
         let entry = ProcessEntry {
@@ -99,9 +120,13 @@ impl Process {
     /// Its code, read from `/proc` if no record told of it; empty where the process
     /// ended before anybody could look, so that its addresses stay addresses.
     pub fn image(&mut self) -> &mut ProcessImage {
+        let Self { seen_as: (id, start), ended, shared, .. } = self;
         self.image.get_or_insert_with(|| {
-            let space = AddressSpace::read_from_proc(self.tgid).unwrap_or_default();
-            ProcessImage::new(self.tgid, self.start_ticks, space)
+            let mut space = AddressSpace::within(&shared.mappings);
+            // The pid of one that ended may be another's.
+            let is_read = ended.is_none() && space.add_from_proc(*id).is_ok() && !space.is_empty();
+            shared.maps_unread.fetch_add(u64::from(!is_read), Ordering::Relaxed);
+            ProcessImage::new(*id, *start, space)
         })
     }
 
@@ -127,9 +152,71 @@ impl Process {
 
     fn replace_program(&mut self, comm: &[u8]) {
         self.rename(comm);
+        // The thread that did it is the leader now.
+        self.seen_as = (self.tgid, self.start_ticks);
+        self.exe = None;
         // The new program's mappings follow as records of their own.
-        self.image = Some(ProcessImage::new(self.tgid, self.start_ticks, AddressSpace::default()));
+        let space = AddressSpace::within(&self.shared.mappings);
+        self.image = Some(ProcessImage::new(self.tgid, self.start_ticks, space));
         self.epoch += 1;
+    }
+
+    /// Its leader ended: whether other threads go on, under which it is seen from now on.
+    fn outlives_leader(&mut self) -> bool {
+        let is_same = proc_fs::stat(self.tgid).is_ok_and(|leader| leader.began_at(self.start_ticks));
+        let Some((thread, stat)) = is_same.then(|| proc_fs::other_thread(self.tgid)).flatten() else {
+            return false;
+        };
+        if self.seen_as.0 == self.tgid && self.image.as_ref().is_some_and(|image| image.space.is_empty()) {
+            // It was read after the leader's end and before the record of that.
+            self.image = None;
+            self.epoch += 1;
+        }
+        self.seen_as = (thread, stat.start_ticks);
+        if let Some(image) = &mut self.image {
+            (image.pid, image.start_time) = self.seen_as;
+        }
+        true
+    }
+
+    fn map(&mut self, mapped: &Mapped) -> bool {
+        let Some(image) = &mut self.image else { return false };
+        let mapping = mapping(mapped);
+        // The first file that a new program maps is the program.
+        if image.space.is_empty()
+            && self.exe.is_none()
+            && let Backing::File(file) = &mapping.backing
+        {
+            self.exe = Some(file.path.clone());
+        }
+        image.space.insert(mapping);
+        self.epoch += 1;
+        true
+    }
+
+    /// What the policies look at.
+    fn facts(&self, policies: &PolicySet) -> ProcessFacts {
+        let comm = self.comm.to_string();
+        if !policies.looks_beyond_comm() {
+            return ProcessFacts { comm, cmdline: String::new(), exe: String::new(), home: Home::Host };
+        }
+        // One that is gone is decided by what is known of it. Kernel threads have neither.
+        let (id, _) = self.seen_as;
+        let cmdline = proc_fs::cmdline(id);
+        let is_gone = self.ended.is_some() || cmdline.is_err();
+        let cmdline = cmdline.unwrap_or_default();
+        let exe = match (proc_fs::exe(id), &self.exe) {
+            (Ok(exe), _) => exe,
+            (Err(_), Some(told)) => told.to_string(),
+            (Err(error), None) => {
+                let is_missing = is_gone || error.kind() != std::io::ErrorKind::NotFound;
+                self.shared.exes_unread.fetch_add(u64::from(is_missing), Ordering::Relaxed);
+                String::new()
+            }
+        };
+        let is_missing = is_gone && cmdline.is_empty();
+        self.shared.cmdlines_unread.fetch_add(u64::from(is_missing), Ordering::Relaxed);
+        ProcessFacts { comm, cmdline, exe, home: Home::Host }
     }
 }
 
@@ -137,44 +224,79 @@ impl Process {
 pub struct Processes {
     all: HashMap<u32, Process>,
     clock: BootClock,
-    /// Processes that were not remembered because there were too many.
+    shared: Arc<Shared>,
+    /// Those that ended, roughly the earliest first. One that is not in `all` with this
+    /// end was replaced, or lived after all.
+    ended: VecDeque<(Monotonic, u32)>,
+    /// Those that ended in this round, and in the one before.
+    leaving: [Vec<u32>; 2],
+    /// Those whose leader ended before other threads.
+    leaderless: BTreeSet<u32>,
+    /// The first of them that is looked at next.
+    next_leaderless: u32,
+    /// Records were lost in this round.
+    must_rescan: bool,
     forgotten: u64,
 }
 
 impl Processes {
     /// Reads what runs now from `/proc`.
     pub fn scan() -> std::io::Result<Self> {
-        let mut processes = Self::none()?;
-        processes.rescan(&mut Vec::new())?;
+        let mut processes = Self::none();
+        processes.rescan(proc_fs::running()?, &mut Vec::new());
         Ok(processes)
     }
 
-    fn none() -> std::io::Result<Self> {
-        Ok(Self { all: HashMap::new(), clock: BootClock::read()?, forgotten: 0 })
+    fn none() -> Self {
+        let shared = Shared {
+            mappings: Budget::new(MAX_ALL_MAPPINGS),
+            cmdlines_unread: AtomicU64::new(0),
+            exes_unread: AtomicU64::new(0),
+            maps_unread: AtomicU64::new(0),
+        };
+        Self {
+            all: HashMap::new(),
+            clock: BootClock::new(Clocks::now),
+            shared: Arc::new(shared),
+            ended: VecDeque::new(),
+            leaving: [Vec::new(), Vec::new()],
+            leaderless: BTreeSet::new(),
+            next_leaderless: 0,
+            must_rescan: false,
+            forgotten: 0,
+        }
     }
 
-    /// Reads `/proc` again: after records were lost. Processes that are gone end,
-    /// and what is known of mappings is dropped, to be read anew.
-    pub fn rescan(&mut self, tell: &mut Vec<Tell>) -> std::io::Result<()> {
-        let now = Monotonic::now();
-        let running = proc_fs::running()?;
-        for process in self.all.values_mut() {
-            let same = running.get(&process.tgid).is_some_and(|stat| stat.comm[..] == process.comm[..]);
-            if !same && process.ended.is_none() {
-                process.ended = Some(now);
-                tell.push(Tell::Forget(process.tgid));
+    /// After records were lost. Processes that do not run any more end, and what is
+    /// known of the others' mappings is dropped, to be read anew.
+    fn rescan(&mut self, running: HashMap<u32, Stat>, tell: &mut Vec<Tell>) {
+        let mut gone = Vec::new();
+        for process in self.all.values_mut().filter(|process| process.ended.is_none()) {
+            let Some(stat) = running.get(&process.tgid).filter(|stat| stat.began_at(process.start_ticks))
+            else {
+                gone.push(process.tgid);
+                continue;
+            };
+            if stat.is_zombie {
+                self.leaderless.insert(process.tgid);
             }
+            process.comm = stat.comm.as_str().into();
+            process.exe = None;
             process.image = None;
             process.epoch += 1;
         }
+        for tgid in gone {
+            self.end(tgid, Monotonic::now(), tell);
+        }
         for (tgid, stat) in running {
-            let known = self.all.get(&tgid).is_some_and(|process| process.ended.is_none());
-            if !known {
-                let start = self.clock.ticks_to_unix_millis(stat.start_ticks);
-                self.insert(Process::new(tgid, stat.start_ticks, start, stat.comm.into()));
+            let is_known = self.all.get(&tgid).is_some_and(|process| {
+                process.ended.is_none() || (stat.is_zombie && stat.began_at(process.start_ticks))
+            });
+            if !is_known {
+                self.insert_running(tgid, stat);
             }
         }
-        Ok(())
+        self.look_for_threads(tell);
     }
 
     /// Number of processes that match, and of those that are known and run.
@@ -188,13 +310,15 @@ impl Processes {
     /// The process, known or read from `/proc` now; a name of its own where it is gone already.
     pub fn get(&mut self, tgid: u32) -> &mut Process {
         if !self.all.contains_key(&tgid) {
-            let (start_ticks, comm, ended) = match proc_fs::stat(tgid) {
-                Ok(stat) => (stat.start_ticks, Arc::from(stat.comm), None),
-                Err(_) => (self.clock.ticks_now(), "[ended]".into(), Some(Monotonic::now())),
-            };
-            let start = self.clock.ticks_to_unix_millis(start_ticks);
-            let process = Process::new(tgid, start_ticks, start, comm);
-            self.insert(Process { ended, ..process });
+            match proc_fs::stat(tgid) {
+                Ok(stat) => self.insert_running(tgid, stat),
+                Err(_) => {
+                    let now = Monotonic::now();
+                    let process = self.process(tgid, self.clock.ticks_at(now), "[ended]".into());
+                    self.insert(process);
+                    self.set_ended(tgid, now);
+                }
+            }
         }
         self.all.get_mut(&tgid).expect("inserted above if it was missing")
     }
@@ -204,7 +328,7 @@ impl Processes {
     pub fn decide(&mut self, tgid: u32, policies: &PolicySet, tell: &mut Vec<Tell>) -> &mut Process {
         let process = self.get(tgid);
         if process.standing == Standing::Undecided {
-            let facts = facts(process, policies);
+            let facts = process.facts(policies);
             process.standing = match policies.decide(&facts) {
                 Some(matched) => Standing::Matched(Arc::new(matched)),
                 None => {
@@ -244,8 +368,13 @@ impl Processes {
             }
             Event::Exec { tgid, comm } => {
                 self.get(*tgid).replace_program(comm);
+                self.leaderless.remove(tgid);
                 // The kernel's own hook cleared the decision; where that is not attached, this does.
                 tell.push(Tell::Forget(*tgid));
+                if policies.looks_beyond_comm() && proc_fs::stat(*tgid).is_err() {
+                    // Gone already: which program it was, its first mapping tells.
+                    return None;
+                }
                 Some(self.decide(*tgid, policies, tell))
             }
             Event::Rename { tgid, comm } => {
@@ -253,26 +382,66 @@ impl Processes {
                 Some(self.decide(*tgid, policies, tell))
             }
             Event::Exit { tgid } => {
-                if let Some(process) = self.all.get_mut(tgid) {
-                    process.ended = Some(time);
+                if self.all.get_mut(tgid).is_some_and(Process::outlives_leader) {
+                    self.leaderless.insert(*tgid);
+                } else {
+                    self.end(*tgid, time, tell);
                 }
-                tell.push(Tell::Forget(*tgid));
                 None
             }
             Event::Map { tgid, mapped } => {
                 let process = self.all.get_mut(tgid)?;
-                let image = process.image.as_mut()?;
-                image.space.insert(mapping(mapped));
-                process.epoch += 1;
-                matches!(process.standing, Standing::Matched(_)).then_some(process)
+                let is_new = process.map(mapped);
+                (is_new && matches!(process.standing, Standing::Matched(_))).then_some(process)
             }
-            Event::Lost(_) => None,
+            Event::Lost(_) => {
+                self.must_rescan = true;
+                None
+            }
+        }
+    }
+
+    /// Does what is due once the samples and events of a round were looked at. Whether
+    /// `/proc` was read again because events were lost.
+    ///
+    /// # Errors
+    /// `/proc` had to be read and could not.
+    pub fn end_round(&mut self, policies: &PolicySet, tell: &mut Vec<Tell>) -> std::io::Result<bool> {
+        // A sample that was taken before its process's end is read one round after it at the latest.
+        let [ended_now, ended_before] = &mut self.leaving;
+        for tgid in ended_before.drain(..) {
+            if let Some(process) = self.all.get_mut(&tgid).filter(|process| process.ended.is_some()) {
+                process.image = None;
+            }
+        }
+        mem::swap(ended_now, ended_before);
+        self.look_for_threads(tell);
+        if !mem::take(&mut self.must_rescan) {
+            return Ok(false);
+        }
+        self.rescan(proc_fs::running()?, tell);
+        self.decide_all(policies, tell);
+        Ok(true)
+    }
+
+    /// The end of the last thread is not told as a process's end when the leader's was before it.
+    fn look_for_threads(&mut self, tell: &mut Vec<Tell>) {
+        let due = self.leaderless.range(self.next_leaderless..).take(LEADERLESS_PER_ROUND);
+        let due: Vec<u32> = due.copied().collect();
+        let is_last = due.len() < LEADERLESS_PER_ROUND;
+        self.next_leaderless = due.last().filter(|_| !is_last).map_or(0, |last| last + 1);
+        for tgid in due {
+            if !self.all.get_mut(&tgid).is_some_and(Process::outlives_leader) {
+                self.end(tgid, Monotonic::now(), tell);
+            }
         }
     }
 
     /// Lets go of processes that ended a while ago.
     pub fn prune(&mut self, now: Monotonic) {
-        self.all.retain(|_, process| process.ended.is_none_or(|ended| now.since(ended) < REMEMBERED));
+        while self.ended.front().is_some_and(|(ended, _)| now.since(*ended) >= REMEMBERED) {
+            self.forget_earliest();
+        }
     }
 
     /// Whether the process is known to have ended.
@@ -280,19 +449,27 @@ impl Processes {
         self.all.get(&tgid).is_none_or(|process| process.ended.is_some())
     }
 
-    /// Processes that could not be remembered.
-    pub fn forgotten(&self) -> u64 {
-        self.forgotten
+    /// What could not be learnt or kept.
+    pub fn stats(&self) -> ProcessStats {
+        let Shared { mappings, cmdlines_unread, exes_unread, maps_unread } = &*self.shared;
+        ProcessStats {
+            forgotten: self.forgotten,
+            mappings_dropped: mappings.refused(),
+            cmdlines_unread: cmdlines_unread.load(Ordering::Relaxed),
+            exes_unread: exes_unread.load(Ordering::Relaxed),
+            maps_unread: maps_unread.load(Ordering::Relaxed),
+        }
     }
 
     /// A copy of its parent until it replaces its program: same name, same code, same standing.
     fn fork(&mut self, tgid: u32, parent: u32, time: Monotonic) {
         let start_ticks = self.clock.ticks_at(time);
-        let start = self.clock.ticks_to_unix_millis(start_ticks);
-        let mut child = Process::new(tgid, start_ticks, start, "".into());
+        let mut child = self.process(tgid, start_ticks, "".into());
         if let Some(parent) = self.all.get(&parent) {
             child.comm = parent.comm.clone();
+            child.exe = parent.exe.clone();
             // The kernel learns of it with the first sample: most forks replace their program first.
+            child.standing = parent.standing.clone();
             child.image = parent.image.as_ref().map(|image| image.forked(tgid, start_ticks));
         } else if let Ok(stat) = proc_fs::stat(tgid) {
             child.comm = stat.comm.into();
@@ -300,32 +477,74 @@ impl Processes {
         self.insert(child);
     }
 
-    fn insert(&mut self, process: Process) {
-        if self.all.len() >= MAX_PROCESSES {
-            self.prune(Monotonic::now());
+    fn process(&self, tgid: u32, start_ticks: u64, comm: Arc<str>) -> Process {
+        Process {
+            tgid,
+            start_time_millis: self.clock.ticks_to_unix_millis(start_ticks),
+            comm,
+            standing: Standing::Undecided,
+            image: None,
+            epoch: 0,
+            start_ticks,
+            seen_as: (tgid, start_ticks),
+            exe: None,
+            ended: None,
+            entry: None,
+            shared: self.shared.clone(),
         }
-        if self.all.len() >= MAX_PROCESSES {
+    }
+
+    fn insert_running(&mut self, tgid: u32, stat: Stat) {
+        let mut process = self.process(tgid, stat.start_ticks, stat.comm.into());
+        let has_ended = stat.is_zombie && !process.outlives_leader();
+        self.insert(process);
+        if has_ended {
+            self.set_ended(tgid, Monotonic::now());
+        } else if stat.is_zombie {
+            self.leaderless.insert(tgid);
+        }
+    }
+
+    fn insert(&mut self, process: Process) {
+        self.leaderless.remove(&process.tgid);
+        if self.all.len() >= MAX_PROCESSES && !self.all.contains_key(&process.tgid) {
             // An ended one has to make room, or any: each is read again from `/proc` when it is sampled.
             self.forgotten += 1;
-            let victim =
-                self.all.values().find(|process| process.ended.is_some()).or(self.all.values().next());
-            if let Some(victim) = victim.map(|process| process.tgid) {
+            while self.all.len() >= MAX_PROCESSES && self.forget_earliest() {}
+            if self.all.len() >= MAX_PROCESSES
+                && let Some(victim) = self.all.keys().next().copied()
+            {
                 self.all.remove(&victim);
             }
         }
         self.all.insert(process.tgid, process);
     }
-}
 
-fn facts(process: &Process, policies: &PolicySet) -> ProcessFacts {
-    let comm = process.comm.to_string();
-    if !policies.looks_beyond_comm() {
-        return ProcessFacts { comm, cmdline: String::new(), exe: String::new(), home: Home::Host };
+    fn end(&mut self, tgid: u32, time: Monotonic, tell: &mut Vec<Tell>) {
+        self.set_ended(tgid, time);
+        tell.push(Tell::Forget(tgid));
     }
-    // A process that is gone has neither: it is decided by what is known of it.
-    let cmdline = proc_fs::cmdline(process.tgid).unwrap_or_default();
-    let exe = proc_fs::exe(process.tgid).unwrap_or_default();
-    ProcessFacts { comm, cmdline, exe, home: Home::Host }
+
+    fn set_ended(&mut self, tgid: u32, time: Monotonic) {
+        self.leaderless.remove(&tgid);
+        if let Some(process) = self.all.get_mut(&tgid) {
+            process.ended = Some(time);
+            self.leaving[0].push(tgid);
+            self.ended.push_back((time, tgid));
+            if self.ended.len() > MAX_PROCESSES {
+                self.forget_earliest();
+            }
+        }
+    }
+
+    /// Lets go of the process that ended first, if it is still that one; whether there was any.
+    fn forget_earliest(&mut self) -> bool {
+        let Some((ended, tgid)) = self.ended.pop_front() else { return false };
+        if self.all.get(&tgid).is_some_and(|process| process.ended == Some(ended)) {
+            self.all.remove(&tgid);
+        }
+        true
+    }
 }
 
 fn mapping(mapped: &Mapped) -> Mapping {
@@ -338,107 +557,5 @@ fn mapping(mapped: &Mapped) -> Mapping {
 }
 
 #[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-    use std::fmt::Write as _;
-
-    use hearth_policy::{EffectivePolicy, Environment, parse_policy_file};
-
-    use super::*;
-
-    /// No process has a pid this high: `pid_max` ends at 2^22.
-    const PID: u32 = 1 << 23;
-
-    fn policies() -> PolicySet {
-        let text = "apiVersion: profiling.hearth.dev/v1alpha1\nkind: ClusterProfilingPolicy\n\
-            metadata: {name: web}\nspec: {regex: ^web, hostProcesses: true, frequency: 49}\n";
-        let (policies, _) = parse_policy_file(text).unwrap();
-        PolicySet::new(EffectivePolicy::from_file(policies), Environment::Standalone, 1000).unwrap()
-    }
-
-    /// Lines `fork CHILD PARENT`, `exec PID NAME`, `rename PID NAME`, `exit PID`,
-    /// `sample PID` go in; what the kernel is told and who was sampled comes out.
-    /// Pids count from [`PID`].
-    fn check(events: &str, expected: &str) {
-        let policies = policies();
-        let mut processes = Processes::none().unwrap();
-        let mut out = String::new();
-        for (time, line) in (1..).zip(events.lines()) {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let pid = |word: usize| PID + words[word].parse::<u32>().unwrap();
-            let mut tell = Vec::new();
-            let event = match words[0] {
-                "fork" => Event::Fork { tgid: pid(1), parent: pid(2) },
-                "exec" => Event::Exec { tgid: pid(1), comm: words[2].as_bytes().to_vec() },
-                "rename" => Event::Rename { tgid: pid(1), comm: words[2].as_bytes().to_vec() },
-                "exit" => Event::Exit { tgid: pid(1) },
-                _ => {
-                    let process = processes.decide(pid(1), &policies, &mut tell);
-                    writeln!(out, "sampled {}", process.comm).unwrap();
-                    say(&tell, &mut out);
-                    continue;
-                }
-            };
-            processes.apply(Monotonic(time), &event, &policies, &mut tell);
-            say(&tell, &mut out);
-        }
-        assert_eq!(out.trim(), expected);
-    }
-
-    fn say(tell: &[Tell], out: &mut String) {
-        for tell in tell {
-            match tell {
-                Tell::Decide(tgid, rate) => writeln!(out, "decide {} {rate}", tgid - PID).unwrap(),
-                Tell::Forget(tgid) => writeln!(out, "forget {}", tgid - PID).unwrap(),
-            }
-        }
-    }
-
-    #[test]
-    fn a_new_program_is_decided_at_once() {
-        check("exec 1 web-server", "forget 1\ndecide 1 49");
-        check("exec 1 other", "forget 1\ndecide 1 0");
-    }
-
-    #[test]
-    fn a_fork_has_its_parents_name_and_is_decided_when_it_is_sampled() {
-        check("exec 1 web\nfork 2 1\nsample 2", "forget 1\ndecide 1 49\nsampled web\ndecide 2 49");
-    }
-
-    #[test]
-    fn a_fork_that_replaces_its_program_is_no_longer_its_parent() {
-        check("exec 1 web\nfork 2 1\nexec 2 sh", "forget 1\ndecide 1 49\nforget 2\ndecide 2 0");
-    }
-
-    #[test]
-    fn a_new_name_is_a_new_decision() {
-        check("exec 1 sh\nrename 1 web", "forget 1\ndecide 1 0\ndecide 1 49");
-    }
-
-    #[test]
-    fn an_ended_process_is_known_and_not_told() {
-        check("exec 1 web\nexit 1\nsample 1", "forget 1\ndecide 1 49\nforget 1\nsampled web");
-        check("sample 7", "sampled [ended]");
-    }
-
-    #[test]
-    fn a_pid_that_comes_round_is_another_process() {
-        check(
-            "exec 1 web\nexit 1\nexec 2 sh\nfork 1 2\nsample 1",
-            "forget 1\ndecide 1 49\nforget 1\nforget 2\ndecide 2 0\nsampled sh\ndecide 1 0",
-        );
-    }
-
-    #[test]
-    fn an_ended_process_is_forgotten_after_a_minute() {
-        let mut processes = Processes::none().unwrap();
-        let policies = policies();
-        processes.decide(PID, &policies, &mut Vec::new());
-        let now = Monotonic::now();
-        processes.prune(now);
-        assert_eq!(processes.all.len(), 1);
-        processes.prune(Monotonic(now.0 + 61_000_000_000));
-        assert_eq!(processes.all.len(), 0);
-    }
-}
+#[path = "process_tests.rs"]
+mod tests;

@@ -10,8 +10,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hearth_node_agent::kernel::Monotonic;
+use hearth_node_agent::kernel::sideband::{Event, Mapped};
+use hearth_node_agent::policies::PolicySet;
 use hearth_node_agent::proc_fs::stat;
+use hearth_node_agent::process::{Processes, Standing};
 use hearth_node_agent::symbols::{AddressSpace, Elf, Limits, PerfMap, ProcessImage, SymbolTable, Symbolizer};
+use hearth_policy::{EffectivePolicy, Environment, parse_policy_file};
 use tempfile::TempDir;
 
 /// Generous: what is tested is that work does not grow with the claims of the
@@ -291,10 +296,8 @@ fn tables_together_stay_within_their_bound() {
     }
 }
 
-#[test]
-fn fifty_thousand_mappings_are_read_and_named_soon() {
-    let dir = TempDir::new().unwrap();
-    let source = r#"
+/// 25,000 executable mappings, and as many of its file beside them.
+const MAPPINGS: &str = r#"
         #include <fcntl.h>
         #include <stdio.h>
         #include <sys/mman.h>
@@ -313,7 +316,11 @@ fn fifty_thousand_mappings_are_read_and_named_soon() {
             return 0;
         }
     "#;
-    let running = Running::start(&compile(dir.path(), "mappings", source));
+
+#[test]
+fn fifty_thousand_mappings_are_read_and_named_soon() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::start(&compile(dir.path(), "mappings", MAPPINGS));
     let began = Instant::now();
     let mut image = running.image();
     assert!(image.space.len() >= 25_000, "{}", image.space.len());
@@ -321,6 +328,46 @@ fn fifty_thousand_mappings_are_read_and_named_soon() {
     let (frames, _) = frames(&mut image, &[running.addresses[0] + 1, base + 49_998 * 4096, 0x1000]);
     assert_eq!(frames[2], "named_function");
     assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_process_with_many_mappings_that_forks_without_end_takes_no_more_memory_than_one() {
+    let dir = TempDir::new().unwrap();
+    let running = Running::start(&compile(dir.path(), "forks", MAPPINGS));
+    let policy = "apiVersion: profiling.hearth.dev/v1alpha1\nkind: ClusterProfilingPolicy\n\
+                  metadata: {name: p}\nspec: {hostProcesses: true, regex: ^forks$}\n";
+    let (policies, _) = parse_policy_file(policy).unwrap();
+    let policies = PolicySet::new(EffectivePolicy::from_file(policies), Environment::Standalone, 99).unwrap();
+    let mut processes = Processes::scan().unwrap();
+    let parent = running.child.id();
+    assert!(processes.decide(parent, &policies, &mut Vec::new()).image().space.len() >= 25_000);
+
+    let before = resident_bytes();
+    let began = Instant::now();
+    // Above `pid_max`: none of them is anybody's.
+    let children = (1 << 23)..(1 << 23) + 2000;
+    for tgid in children.clone() {
+        processes.apply(Monotonic::now(), &Event::Fork { tgid, parent }, &policies, &mut Vec::new());
+    }
+    let last = processes.get(children.end - 1);
+    assert!(last.image().space.len() >= 25_000 && matches!(last.standing, Standing::Matched(_)));
+    assert!(resident_bytes() - before < 256 << 20, "{} bytes", resident_bytes() - before);
+
+    // Children that map code of their own have copies, until there are too many.
+    for tgid in children {
+        let path = b"/lib/own.so".to_vec();
+        let mapped = Mapped { start: 4096, end: 8192, file_offset: 0, path, build_id: None, file: None };
+        processes.apply(Monotonic::now(), &Event::Map { tgid, mapped }, &policies, &mut Vec::new());
+    }
+    assert!(processes.stats().mappings_dropped > 1_000_000, "{:?}", processes.stats());
+    assert!(resident_bytes() - before < 256 << 20, "{} bytes", resident_bytes() - before);
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+}
+
+/// What this test process has in memory.
+fn resident_bytes() -> i64 {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<i64>().unwrap() * 4096
 }
 
 const JIT: &str = r#"

@@ -161,7 +161,7 @@ pub struct AddressSpace {
     /// Changes with every insertion, so that what was derived can be dropped.
     generation: u64,
     /// Where mappings begin whose modules were not looked for yet.
-    unprepared: Vec<u64>,
+    unprepared: Arc<Vec<u64>>,
 }
 
 #[derive(Debug, Clone)]
@@ -187,7 +187,7 @@ impl AddressSpace {
     /// Nothing mapped; what will be counts towards a budget.
     pub fn within(budget: &Budget) -> Self {
         let mappings = Mappings { placed: BTreeMap::new(), charge: budget.charge(0) };
-        Self { mappings: Arc::new(mappings), dropped: 0, generation: 0, unprepared: Vec::new() }
+        Self { mappings: Arc::new(mappings), dropped: 0, generation: 0, unprepared: Arc::default() }
     }
 
     /// Reads `/proc/PID/maps`, executable mappings only.
@@ -242,12 +242,13 @@ impl AddressSpace {
             self.count_dropped(self.len() as u64);
             let charge = self.mappings.charge.budget().charge(0);
             self.mappings = Arc::new(Mappings { placed: BTreeMap::new(), charge });
+            self.unprepared = Arc::default();
         }
         let mappings = Arc::make_mut(&mut self.mappings);
         let mut dropped = mappings.cut_out(mapping.start..mapping.end);
         if mappings.has_room() {
             if self.unprepared.len() < 2 * MAX_MAPPINGS {
-                self.unprepared.push(mapping.start);
+                Arc::make_mut(&mut self.unprepared).push(mapping.start);
             }
             mappings.placed.insert(mapping.start, Placed { mapping, module: ModuleSlot::Unprepared });
         } else {
@@ -292,7 +293,7 @@ impl AddressSpace {
     }
 
     /// Where mappings begin that were added since the last call.
-    pub(super) fn take_unprepared(&mut self) -> Vec<u64> {
+    pub(super) fn take_unprepared(&mut self) -> Arc<Vec<u64>> {
         std::mem::take(&mut self.unprepared)
     }
 

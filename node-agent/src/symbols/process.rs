@@ -26,20 +26,17 @@ const MAX_HELD_MAPS: usize = 128;
 /// again: a runtime may begin to write it at any time.
 const ABSENT_MAP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A fork's record is written a moment after the kernel noted the start: the two may
-/// fall on either side of a clock tick. No pid comes round within two of them.
-const START_TIME_SLACK: u64 = 2;
-
 static NEXT_IMAGE: AtomicU64 = AtomicU64::new(0);
 
 /// One process as symbolization sees it: its mappings and what was derived from
 /// them. An exec makes a new one, a fork a [`ProcessImage::forked`] one.
 #[derive(Debug)]
 pub struct ProcessImage {
-    /// In the initial pid namespace.
+    /// In the initial pid namespace. Another of its threads where the leader ended
+    /// before them: `/proc` shows no memory and no files of a leader that ended.
     pub pid: u32,
     /// Clock ticks since boot, field 22 of `/proc/PID/stat`; 0 when unknown. Tells
-    /// the process from a later one with its pid.
+    /// it from a later one with its pid.
     pub start_time: u64,
     /// Executable mappings; the caller keeps them up to date.
     pub space: AddressSpace,
@@ -86,9 +83,7 @@ impl ProcessImage {
     /// Whether `/proc/PID` is another process by now. One that just ended is
     /// not: what was opened through its pid was its own.
     pub(super) fn is_replaced(&self) -> bool {
-        self.start_time != 0
-            && proc_fs::stat(self.pid)
-                .is_ok_and(|now| now.start_ticks.abs_diff(self.start_time) > START_TIME_SLACK)
+        self.start_time != 0 && proc_fs::stat(self.pid).is_ok_and(|now| !now.began_at(self.start_time))
     }
 
     pub(super) fn maps_jvm(&mut self) -> bool {
@@ -217,13 +212,13 @@ impl Status {
         let mut text = Vec::new();
         File::open(format!("/proc/{pid}/status"))?.take(MAX_STATUS_BYTES).read_to_end(&mut text)?;
         Self::parse(&String::from_utf8_lossy(&text))
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no NSpid or Uid line"))
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no NStgid or Uid line"))
     }
 
     fn parse(text: &str) -> Option<Self> {
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
         Some(Self {
-            inner_pid: field("NSpid:")?.split_ascii_whitespace().last()?.parse().ok()?,
+            inner_pid: field("NStgid:")?.split_ascii_whitespace().last()?.parse().ok()?,
             effective_uid: field("Uid:")?.split_ascii_whitespace().nth(1)?.parse().ok()?,
         })
     }
@@ -236,9 +231,9 @@ mod tests {
 
     #[test]
     fn the_inner_pid_is_the_last_one() {
-        let text = "Name:\tx\nUid:\t0\t1000\t0\t0\nNSpid:\t4242\t17\t3\n";
+        let text = "Name:\tx\nUid:\t0\t1000\t0\t0\nNStgid:\t4242\t17\t3\nNSpid:\t4243\t18\t4\n";
         assert_eq!(Status::parse(text), Some(Status { inner_pid: 3, effective_uid: 1000 }));
-        assert_eq!(Status::parse("Name:\tNSpid: 3\n"), None);
+        assert_eq!(Status::parse("Name:\tNStgid: 3\n"), None);
         assert_eq!(Status::read(std::process::id()).unwrap().inner_pid, std::process::id());
     }
 

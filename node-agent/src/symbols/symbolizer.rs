@@ -238,7 +238,7 @@ impl Symbolizer {
         let mut found_before: HashMap<Arc<BackingFile>, ModuleSlot> = HashMap::new();
         let mut by_pid = Vec::new();
         let mut has_anonymous = false;
-        for start in fresh {
+        for &start in fresh.iter() {
             let Some(mapping) = process.space.starting_at(start) else { continue };
             let file = match &mapping.backing {
                 Backing::File(file) => file.clone(),

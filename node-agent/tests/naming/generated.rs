@@ -53,7 +53,7 @@ fn different_unknown_addresses_are_bounded_per_window() {
 }
 
 /// Writes a perf map and removes it in the end.
-struct MapFile(PathBuf);
+pub(crate) struct MapFile(PathBuf);
 
 impl MapFile {
     fn write(path: PathBuf, text: &str) -> Self {
@@ -61,7 +61,7 @@ impl MapFile {
         Self(path)
     }
 
-    fn of(pid: u32, text: &str) -> Self {
+    pub(crate) fn of(pid: u32, text: &str) -> Self {
         Self::write(PathBuf::from(format!("/tmp/perf-{pid}.map")), text)
     }
 }

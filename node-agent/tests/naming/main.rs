@@ -7,4 +7,5 @@
 
 mod files;
 mod generated;
+mod leaderless;
 mod running;
