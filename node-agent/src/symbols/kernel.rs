@@ -14,8 +14,11 @@ use super::generations::Generations;
 use super::table::preference;
 
 /// Modules and BPF programs come and go; an address that nothing covers makes
-/// the table be read again, at most once in this time.
+/// the table be read again, at most once in this time. Twice as long each time that
+/// this was in vain: some addresses stay unknown, and reading costs 0.1 s of CPU.
 const REREAD_INTERVAL: Duration = Duration::from_secs(60);
+/// The interval grows no longer than this.
+const MAX_REREAD_INTERVAL: Duration = Duration::from_secs(3600);
 /// Most bytes that are read; 6.18 with every module loaded has 20 MB.
 const MAX_BYTES: u64 = 256 << 20;
 /// Most functions that are kept.
@@ -66,6 +69,7 @@ pub(super) struct Kernel {
     table: KernelTable,
     state: KernelNames,
     read_at: Instant,
+    reread_interval: Duration,
     /// By index in the table.
     frames: Generations<usize, Arc<str>>,
     unknown: Arc<str>,
@@ -78,6 +82,7 @@ impl Kernel {
             table: KernelTable::default(),
             state: KernelNames::Hidden,
             read_at: Instant::now(),
+            reread_interval: REREAD_INTERVAL,
             frames: Generations::new(MAX_CACHED_BYTES),
             unknown: Arc::from(format!("{KERNEL}{UNKNOWN}")),
         };
@@ -96,10 +101,14 @@ impl Kernel {
     /// The frame of an address, and whether it is known.
     pub(super) fn frame(&mut self, address: u64) -> (Arc<str>, bool) {
         let mut found = self.table.find(address);
-        let worth_reading = address >= LOWEST_ADDRESS && matches!(self.state, KernelNames::Available(_));
-        if found.is_none() && worth_reading && self.read_at.elapsed() >= REREAD_INTERVAL {
+        let is_due = || self.read_at.elapsed() >= self.reread_interval;
+        if found.is_none() && address >= LOWEST_ADDRESS && is_due() {
             self.read();
             found = self.table.find(address);
+            self.reread_interval = match found {
+                Some(_) => REREAD_INTERVAL,
+                None => (self.reread_interval * 2).min(MAX_REREAD_INTERVAL),
+            };
         }
         let Some(index) = found else { return (self.unknown.clone(), false) };
         let weight = |frame: &Arc<str>| frame.len() + 64;
@@ -328,6 +337,29 @@ mod tests {
         assert_eq!(kernel.frame(0xffff_ffff_8100_0000), (Arc::from("[k] [unknown]"), false));
         let missing = Kernel::new(directory.path().join("missing"));
         assert!(matches!(missing.state(), KernelNames::Unreadable(_)));
+    }
+
+    #[test]
+    fn an_unknown_address_makes_the_table_be_read_again_ever_more_rarely() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kallsyms");
+        let mut kernel = Kernel::new(path.clone());
+        let address = 0xffff_ffff_8100_0100;
+        let mut known_after = |wait: u64| {
+            kernel.read_at = Instant::now().checked_sub(Duration::from_secs(wait)).unwrap();
+            kernel.frame(address).1
+        };
+        // What could not be read is tried again, after 1, 2, 4, … minutes, and at last each hour.
+        for minutes in [1, 2, 4, 8, 16, 32, 60, 60] {
+            std::fs::write(&path, KALLSYMS).unwrap();
+            assert!(!known_after(minutes * 60 - 10), "{minutes}");
+            std::fs::remove_file(&path).unwrap();
+            assert!(!known_after(minutes * 60), "{minutes}");
+        }
+        std::fs::write(&path, KALLSYMS).unwrap();
+        assert!(known_after(3600));
+        // A reading that found the address: the next unknown one waits a minute again.
+        assert_eq!((kernel.reread_interval, kernel.state()), (REREAD_INTERVAL, &KernelNames::Available(6)));
     }
 
     #[test]
