@@ -103,8 +103,7 @@ impl Agent {
         }
         let online = online_cpus()?;
         // Records first, then /proc: a process that begins in between is told twice, not never.
-        let sideband =
-            Sideband::open(&online).context("cannot open the side-band events (needs CAP_PERFMON)")?;
+        let sideband = Sideband::open(&online)?;
         if !sideband.build_ids() {
             info!(
                 "this kernel's mapping records carry no build ids: files are told apart by device and inode"
@@ -378,7 +377,7 @@ impl Agent {
         self.programs.follow_cpus()?;
         let online = online_cpus()?;
         if let Err(error) = self.sideband.follow_cpus(&online) {
-            warn!("cannot open the side-band events of a new CPU: {error}");
+            warn!("{:#}", anyhow::Error::from(error));
         }
         if self.programs.cpus() != before {
             info!("{} CPUs are online now, {before} were", self.programs.cpus());

@@ -11,11 +11,14 @@ use perf_event::data::parse::Parser;
 use perf_event::data::{Comm, Exit, Fork, Lost, Mmap2, RecordMetadata, Visitor};
 use perf_event::events::Software;
 use perf_event::{Builder, Clock, SampleFlag, Sampler};
+use thiserror::Error;
 
 use super::Monotonic;
 
-/// Bytes of ring buffer per CPU: they hold some 2,000 records. Two agents stay
-/// below `kernel.perf_event_mlock_kb` (516 KiB per CPU) together.
+/// Bytes of ring buffer per CPU: they hold some 2,000 records. With its page of
+/// bookkeeping one agent takes 260 of the 516 KiB per CPU that a user has by default
+/// (`kernel.perf_event_mlock_kb`); a second one goes 4 KiB per CPU beyond, which
+/// RLIMIT_MEMLOCK allows for up to 2,048 CPUs where it has the kernel's 8 MiB.
 const RING_BYTES: usize = 256 * 1024;
 /// `PERF_RECORD_MISC_COMM_EXEC` (`include/uapi/linux/perf_event.h`).
 const MISC_COMM_EXEC: u16 = 1 << 13;
@@ -77,6 +80,47 @@ pub struct Mapped {
     pub file: Option<(u32, u32, u64)>,
 }
 
+/// Why a reader could not be opened, with what helps.
+#[derive(Debug, Error)]
+pub enum SidebandError {
+    /// The event.
+    #[error("cannot open the side-band events of CPU {cpu}{}", remedy_of_event(source))]
+    Event {
+        /// Of which CPU.
+        cpu: u32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Its ring buffer.
+    #[error("cannot map the buffer of the side-band events of CPU {cpu}{}", remedy_of_buffer(source))]
+    Buffer {
+        /// Of which CPU.
+        cpu: u32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn remedy_of_event(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => " (needs CAP_PERFMON)",
+        Some(libc::EMFILE) => " (needs more open files: RLIMIT_NOFILE)",
+        Some(libc::ENOSYS | libc::ENOENT | libc::EOPNOTSUPP) => " (needs a kernel with CONFIG_PERF_EVENTS)",
+        _ => "",
+    }
+}
+
+fn remedy_of_buffer(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => {
+            " (other buffers of this user fill kernel.perf_event_mlock_kb: raise it or RLIMIT_MEMLOCK, or give CAP_IPC_LOCK)"
+        }
+        _ => "",
+    }
+}
+
 /// Readers of all CPUs.
 pub struct Sideband {
     samplers: BTreeMap<u32, Sampler>,
@@ -87,8 +131,9 @@ pub struct Sideband {
 impl Sideband {
     /// Opens a reader on each of `cpus`.
     ///
-    /// Needs CAP_PERFMON (or CAP_SYS_ADMIN).
-    pub fn open(cpus: &[u32]) -> io::Result<Self> {
+    /// # Errors
+    /// Without CAP_PERFMON (or CAP_SYS_ADMIN), without memory that may be locked.
+    pub fn open(cpus: &[u32]) -> Result<Self, SidebandError> {
         let mut sideband = Self { samplers: BTreeMap::new(), build_ids: true };
         sideband.follow_cpus(cpus)?;
         Ok(sideband)
@@ -100,14 +145,19 @@ impl Sideband {
     }
 
     /// Opens readers on CPUs that came online, closes those that went away.
-    pub fn follow_cpus(&mut self, online: &[u32]) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn follow_cpus(&mut self, online: &[u32]) -> Result<(), SidebandError> {
         self.samplers.retain(|cpu, _| online.contains(cpu));
         for &cpu in online {
             if self.samplers.contains_key(&cpu) {
                 continue;
             }
             let sampler = match open(cpu, self.build_ids) {
-                Err(error) if self.build_ids && error.raw_os_error() == Some(libc::EINVAL) => {
+                Err(SidebandError::Event { source, .. })
+                    if self.build_ids && source.raw_os_error() == Some(libc::EINVAL) =>
+                {
                     self.build_ids = false;
                     open(cpu, false)?
                 }
@@ -211,8 +261,8 @@ fn at(metadata: &RecordMetadata, event: Event) -> Option<(Monotonic, Event)> {
     Some((Monotonic(metadata.sample_id().time()?), event))
 }
 
-fn open(cpu: u32, build_ids: bool) -> io::Result<Sampler> {
-    Builder::new(Software::DUMMY)
+fn open(cpu: u32, build_ids: bool) -> Result<Sampler, SidebandError> {
+    let event = Builder::new(Software::DUMMY)
         .any_pid()
         .one_cpu(cpu as usize)
         .include_kernel()
@@ -227,8 +277,9 @@ fn open(cpu: u32, build_ids: bool) -> io::Result<Sampler> {
         .sample_id_all(true)
         .clockid(Clock::MONOTONIC)
         .enabled(true)
-        .build()?
-        .sampled(RING_BYTES)
+        .build()
+        .map_err(|source| SidebandError::Event { cpu, source })?;
+    event.sampled(RING_BYTES).map_err(|source| SidebandError::Buffer { cpu, source })
 }
 
 #[cfg(test)]
@@ -238,6 +289,19 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+
+    #[test]
+    fn an_error_says_what_helps() {
+        let source = |errno| io::Error::from_raw_os_error(errno);
+        let event = |errno| SidebandError::Event { cpu: 3, source: source(errno) }.to_string();
+        assert_eq!(event(libc::EACCES), "cannot open the side-band events of CPU 3 (needs CAP_PERFMON)");
+        assert!(event(libc::EMFILE).contains("RLIMIT_NOFILE"));
+        assert_eq!(event(libc::EIO), "cannot open the side-band events of CPU 3");
+        let buffer = |errno| SidebandError::Buffer { cpu: 3, source: source(errno) }.to_string();
+        assert!(
+            buffer(libc::EPERM).contains("perf_event_mlock_kb") && !buffer(libc::ENOMEM).contains("raise")
+        );
+    }
 
     /// A real child on the real kernel: its life is told in order, with its mappings.
     #[test]
