@@ -150,7 +150,8 @@ struct CacheKey {
 /// Names addresses of many processes and of the kernel, within [`Limits`].
 ///
 /// Reading a file may block as long as its file system does, so it belongs on a
-/// thread of its own, apart from the one that empties the ring buffers.
+/// thread of its own, apart from the one that empties the ring buffers; today it is
+/// on that one (`docs/ARCHITECTURE.md`, "Not here yet").
 #[derive(Debug)]
 pub struct Symbolizer {
     modules: Modules,
