@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hearth_node_agent_ebpf::record::{DECISION_UNMATCHED, Decision};
@@ -62,7 +62,8 @@ pub struct Process {
     pub standing: Standing,
     /// Its mapped code; read when first needed, kept while it matches and lives.
     pub image: Option<ProcessImage>,
-    /// Grows when its addresses may mean something else: new program, new mapping.
+    /// Another one when its addresses may mean something else: new program, new mapping.
+    /// No two processes have the same, not even of one pid.
     pub epoch: u32,
     /// When it began, in clock ticks since boot, as `/proc/PID/stat` counts.
     start_ticks: u64,
@@ -83,6 +84,13 @@ struct Shared {
     cmdlines_unread: AtomicU64,
     exes_unread: AtomicU64,
     maps_unread: AtomicU64,
+    epoch: AtomicU32,
+}
+
+impl Shared {
+    fn next_epoch(&self) -> u32 {
+        self.epoch.fetch_add(1, Ordering::Relaxed)
+    }
 }
 
 /// What could not be learnt or kept of processes, for metrics. Only grows.
@@ -158,7 +166,7 @@ impl Process {
         // The new program's mappings follow as records of their own.
         let space = AddressSpace::within(&self.shared.mappings);
         self.image = Some(ProcessImage::new(self.tgid, self.start_ticks, space));
-        self.epoch += 1;
+        self.epoch = self.shared.next_epoch();
     }
 
     /// Its leader ended: whether other threads go on, under which it is seen from now on.
@@ -170,7 +178,7 @@ impl Process {
         if self.seen_as.0 == self.tgid && self.image.as_ref().is_some_and(|image| image.space.is_empty()) {
             // It was read after the leader's end and before the record of that.
             self.image = None;
-            self.epoch += 1;
+            self.epoch = self.shared.next_epoch();
         }
         self.seen_as = (thread, stat.start_ticks);
         if let Some(image) = &mut self.image {
@@ -190,7 +198,7 @@ impl Process {
             self.exe = Some(file.path.clone());
         }
         image.space.insert(mapping);
-        self.epoch += 1;
+        self.epoch = self.shared.next_epoch();
         true
     }
 
@@ -203,8 +211,9 @@ impl Process {
         // One that is gone is decided by what is known of it. Kernel threads have neither.
         let (id, _) = self.seen_as;
         let cmdline = proc_fs::cmdline(id);
-        let is_gone = self.ended.is_some() || cmdline.is_err();
+        let is_gone = cmdline.is_err() || self.ended.is_some();
         let cmdline = cmdline.unwrap_or_default();
+        let is_gone = is_gone || (cmdline.is_empty() && proc_fs::stat(id).is_ok_and(|stat| stat.is_zombie));
         let exe = match (proc_fs::exe(id), &self.exe) {
             (Ok(exe), _) => exe,
             (Err(_), Some(told)) => told.to_string(),
@@ -253,6 +262,7 @@ impl Processes {
             cmdlines_unread: AtomicU64::new(0),
             exes_unread: AtomicU64::new(0),
             maps_unread: AtomicU64::new(0),
+            epoch: AtomicU32::new(0),
         };
         Self {
             all: HashMap::new(),
@@ -283,7 +293,7 @@ impl Processes {
             process.comm = stat.comm.as_str().into();
             process.exe = None;
             process.image = None;
-            process.epoch += 1;
+            process.epoch = self.shared.next_epoch();
         }
         for tgid in gone {
             self.end(tgid, Monotonic::now(), tell);
@@ -371,7 +381,7 @@ impl Processes {
                 self.leaderless.remove(tgid);
                 // The kernel's own hook cleared the decision; where that is not attached, this does.
                 tell.push(Tell::Forget(*tgid));
-                if policies.looks_beyond_comm() && proc_fs::stat(*tgid).is_err() {
+                if policies.looks_beyond_comm() && proc_fs::exe(*tgid).is_err() {
                     // Gone already: which program it was, its first mapping tells.
                     return None;
                 }
@@ -451,7 +461,7 @@ impl Processes {
 
     /// What could not be learnt or kept.
     pub fn stats(&self) -> ProcessStats {
-        let Shared { mappings, cmdlines_unread, exes_unread, maps_unread } = &*self.shared;
+        let Shared { mappings, cmdlines_unread, exes_unread, maps_unread, epoch: _ } = &*self.shared;
         ProcessStats {
             forgotten: self.forgotten,
             mappings_dropped: mappings.refused(),
@@ -484,7 +494,7 @@ impl Processes {
             comm,
             standing: Standing::Undecided,
             image: None,
-            epoch: 0,
+            epoch: self.shared.next_epoch(),
             start_ticks,
             seen_as: (tgid, start_ticks),
             exe: None,

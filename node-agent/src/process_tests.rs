@@ -95,6 +95,21 @@ fn a_pid_that_comes_round_is_another_process() {
     );
 }
 
+#[test]
+fn what_was_named_of_a_process_is_not_taken_for_a_later_one_with_its_pid() {
+    let (mut processes, policies) = (Processes::none(), policies());
+    let mut epochs = std::collections::HashSet::new();
+    for _ in 0..2 {
+        for event in [exec(PID, "web"), map(PID, 4096, "/bin/web"), Event::Exit { tgid: PID }] {
+            processes.apply(Monotonic::now(), &event, &policies, &mut Vec::new());
+            epochs.insert(processes.get(PID).epoch);
+        }
+        processes.prune(Monotonic(Monotonic::now().0 + REMEMBERED.as_nanos() as u64));
+        assert!(processes.all.is_empty());
+    }
+    assert_eq!(epochs.len(), 4, "one for each program and one for each mapping");
+}
+
 /// The policies of `spec`, in force for every process.
 fn policies_of(spec: &str) -> PolicySet {
     let text = format!(
@@ -173,12 +188,25 @@ fn what_could_not_be_learnt_of_a_process_is_counted() {
     let policies = policies_of("regex: x, match: cmdline");
     let mut processes = Processes::none();
     processes.decide(PID, &policies, &mut Vec::new());
-    let stats = processes.stats();
-    assert_eq!((stats.cmdlines_unread, stats.exes_unread), (1, 1));
+    let count = |processes: &Processes| {
+        let stats = processes.stats();
+        (stats.cmdlines_unread, stats.exes_unread)
+    };
+    assert_eq!(count(&processes), (1, 1));
+    // One that waits for its parent has its stat still, and nothing else.
+    let mut child = std::process::Command::new("true").spawn().unwrap();
+    let zombie = child.id();
+    while !proc_fs::stat(zombie).unwrap().is_zombie {
+        std::thread::yield_now();
+    }
+    apply(&mut processes, &policies, &[exec(zombie, "true"), map(zombie, 4096, "/bin/true")]);
+    processes.decide(zombie, &policies, &mut Vec::new());
+    assert_eq!(count(&processes), (2, 1));
+    child.wait().unwrap();
     // A kernel thread has neither, and nothing is missing.
     let kthreadd = 2;
     processes.decide(kthreadd, &policies, &mut Vec::new());
-    assert_eq!(processes.stats(), stats);
+    assert_eq!(count(&processes), (2, 1));
 }
 
 #[test]
