@@ -24,6 +24,35 @@ const MANY_MAPPINGS: &str = r#"
         if (mmap(0, 4096, i % 2 ? PROT_READ | PROT_EXEC : PROT_READ, MAP_PRIVATE, fd, 0) == MAP_FAILED) return 1;
       puts("ready"); fflush(stdout); burn_amid_mappings(); }"#;
 
+/// The same, in a process that forks as often as it can; the children do nothing.
+const FORKING_MAPPINGS: &str = r#"
+    FUNCTION void burn_and_fork(void) {
+      for (;;) {
+        BURN(1000000);
+        pid_t child = fork();
+        if (child == 0) _exit(0);
+        waitpid(child, 0, 0);
+      } }
+    int main(int argc, char **argv) {
+      int fd = open(argv[0], O_RDONLY);
+      for (int i = 0; i < 50000; i++)
+        if (mmap(0, 4096, i % 2 ? PROT_READ | PROT_EXEC : PROT_READ, MAP_PRIVATE, fd, 0) == MAP_FAILED) return 1;
+      puts("ready"); fflush(stdout); burn_and_fork(); }"#;
+
+/// The main thread ends; another one goes on.
+const LEADERLESS: &str = r#"
+    #include <pthread.h>
+    static pthread_t leader;
+    FUNCTION void burn_without_leader(void) { for (;;) BURN(1000000); }
+    FUNCTION void *rest(void *unused) {
+      pthread_join(leader, 0);
+      puts("ready"); fflush(stdout); burn_without_leader(); return unused; }
+    int main(void) {
+      leader = pthread_self();
+      pthread_t thread;
+      if (pthread_create(&thread, 0, rest, 0)) return 1;
+      pthread_exit(0); }"#;
+
 /// Runs code in anonymous memory, as a JIT would: `mov rax, n; dec rax; jnz; ret`.
 const JIT: &str = r#"
     FUNCTION void call_generated(void (*code)(void)) { for (;;) { code(); BURN(1); } }
@@ -147,6 +176,29 @@ fn fifty_thousand_mappings() {
     assert_eq!(process.read_line(), "ready");
     let names = scene.close(&name);
     has(&names, "burn_amid_mappings");
+}
+
+#[test]
+fn fifty_thousand_mappings_in_every_fork() {
+    let _machine = machine::together();
+    let comm = unique_name("forks");
+    let mut scene = Scene::open(&comm);
+    let program = Program::compile(&comm, FORKING_MAPPINGS);
+    let mut process = program.start::<&str>(&[]);
+    assert_eq!(process.read_line(), "ready");
+    // Some seconds of forks.
+    scene.agent.wait_for_samples(&comm, 1000);
+    has(&scene.close(&comm), "burn_and_fork");
+}
+
+#[test]
+fn a_main_thread_that_ended_before_the_agent_came() {
+    let _machine = machine::together();
+    let comm = unique_name("leader");
+    let program = Program::compile(&comm, LEADERLESS);
+    let mut process = program.start::<&str>(&[]);
+    assert_eq!(process.read_line(), "ready");
+    has(&Scene::open(&comm).close(&comm), "burn_without_leader");
 }
 
 #[test]
