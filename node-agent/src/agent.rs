@@ -29,14 +29,12 @@ use crate::naming::Namer;
 use crate::policies::{Match, PolicySet};
 use crate::process::{Processes, Standing, Tell};
 use crate::symbols::Symbolizer;
-use crate::window::{OpenWindow, Thread};
+use crate::window::{Budget, OpenWindow, Thread};
 
 /// Time between two looks at what the kernel has: short enough that files of a
 /// process which lives for 20 ms are mostly still there, and ten looks a second
 /// cost less than a thousandth of a core.
 pub const ROUND: Duration = Duration::from_millis(100);
-/// Rows of one window.
-pub const ROW_BUDGET: usize = 20_000;
 /// Between two log lines.
 const REPORT: Duration = Duration::from_secs(10);
 
@@ -111,7 +109,7 @@ impl Agent {
         }
         let processes = Processes::scan().context("cannot read /proc")?;
         let mut agent = Self {
-            window: OpenWindow::new(0, ROW_BUDGET),
+            window: OpenWindow::new(0, Budget::default()),
             window_end: 0,
             tick_rate: 0,
             options,
@@ -249,12 +247,14 @@ impl Agent {
             rate => rate,
         };
         let stack = self.namer.name(process, sample, matched.defer, &mut self.window);
+        let cpu = matched.keep_cpu.then_some(u16::try_from(header.cpu).unwrap_or(u16::MAX - 1));
+        let entry = process.entry(Some(&matched), rate);
+        let thread = Thread { process: &entry, name: &name, main };
+        let Some(stack) = stack else { return self.window.add_over_budget(&thread, cpu, 1) };
         if stack.1 == StackEnd::Lost {
             self.metrics.stacks_lost.inc();
         }
-        let cpu = matched.keep_cpu.then_some(u16::try_from(header.cpu).unwrap_or(u16::MAX - 1));
-        let entry = process.entry(Some(&matched), rate);
-        self.window.add(&Thread { process: &entry, name: &name, main }, Some(stack), cpu, 1);
+        self.window.add(&thread, Some(stack), cpu, 1);
     }
 
     /// Adds what was counted without a stack since the last close.
@@ -340,7 +340,7 @@ impl Agent {
         let ended = now.min(self.window_end);
         let start = if now < self.window_end { now } else { now - now.rem_euclid(length) };
         self.window_end = now - now.rem_euclid(length) + length;
-        let closed = std::mem::replace(&mut self.window, OpenWindow::new(start, ROW_BUDGET));
+        let closed = std::mem::replace(&mut self.window, OpenWindow::new(start, Budget::default()));
         self.namer.begin_window();
         if closed.is_empty() {
             return;

@@ -25,6 +25,13 @@ struct Addresses {
     kernel: Vec<u64>,
 }
 
+impl Addresses {
+    /// Bytes of memory that it takes as a key, with what it is the key of.
+    fn bytes(&self) -> usize {
+        size_of::<(Self, (StackRef, StackEnd))>() + size_of_val(&*self.user) + size_of_val(&*self.kernel)
+    }
+}
+
 /// Names stacks; remembers within a window those it named, as most samples repeat.
 pub struct Namer {
     symbolizer: Symbolizer,
@@ -48,24 +55,29 @@ impl Namer {
         self.symbolizer.begin_window();
     }
 
-    /// The place of the sample's stack in `window`, and how its walk ended.
+    /// The place of the sample's stack in `window`, and how its walk ended. `None` where
+    /// the window has no room for another stack: a process can make as many as there are samples.
     pub fn name(
         &mut self,
         process: &mut Process,
         sample: RawSample,
         defer: Duration,
         window: &mut OpenWindow,
-    ) -> (StackRef, StackEnd) {
+    ) -> Option<(StackRef, StackEnd)> {
         let RawSample { header, kernel, user } = sample;
         let key =
             Addresses { tgid: header.tgid, epoch: process.epoch, walk_end: header.walk_end, user, kernel };
         if let Some(&known) = self.named.get(&key) {
-            return known;
+            return Some(known);
+        }
+        if !window.has_room() {
+            return None;
         }
         let (frames, end) = self.frames(process, &key, defer);
         let named = (window.stack(&frames), end);
+        window.charge(key.bytes());
         self.named.insert(key, named);
-        named
+        Some(named)
     }
 
     fn frames(
@@ -128,8 +140,142 @@ fn stack_end(walk_end: u32, names: &UserNames) -> StackEnd {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use hearth_node_agent_ebpf::record::SampleHeader;
+    use hearth_profile::frame::{OVER_BUDGET, PERF_MAP_FRAME};
+
     use super::*;
-    use crate::symbols::{Backing, Mapping};
+    use crate::process::Processes;
+    use crate::symbols::{Backing, Limits, Mapping, ProcessImage};
+    use crate::window::{Budget, Thread};
+
+    /// Where the compiled code of a [`Scene`] lies.
+    const CODE: u64 = 0x1000_0000;
+
+    /// This process, as if it had compiled code, and its perf map.
+    struct Scene {
+        namer: Namer,
+        processes: Processes,
+        map: std::path::PathBuf,
+        /// There is one map of this process.
+        _alone: std::sync::MutexGuard<'static, ()>,
+    }
+
+    impl Scene {
+        fn new(map: &str) -> Self {
+            static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+            let alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut space = AddressSpace::new();
+            let (start, end) = (CODE, CODE + (1 << 28));
+            space.insert(Mapping { start, end, file_offset: 0, backing: Backing::Anonymous });
+            let mut processes = Processes::scan().unwrap();
+            let pid = std::process::id();
+            processes.get(pid).image = Some(ProcessImage::new(pid, 0, space));
+            let scene = Self {
+                namer: Namer::new(Symbolizer::new(Limits::default())),
+                processes,
+                map: format!("/tmp/perf-{pid}.map").into(),
+                _alone: alone,
+            };
+            std::fs::write(&scene.map, map).unwrap();
+            scene
+        }
+
+        /// Adds a sample with these user addresses, as the agent does.
+        fn sample(&mut self, user: Vec<u64>, defer: Duration, window: &mut OpenWindow) {
+            let process = self.processes.get(std::process::id());
+            let header = SampleHeader {
+                time: 0,
+                tick: 0,
+                tgid: process.tgid,
+                tid: process.tgid,
+                cpu: 0,
+                rate: 99,
+                node_rate: 99,
+                user_frames: 0,
+                kernel_frames: 0,
+                walk_end: WALK_NO_FRAME_POINTER,
+                reserved: 0,
+                comm: [0; 16],
+            };
+            let sample = RawSample { header, kernel: Vec::new(), user };
+            let stack = self.namer.name(process, sample, defer, window);
+            let entry = process.entry(None, 99);
+            let thread = Thread { process: &entry, name: "main", main: true };
+            match stack {
+                Some(stack) => window.add(&thread, Some(stack), None, 1),
+                None => window.add_over_budget(&thread, None, 1),
+            }
+        }
+
+        /// The leaf's name of a sample in a window of its own.
+        fn leaf(&mut self, address: u64, defer: Duration) -> String {
+            let mut window = OpenWindow::new(0, Budget::default());
+            self.namer.begin_window();
+            self.sample(vec![address], defer, &mut window);
+            window.close(1).rows[0].stack.as_ref().unwrap().last().unwrap().to_string()
+        }
+    }
+
+    impl Drop for Scene {
+        fn drop(&mut self) {
+            std::fs::remove_file(&self.map).unwrap();
+        }
+    }
+
+    /// A process that makes up a stack of 511 new addresses for each of 300 samples, all listed in this map.
+    /// Gives the bytes of memory that the window keeps.
+    fn made_up_stacks(map: &str, stack_bytes: usize) -> usize {
+        let mut scene = Scene::new(map);
+        let mut window = OpenWindow::new(0, Budget { stack_bytes, ..Budget::default() });
+        for sample in 0..300 {
+            let address = |frame: u64| CODE + 4 * (511 * sample + frame);
+            scene.sample((0..511).map(address).collect(), Duration::ZERO, &mut window);
+        }
+        assert_eq!(window.samples(), 300, "no time is lost");
+        let (window, memory) = window.close(10).split(usize::MAX).remove(0);
+        let over_budget = |stack: &Arc<[Arc<str>]>| &*stack[0] == OVER_BUDGET;
+        let beyond = window.rows.iter().filter(|row| row.stack.as_ref().is_some_and(over_budget));
+        assert_eq!(beyond.count(), 1, "one row of the thread for what exceeds the budget");
+        memory
+    }
+
+    #[test]
+    fn stacks_that_a_process_makes_up_fill_no_memory() {
+        let long_name = "x".repeat(4000);
+        let memory = made_up_stacks(&format!("{CODE:x} 10000000 {long_name}\n"), 1 << 18);
+        assert!(memory < (1 << 18) + 16 * 1024, "{memory} bytes for a budget of 256 KiB");
+    }
+
+    #[test]
+    fn names_that_a_process_makes_up_fill_no_memory() {
+        let line = |n: u64| format!("{:x} 100 {n:0>3990}\n", CODE + 0x100 * n);
+        let memory = made_up_stacks(&(0..2400).map(line).collect::<String>(), 1 << 20);
+        // The last stack may bring 511 names.
+        assert!(memory < (3 << 20), "{memory} bytes for a budget of 1 MiB");
+    }
+
+    #[test]
+    fn a_map_that_changed_is_read_again_after_the_policys_interval_only() {
+        let hour = Duration::from_secs(3600);
+        let mut scene = Scene::new(&format!("{CODE:x} 10 first\n"));
+        assert_eq!(scene.leaf(CODE, hour), "first");
+        std::fs::write(&scene.map, format!("{CODE:x} 10 first\n{:x} 10 second\n", CODE + 0x10)).unwrap();
+        assert_eq!(scene.leaf(CODE + 0x10, hour), PERF_MAP_FRAME);
+        assert_eq!(scene.leaf(CODE + 0x10, Duration::ZERO), "second");
+    }
+
+    #[test]
+    fn a_map_that_did_not_change_is_not_read_again() {
+        let mut scene = Scene::new(&format!("{CODE:x} 10 first\n"));
+        assert_eq!(scene.leaf(CODE, Duration::ZERO), "first");
+        // Another text of the same size and time: only a reading could tell.
+        let written = std::fs::metadata(&scene.map).unwrap().modified().unwrap();
+        std::fs::write(&scene.map, format!("{:x} 10 other\n", CODE + 0x10)).unwrap();
+        std::fs::File::options().write(true).open(&scene.map).unwrap().set_modified(written).unwrap();
+        assert_eq!(scene.leaf(CODE + 0x10, Duration::ZERO), PERF_MAP_FRAME);
+    }
 
     #[test]
     fn an_address_that_is_no_code_was_no_caller() {

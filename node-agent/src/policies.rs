@@ -92,3 +92,31 @@ impl PolicySet {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use hearth_policy::{Home, parse_policy_file};
+
+    use super::*;
+
+    #[test]
+    fn a_match_is_sampled_as_its_policy_says() {
+        let text = "apiVersion: profiling.hearth.dev/v1alpha1\nkind: ClusterProfilingPolicy\n\
+            metadata: {name: web}\nspec: {regex: ^web, hostProcesses: true, frequency: 49, cpu: 1,\n  \
+            javaSymbolFileRefreshDeferInterval: 7s}\n";
+        let policies = EffectivePolicy::from_file(parse_policy_file(text).unwrap().0);
+        let policies = PolicySet::new(policies, Environment::Standalone, 1000).unwrap();
+        let facts =
+            ProcessFacts { comm: "web-1".into(), cmdline: "".into(), exe: "".into(), home: Home::Host };
+        let expected = Match {
+            policy: "web".into(),
+            rate: 49,
+            keep_cpu: true,
+            defer: Duration::from_secs(7),
+            app_service: "web-1".into(),
+        };
+        assert_eq!(policies.decide(&facts), Some(expected));
+    }
+}

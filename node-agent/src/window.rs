@@ -1,10 +1,10 @@
 //! The rows of one window while it is open.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use hearth_profile::frame::{LOST, OVER_BUDGET};
-use hearth_proto::collector::v1::{LossReason, StackEnd};
+use hearth_proto::collector::v1::StackEnd;
 
 use crate::export::batch::{ProcessEntry, Row, Window};
 
@@ -23,19 +23,40 @@ struct RowKey {
     cpu: Option<u16>,
 }
 
+/// What a window may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    /// Rows with a stack of their own. Threads whose stacks are over the budget, and threads that are
+    /// only counted, have as many again.
+    pub rows: usize,
+    /// Bytes of different stacks and names, estimated. Soft by one stack.
+    pub stack_bytes: usize,
+}
+
+impl Default for Budget {
+    /// As many bytes as 20,000 stacks of 40 frames take.
+    fn default() -> Self {
+        Self { rows: 20_000, stack_bytes: 24 << 20 }
+    }
+}
+
 /// Collects samples into rows.
 ///
-/// Rows beyond the budget become rows under `[over budget]`, one per thread, so
-/// that their time stays where it was spent.
+/// What exceeds the budget becomes rows under `[over budget]`, one per thread, so
+/// that its time stays where it was spent; where even these are too many, it is
+/// the time of a process 0 of that name.
 pub struct OpenWindow {
     start_unix: i64,
-    budget: usize,
+    budget: Budget,
     rows: HashMap<RowKey, u32>,
     processes: Interner<Arc<ProcessEntry>>,
     threads: Interner<Arc<str>>,
     stacks: Interner<Arc<[Arc<str>]>>,
+    /// The names in `stacks`, so that equal ones are one.
+    frames: HashSet<Arc<str>>,
+    /// What stacks and names take, and whatever was charged beside.
+    stack_bytes: usize,
     over_budget: u64,
-    losses: Vec<(LossReason, u64)>,
 }
 
 /// Of which thread a sample is.
@@ -50,8 +71,8 @@ pub struct Thread<'a> {
 }
 
 impl OpenWindow {
-    /// Opens a window that begins at `start_unix` (seconds) and holds `budget` rows.
-    pub fn new(start_unix: i64, budget: usize) -> Self {
+    /// Opens a window that begins at `start_unix` (seconds).
+    pub fn new(start_unix: i64, budget: Budget) -> Self {
         Self {
             start_unix,
             budget,
@@ -59,9 +80,20 @@ impl OpenWindow {
             processes: Interner::default(),
             threads: Interner::default(),
             stacks: Interner::default(),
+            frames: HashSet::new(),
+            stack_bytes: 0,
             over_budget: 0,
-            losses: Vec::new(),
         }
+    }
+
+    /// Whether another stack may be named for it.
+    pub fn has_room(&self) -> bool {
+        self.stack_bytes < self.budget.stack_bytes
+    }
+
+    /// Counts memory that is kept as long as the window is open.
+    pub fn charge(&mut self, bytes: usize) {
+        self.stack_bytes += bytes;
     }
 
     /// Gives a stack its place.
@@ -69,7 +101,18 @@ impl OpenWindow {
         if let Some(&index) = self.stacks.indices.get(frames) {
             return StackRef(index);
         }
-        StackRef(self.stacks.index(frames.into()))
+        let frames: Arc<[Arc<str>]> = frames.iter().map(|frame| self.frame(frame)).collect();
+        self.charge(size_of_val(&*frames) + 4 * size_of::<Arc<[Arc<str>]>>());
+        StackRef(self.stacks.index(frames))
+    }
+
+    fn frame(&mut self, frame: &Arc<str>) -> Arc<str> {
+        if let Some(known) = self.frames.get(frame) {
+            return known.clone();
+        }
+        self.charge(frame.len() + 3 * size_of::<Arc<str>>());
+        self.frames.insert(frame.clone());
+        frame.clone()
     }
 
     /// Adds samples of a thread; without a stack its time is only counted.
@@ -80,46 +123,78 @@ impl OpenWindow {
         cpu: Option<u16>,
         samples: u32,
     ) {
+        let limit = match stack {
+            Some(_) => self.budget.rows,
+            None => 2 * self.budget.rows,
+        };
+        if !self.add_within(limit, thread, stack, cpu, samples) {
+            self.add_over_budget(thread, cpu, samples);
+        }
+    }
+
+    /// Adds samples of a thread whose stack has no place.
+    pub fn add_over_budget(&mut self, thread: &Thread<'_>, cpu: Option<u16>, samples: u32) {
+        self.over_budget += u64::from(samples);
+        let stack = Some((self.stack(&[OVER_BUDGET.into()]), StackEnd::Lost));
+        if !self.add_within(2 * self.budget.rows, thread, stack, cpu, samples) {
+            self.add_to_nobody(OVER_BUDGET, samples, thread.process.period_micros);
+        }
+    }
+
+    /// Adds to the row, which is new only where there are fewer than `limit`.
+    fn add_within(
+        &mut self,
+        limit: usize,
+        thread: &Thread<'_>,
+        stack: Option<(StackRef, StackEnd)>,
+        cpu: Option<u16>,
+        samples: u32,
+    ) -> bool {
+        let is_new = self.rows.len() < limit;
+        let process = self.processes.indices.get(thread.process).copied();
+        let name = self.threads.indices.get(thread.name).copied();
+        let (process, name) = match (process, name) {
+            (Some(process), Some(name)) => (process, name),
+            _ if is_new => {
+                (self.processes.index(thread.process.clone()), self.threads.index_str(thread.name))
+            }
+            _ => return false,
+        };
         let key = RowKey {
-            process: self.processes.index(thread.process.clone()),
-            thread: self.threads.index_str(thread.name),
+            process,
+            thread: name,
             main_thread: thread.main,
             stack: stack.map(|(stack, _)| stack),
             end: stack.map_or(StackEnd::Counted, |(_, end)| end).into(),
             cpu,
         };
-        if let Some(row) = self.rows.get_mut(&key) {
-            *row = row.saturating_add(samples);
-            return;
+        match self.rows.get_mut(&key) {
+            Some(row) => *row = row.saturating_add(samples),
+            None if !is_new => return false,
+            None => {
+                self.rows.insert(key, samples);
+            }
         }
-        if self.rows.len() >= self.budget && key.stack.is_some() {
-            self.over_budget += u64::from(samples);
-            let stack = self.stack(&[OVER_BUDGET.into()]);
-            let key = RowKey { stack: Some(stack), end: StackEnd::Lost.into(), ..key };
-            *self.rows.entry(key).or_default() += samples;
-            return;
-        }
-        self.rows.insert(key, samples);
+        true
     }
 
     /// Adds time that belongs to no process any more: the kernel's table of counts was full.
     pub fn add_uncounted(&mut self, ticks: u32, period_micros: u32) {
+        self.add_to_nobody(LOST, ticks, period_micros);
+    }
+
+    /// Adds time that is shown under `Total` as that of a process `name`. A row for each length of
+    /// tick, of which a window has few.
+    fn add_to_nobody(&mut self, name: &str, samples: u32, period_micros: u32) {
         let process = Arc::new(ProcessEntry {
             pid: 0,
             start_time_millis: 0,
-            name: LOST.into(),
+            name: name.into(),
             app_service: "".into(),
             policy: "".into(),
             period_micros,
         });
-        self.add(&Thread { process: &process, name: LOST, main: true }, None, None, ticks);
-    }
-
-    /// Notes samples that are in no row.
-    pub fn lose(&mut self, reason: LossReason, samples: u64) {
-        if samples > 0 {
-            self.losses.push((reason, samples));
-        }
+        self.add_within(usize::MAX, &Thread { process: &process, name, main: true }, None, None, samples);
     }
 
     /// Samples that went under `[over budget]`.
@@ -139,7 +214,7 @@ impl OpenWindow {
 
     /// Whether nothing was added.
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty() && self.losses.is_empty()
+        self.rows.is_empty()
     }
 
     /// Closes the window at `end_unix` (seconds). Rows of a thread stand together.
@@ -162,7 +237,7 @@ impl OpenWindow {
                 samples,
             })
             .collect();
-        Window { start_unix: self.start_unix, seconds, rows, losses: self.losses }
+        Window { start_unix: self.start_unix, seconds, rows, losses: Vec::new() }
     }
 }
 
@@ -216,15 +291,26 @@ mod tests {
 
     /// Each line of `samples` is `process;thread;frame;…`; what comes out is the
     /// same with its count.
-    fn check(budget: usize, samples: &str, expected: &[&str]) {
+    fn check(rows: usize, samples: &str, expected: &[&str]) {
+        check_within(Budget { rows, ..Budget::default() }, samples, expected);
+    }
+
+    fn check_within(budget: Budget, samples: &str, expected: &[&str]) {
         let mut window = OpenWindow::new(0, budget);
         for line in samples.lines() {
             let mut parts = line.trim().split(';').map(Arc::<str>::from);
             let process = process(&parts.next().expect("a process"));
-            let thread = parts.next().expect("a thread");
+            let name = parts.next().expect("a thread");
+            let thread = Thread { process: &process, name: &name, main: false };
             let frames: Vec<_> = parts.collect();
-            let stack = (!frames.is_empty()).then(|| (window.stack(&frames), StackEnd::Complete));
-            window.add(&Thread { process: &process, name: &thread, main: false }, stack, None, 1);
+            if frames.is_empty() {
+                window.add(&thread, None, None, 1);
+            } else if window.has_room() {
+                let stack = window.stack(&frames);
+                window.add(&thread, Some((stack, StackEnd::Complete)), None, 1);
+            } else {
+                window.add_over_budget(&thread, None, 1);
+            }
         }
         let total = window.samples();
         assert_eq!(total, samples.lines().count() as u64, "no sample is lost");
@@ -249,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn what_exceeds_the_budget_keeps_its_thread_and_its_time() {
+    fn what_exceeds_the_budget_of_rows_keeps_its_thread_and_its_time() {
         check(
             2,
             "a;t;f\na;t;g\na;t;h\na;t;i\na;u;f\na;t;f",
@@ -258,7 +344,47 @@ mod tests {
     }
 
     #[test]
-    fn counts_without_a_stack_are_never_over_budget() {
-        check(1, "a;t;f\nb;t\nc;t\nb;t", &["a;t;f 1", "b;t; 2", "c;t; 1"]);
+    fn what_exceeds_the_budget_of_stacks_keeps_its_thread_and_its_time() {
+        let budget = Budget { stack_bytes: 1, ..Budget::default() };
+        check_within(
+            budget,
+            "a;t;f\na;t;g\nb;u;f",
+            &["a;t;f 1", "a;t;[over budget] 1", "b;u;[over budget] 1"],
+        );
+    }
+
+    #[test]
+    fn counts_without_a_stack_have_room_beside_those_with_one() {
+        check(1, "a;t;f\nb;t\nb;t", &["a;t;f 1", "b;t; 2"]);
+    }
+
+    #[test]
+    fn however_many_threads_there_are_the_rows_end() {
+        check(
+            1,
+            "a;t;f\nb;t\na;t;g\na;u;f\nc;t;f\nd;v\nb;t",
+            &["a;t;f 1", "b;t; 2", "[over budget];[over budget]; 4"],
+        );
+    }
+
+    #[test]
+    fn equal_names_are_kept_once() {
+        let mut window = OpenWindow::new(0, Budget::default());
+        let name = "x".repeat(4000);
+        let stacks = (0..100).map(|n| [Arc::from(name.as_str()), Arc::from(format!("f{n}"))]);
+        for stack in stacks.collect::<Vec<_>>() {
+            window.stack(&stack);
+        }
+        assert!(window.stack_bytes < 4000 + 100 * 200, "{} bytes", window.stack_bytes);
+    }
+
+    #[test]
+    fn time_of_no_process_is_a_row_under_total() {
+        let mut window = OpenWindow::new(0, Budget::default());
+        window.add_uncounted(7, 10_101);
+        let rows = window.close(10).rows;
+        let [row] = &rows[..] else { panic!("{rows:?}") };
+        assert_eq!((&*row.process.name, &*row.thread_name, row.samples), (LOST, LOST, 7));
+        assert_eq!((row.process.pid, &*row.process.app_service, row.end), (0, "", StackEnd::Counted));
     }
 }

@@ -38,7 +38,7 @@ pub struct Limits {
     pub name_bytes: usize,
     /// Bytes of perf maps; one process takes at most a quarter.
     pub perf_map_bytes: usize,
-    /// Addresses whose frame is remembered.
+    /// Addresses whose frame is remembered; one in compiled code with a long name counts as several.
     pub cached_addresses: usize,
     /// Where kernel functions are listed.
     pub kallsyms: PathBuf,
@@ -125,6 +125,17 @@ pub struct UnreachableStats {
 struct Named {
     frame: Arc<str>,
     kind: Kind,
+}
+
+impl Named {
+    /// What it counts as in the cache of addresses. A function of a file has its name in the
+    /// file's table; that of compiled code is its own, and may be as long as the process likes.
+    fn weight(&self) -> usize {
+        match self.kind {
+            Kind::Jit => 1 + self.frame.len() / 64,
+            _ => 1,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -353,12 +364,13 @@ impl Symbolizer {
             jit_version: process.jit.version,
             address,
         };
-        if let Some(named) = self.addresses.get(&key, |_| 1) {
+        if let Some(named) = self.addresses.get(&key, Named::weight) {
             return named;
         }
         let named = self.look_up(process, address, defer);
         if matches!(named.kind, Kind::Function | Kind::Jit | Kind::WithoutSymbol) {
-            self.addresses.insert(CacheKey { jit_version: process.jit.version, ..key }, named.clone(), 1);
+            let key = CacheKey { jit_version: process.jit.version, ..key };
+            self.addresses.insert(key, named.clone(), named.weight());
         }
         named
     }
@@ -547,4 +559,16 @@ fn read_vdso() -> io::Result<Option<Vec<u8>>> {
     let mut image = vec![0; usize::try_from(length).unwrap_or(0)];
     File::open("/proc/self/mem")?.read_exact_at(&mut image, vdso.start)?;
     Ok(Some(image))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_compiled_code_weighs_what_it_takes() {
+        let weight = |kind, length| Named { frame: "x".repeat(length).into(), kind }.weight();
+        assert_eq!([weight(Kind::Jit, 30), weight(Kind::Jit, 4096)], [1, 65]);
+        assert_eq!(weight(Kind::Function, 4096), 1);
+    }
 }
