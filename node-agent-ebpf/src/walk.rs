@@ -115,7 +115,10 @@ impl Walk {
                 true
             }
             Step::End(end) => {
-                self.end = end as u64;
+                // A process begins with zero in the register, and in code without frame pointers it stays there:
+                // zero before the first step says nothing of callers.
+                let says_nothing = index == 0 && self.fp == 0;
+                self.end = if says_nothing { WALK_NO_FRAME_POINTER } else { end } as u64;
                 false
             }
         }
@@ -191,7 +194,11 @@ mod tests {
     #[test]
     fn a_zero_frame_pointer_is_the_root() {
         check(SP, &[(SP, SP + 64, 0x40_2000), (SP + 64, 0, 0x40_3000)], "401000 402000 403000: complete");
-        check(0, &[], "401000: complete");
+    }
+
+    #[test]
+    fn a_zero_frame_pointer_at_the_leaf_says_nothing_of_callers() {
+        check(0, &[], "401000: no frame pointer");
     }
 
     #[test]
