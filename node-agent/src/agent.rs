@@ -4,14 +4,15 @@
 //! side-band records (so that everything which happened before a sample is known when
 //! the sample is looked at), and go through both in the order of time.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use hearth_node_agent_ebpf::limits::MAX_COUNTS;
 use hearth_node_agent_ebpf::record::{
-    COUNT_LOST_MATCHED, COUNT_LOST_UNDECIDED, COUNT_UNMATCHED, CountKey, EXITS, Exit,
+    COUNT_LOST_MATCHED, COUNT_LOST_UNDECIDED, COUNT_UNMATCHED, EXITS, Exit, SampleHeader,
 };
 use hearth_node_agent_ebpf::thin::keeps;
 use hearth_policy::period_micros;
@@ -19,15 +20,18 @@ use hearth_profile::frame::STACK_TRACE_LOST;
 use hearth_proto::collector::v1::StackEnd;
 use tracing::{debug, info, warn};
 
+use crate::clock::{Clock, Span};
 use crate::export::batch::{ProcessEntry, Window};
 use crate::kernel::Monotonic;
-use crate::kernel::programs::{KernelError, Programs};
+use crate::kernel::counts::Count;
+use crate::kernel::programs::{KernelError, Programs, Sizes, online};
 use crate::kernel::sample::{RawSample, comm_name};
 use crate::kernel::sideband::{Event, Sideband};
 use crate::metrics::Metrics;
 use crate::naming::Namer;
 use crate::policies::{Match, PolicySet};
 use crate::process::{Processes, Standing, Tell};
+use crate::report::{Moment, Report};
 use crate::symbols::Symbolizer;
 use crate::window::{Budget, OpenWindow, Thread};
 
@@ -35,9 +39,6 @@ use crate::window::{Budget, OpenWindow, Thread};
 /// process which lives for 20 ms are mostly still there, and ten looks a second
 /// cost less than a thousandth of a core.
 pub const ROUND: Duration = Duration::from_millis(100);
-/// Between two log lines.
-const REPORT: Duration = Duration::from_secs(10);
-
 /// What the running agent can be told.
 pub enum Command {
     /// Work by these policies from now on.
@@ -51,8 +52,17 @@ pub enum Command {
 pub struct Options {
     /// Length of a window in seconds; divides an hour.
     pub window_seconds: u32,
-    /// Highest rate that any policy will be allowed, in samples per second and CPU.
-    pub max_frequency: u32,
+    /// Threads that are counted without a stack, in one window.
+    pub max_counts: u32,
+    /// Tells when windows begin and end.
+    pub clock: Clock,
+}
+
+impl Options {
+    /// With the documented limits, by the system's clock.
+    pub fn new(window_seconds: u32) -> Self {
+        Self { window_seconds, max_counts: MAX_COUNTS, clock: Clock::default() }
+    }
 }
 
 /// The running agent.
@@ -64,19 +74,20 @@ pub struct Agent {
     policies: PolicySet,
     namer: Namer,
     window: OpenWindow,
-    /// Unix seconds at which the window closes.
-    window_end: i64,
+    /// What the window covers.
+    span: Span,
     /// Ticks per second and CPU of what was counted since the last close: what the programs were
     /// attached with last, even if they are detached now.
     tick_rate: u32,
-    /// The counts at the last close.
-    counts: HashMap<CountKey, u64>,
     /// The exit counters at the last close.
     exits: [u64; EXITS as usize],
     metrics: Arc<Metrics>,
     sink: Box<dyn FnMut(Window) + Send>,
     report: Report,
+    /// What the kernel is to be told at the end of the round.
     tell: Vec<Tell>,
+    /// Of whom it is told again, because it sampled them without a decision.
+    retold: HashSet<u32>,
 }
 
 impl Agent {
@@ -92,14 +103,14 @@ impl Agent {
         sink: Box<dyn FnMut(Window) + Send>,
     ) -> anyhow::Result<Self> {
         use anyhow::Context as _;
-        let programs = Programs::load(options.max_frequency)?;
+        let online = online()?;
+        let programs = Programs::load(sizes(&options, &online, policies.node_rate()))?;
         if let Some(error) = programs.exec_unattached() {
             let error = anyhow::anyhow!("{error}");
             warn!(
                 "no hook on exec ({error:#}): a process that replaces its program is decided anew within {ROUND:?}"
             );
         }
-        let online = online_cpus()?;
         // Records first, then /proc: a process that begins in between is told twice, not never.
         let sideband = Sideband::open(&online)?;
         if !sideband.build_ids() {
@@ -108,9 +119,10 @@ impl Agent {
             );
         }
         let processes = Processes::scan().context("cannot read /proc")?;
+        let span = Span::first(options.window_seconds, options.clock.unix_seconds());
         let mut agent = Self {
-            window: OpenWindow::new(0, Budget::default()),
-            window_end: 0,
+            window: OpenWindow::new(span.start(), Budget::default()),
+            span,
             tick_rate: 0,
             options,
             programs,
@@ -118,26 +130,27 @@ impl Agent {
             processes,
             policies,
             namer: Namer::new(symbolizer),
-            counts: HashMap::new(),
             exits: [0; EXITS as usize],
             metrics,
             sink,
-            report: Report::new(),
+            report: Report::new(Moment::now()),
             tell: Vec::new(),
+            retold: HashSet::new(),
         };
-        agent.open_window(unix_seconds());
         agent.processes.decide_all(&agent.policies, &mut agent.tell);
         agent.tell_kernel()?;
         agent.attach(agent.policies.node_rate())?;
         agent.metrics.node_rate.set(agent.policies.node_rate().into());
         agent.metrics.ready.store(1, Ordering::Relaxed);
         let (matched, running) = agent.processes.matched_and_running();
-        info!(
-            "sampling {} CPUs at {} Hz by {} policies; {matched} of {running} processes match",
-            agent.programs.cpus(),
-            agent.policies.node_rate(),
-            agent.policies.len()
-        );
+        match agent.policies.node_rate() {
+            0 => agent.say_idle(),
+            rate => info!(
+                "sampling {} CPUs at {rate} Hz by {} policies; {matched} of {running} processes match",
+                agent.programs.cpus(),
+                agent.policies.len()
+            ),
+        }
         Ok(agent)
     }
 
@@ -180,14 +193,15 @@ impl Agent {
         // The ring buffer's order is that of arrival; CPUs may differ by little.
         samples.sort_by_key(|sample| sample.header.time);
 
-        let now = unix_seconds();
-        let boundary = (now >= self.window_end).then(|| monotonic_at(self.window_end));
+        let clock = &self.options.clock;
+        let now = clock.unix_seconds();
+        let boundary = self.span.is_over(now).then(|| clock.monotonic_at(self.span.end()));
         let mut events = events.into_iter().peekable();
         let mut closed = false;
         for sample in samples {
             let time = Monotonic(sample.header.time);
             while let Some((at, event)) = events.next_if(|(at, _)| *at <= time) {
-                self.event(at, &event)?;
+                self.event(at, &event);
             }
             if !closed && boundary.is_some_and(|boundary| time >= boundary) {
                 self.close_window(now)?;
@@ -196,7 +210,7 @@ impl Agent {
             self.sample(sample);
         }
         for (at, event) in events {
-            self.event(at, &event)?;
+            self.event(at, &event);
         }
         if boundary.is_some() && !closed {
             self.close_window(now)?;
@@ -213,7 +227,7 @@ impl Agent {
         Ok(())
     }
 
-    fn event(&mut self, time: Monotonic, event: &Event) -> Result<(), KernelError> {
+    fn event(&mut self, time: Monotonic, event: &Event) {
         if let Event::Lost(records) = event {
             self.metrics.sideband_lost.inc_by(*records);
         }
@@ -222,13 +236,12 @@ impl Agent {
         {
             self.namer.symbolizer().prepare(image);
         }
-        Ok(())
     }
 
     fn sample(&mut self, sample: RawSample) {
         let header = sample.header;
         let process = self.processes.decide(header.tgid, &self.policies, &mut self.tell);
-        if header.rate == 0 {
+        if header.rate == 0 && self.retold.insert(header.tgid) {
             // The kernel does not know of the decision: it is new, or its table was full.
             process.tell(&mut self.tell);
         }
@@ -237,15 +250,11 @@ impl Agent {
         let Standing::Matched(matched) = process.standing.clone() else {
             // Either it was undecided, at the node rate, or it matched until a moment ago.
             let rate = if header.rate == 0 { header.node_rate } else { header.rate };
-            let entry = process.entry(None, rate);
+            let entry = process.entry(None, rate.min(header.node_rate));
             self.window.add(&Thread { process: &entry, name: &name, main }, None, None, 1);
             return;
         };
-        let rate = match header.rate {
-            0 if !keeps(header.tick, matched.rate, header.node_rate) => return,
-            0 => matched.rate.min(header.node_rate),
-            rate => rate,
-        };
+        let Some(rate) = kept_at(&header, matched.rate) else { return };
         let stack = self.namer.name(process, sample, matched.defer, &mut self.window);
         let cpu = matched.keep_cpu.then_some(u16::try_from(header.cpu).unwrap_or(u16::MAX - 1));
         let entry = process.entry(Some(&matched), rate);
@@ -259,28 +268,10 @@ impl Agent {
 
     /// Adds what was counted without a stack since the last close.
     fn add_counts(&mut self) -> Result<(), KernelError> {
-        let mut now = HashMap::with_capacity(self.counts.len());
-        self.programs.read_counts(&mut now)?;
         let node_rate = self.tick_rate.max(1);
-        for (key, ticks) in &now {
-            let before = self.counts.get(key).copied().unwrap_or(0);
-            let ticks = u32::try_from(ticks.saturating_sub(before)).unwrap_or(u32::MAX);
-            if ticks > 0 {
-                self.add_count(key, ticks, node_rate);
-            }
+        for count in self.programs.take_counts()? {
+            self.add_count(&count, node_rate);
         }
-        // A thread of a process that ended is read once more, then its place is given back.
-        let ended: Vec<CountKey> = now
-            .iter()
-            .filter(|(key, ticks)| self.counts.get(key) == Some(ticks) && self.processes.has_ended(key.tgid))
-            .map(|(key, _)| *key)
-            .collect();
-        for key in ended {
-            self.programs.remove_count(&key)?;
-            now.remove(&key);
-        }
-        self.counts = now;
-
         let exits = self.programs.read_exits()?;
         let uncounted = exits[Exit::CountsFull as usize] - self.exits[Exit::CountsFull as usize];
         if uncounted > 0 {
@@ -293,7 +284,8 @@ impl Agent {
         Ok(())
     }
 
-    fn add_count(&mut self, key: &CountKey, ticks: u32, node_rate: u32) {
+    fn add_count(&mut self, count: &Count, node_rate: u32) {
+        let Count { key, ticks } = count;
         let process = self.processes.decide(key.tgid, &self.policies, &mut self.tell);
         let matched: Option<Arc<Match>> = match &process.standing {
             Standing::Matched(matched) => Some(matched.clone()),
@@ -303,15 +295,18 @@ impl Agent {
         let main = key.main_thread != 0;
         match (key.kind, matched) {
             (COUNT_LOST_MATCHED | COUNT_LOST_UNDECIDED, Some(matched)) => {
-                let samples = if key.kind == COUNT_LOST_MATCHED {
-                    ticks
-                } else {
-                    thinned(ticks, matched.rate, node_rate)
-                };
-                self.metrics.stacks_lost.inc_by(samples.into());
-                let entry = process.entry(Some(&matched), matched.rate);
+                let rate = matched.rate.min(node_rate);
+                let entry = process.entry(Some(&matched), rate);
+                let thread = Thread { process: &entry, name: &name, main };
                 let stack = (self.window.stack(&[STACK_TRACE_LOST.into()]), StackEnd::Lost);
-                self.window.add(&Thread { process: &entry, name: &name, main }, Some(stack), None, samples);
+                for (cpu, ticks) in by_cpu(ticks, matched.keep_cpu) {
+                    let samples =
+                        if key.kind == COUNT_LOST_MATCHED { ticks } else { thinned(ticks, rate, node_rate) };
+                    if samples > 0 {
+                        self.metrics.stacks_lost.inc_by(samples.into());
+                        self.window.add(&thread, Some(stack), cpu, samples);
+                    }
+                }
             }
             (COUNT_UNMATCHED | COUNT_LOST_MATCHED | COUNT_LOST_UNDECIDED, _) => {
                 let mut entry = process.entry(None, node_rate);
@@ -319,7 +314,10 @@ impl Agent {
                     // Counted before the process took the name it has now: by an exec, most of the time.
                     entry = Arc::new(ProcessEntry { name: name.as_str().into(), ..(*entry).clone() });
                 }
-                self.window.add(&Thread { process: &entry, name: &name, main }, None, None, ticks);
+                let thread = Thread { process: &entry, name: &name, main };
+                for (_, ticks) in by_cpu(ticks, false) {
+                    self.window.add(&thread, None, None, ticks);
+                }
             }
             (unknown, _) => debug!("a count of unknown kind {unknown}"),
         }
@@ -335,12 +333,9 @@ impl Agent {
 
     /// Hands over the open window, if it has anything, and opens one for `now`.
     fn open_window(&mut self, now: i64) {
-        let length = i64::from(self.options.window_seconds);
-        // A window that is closed early is shorter, and so is the one that takes its rest.
-        let ended = now.min(self.window_end);
-        let start = if now < self.window_end { now } else { now - now.rem_euclid(length) };
-        self.window_end = now - now.rem_euclid(length) + length;
-        let closed = std::mem::replace(&mut self.window, OpenWindow::new(start, Budget::default()));
+        let ended = self.span.close(now);
+        let closed =
+            std::mem::replace(&mut self.window, OpenWindow::new(self.span.start(), Budget::default()));
         self.namer.begin_window();
         if closed.is_empty() {
             return;
@@ -352,18 +347,31 @@ impl Agent {
     }
 
     fn change_policies(&mut self, policies: PolicySet) -> Result<(), KernelError> {
-        let rate = policies.node_rate();
-        if rate == self.programs.node_rate() {
+        let (before, rate) = (self.programs.node_rate(), policies.node_rate());
+        if rate == before {
             self.round()?;
+            self.decide_by(policies)?;
         } else {
+            let larger = self.larger_programs(rate);
             // Ticks of two rates do not belong into one window.
             self.detach()?;
+            if let Some(larger) = larger {
+                self.programs = larger.take_over(&self.programs)?;
+            }
+            if before == 0 {
+                // While nothing ticked, nobody saw whether a CPU went away and came back.
+                let online = online()?;
+                self.reopen_sideband(&online, &online);
+            }
+            // Before the first tick at the new rate: no old decision may be above it.
+            self.decide_by(policies)?;
             self.attach(rate)?;
         }
-        self.policies = policies;
-        self.processes.decide_all(&self.policies, &mut self.tell);
-        self.tell_kernel()?;
         self.metrics.node_rate.set(rate.into());
+        if rate == 0 {
+            self.say_idle();
+            return Ok(());
+        }
         let (matched, running) = self.processes.matched_and_running();
         info!(
             "{} policies in force at {rate} Hz; {matched} of {running} processes match",
@@ -372,23 +380,71 @@ impl Agent {
         Ok(())
     }
 
+    /// Programs with the ring buffer that `rate` needs, if it is larger than there is: one
+    /// cannot grow. They are loaded while those at work go on.
+    fn larger_programs(&self, rate: u32) -> Option<Programs> {
+        let larger = online().and_then(|online| {
+            let sizes = sizes(&self.options, &online, rate);
+            let is_larger = sizes.ring_bytes > self.programs.sizes().ring_bytes;
+            is_larger.then(|| Programs::load(sizes)).transpose()
+        });
+        larger.unwrap_or_else(|error| {
+            let error = anyhow::Error::new(error);
+            warn!("no larger ring buffer for {rate} Hz ({error:#}): more stacks may be lost");
+            None
+        })
+    }
+
+    fn decide_by(&mut self, policies: PolicySet) -> Result<(), KernelError> {
+        self.policies = policies;
+        self.processes.decide_all(&self.policies, &mut self.tell);
+        self.tell_kernel()
+    }
+
+    fn say_idle(&self) {
+        let policies = self.policies.len();
+        info!("no enabled policy among {policies}: nothing is sampled, Total stays empty");
+    }
+
     fn follow_cpus(&mut self) -> Result<(), KernelError> {
+        let online = online()?;
         let before = self.programs.cpus();
-        self.programs.follow_cpus()?;
-        let online = online_cpus()?;
-        if let Err(error) = self.sideband.follow_cpus(&online) {
+        let anew = self.programs.follow_cpus(&online)?;
+        if anew.is_empty() && self.sideband.covers(&online) {
+            return Ok(());
+        }
+        // What waits in the buffers of a CPU that went away is read before they go.
+        self.round()?;
+        self.reopen_sideband(&online, &anew);
+        let cpus = self.programs.cpus();
+        info!("sampling {cpus} CPUs, {before} before; attached anew or let go: {anew:?}");
+        self.tell_kernel()
+    }
+
+    /// Reads side-band records of `online` CPUs, by new readers on those of `anew`. What
+    /// happened there meanwhile no record tells.
+    fn reopen_sideband(&mut self, online: &[u32], anew: &[u32]) {
+        let (changed, failed) = self.sideband.follow_cpus(online, anew);
+        if let Some(error) = failed {
             warn!("{:#}", anyhow::Error::from(error));
         }
-        if self.programs.cpus() != before {
-            info!("{} CPUs are online now, {before} were", self.programs.cpus());
+        if changed && let Err(error) = self.processes.catch_up(&self.policies, &mut self.tell) {
+            warn!("what happened on a CPU meanwhile is not known, /proc cannot be read: {error}");
         }
-        Ok(())
     }
 
     fn tell_kernel(&mut self) -> Result<(), KernelError> {
+        self.retold.clear();
         for tell in self.tell.drain(..) {
             match tell {
-                Tell::Decide(tgid, decision) => self.programs.decide(tgid, decision)?,
+                Tell::Decide(tgid, decision) if !self.programs.decide(tgid, decision)? => {
+                    if self.metrics.decisions_full.inc() == 0 {
+                        warn!(
+                            "the kernel's table of decisions is full: processes beyond it cost a stack each tick"
+                        );
+                    }
+                }
+                Tell::Decide(..) => {}
                 Tell::Forget(tgid) => self.programs.forget(tgid)?,
             }
         }
@@ -405,7 +461,7 @@ impl Agent {
     fn detach(&mut self) -> Result<(), KernelError> {
         self.programs.set_rate(0)?;
         self.round()?;
-        self.close_window(unix_seconds())
+        self.close_window(self.options.clock.unix_seconds())
     }
 
     fn stop(mut self) -> Result<(), KernelError> {
@@ -422,7 +478,7 @@ impl Agent {
         self.metrics.set_processes(&self.processes.stats());
         let (matched, running) = self.processes.matched_and_running();
         self.metrics.matched.set(matched as i64);
-        let line = self.report.line(&exits, &self.metrics);
+        let line = self.report.line(Moment::now(), &exits, &self.metrics);
         info!("{line}; {matched} of {running} processes match");
         Ok(())
     }
@@ -435,62 +491,33 @@ fn thinned(ticks: u32, rate: u32, node_rate: u32) -> u32 {
     u32::try_from(kept).unwrap_or(u32::MAX)
 }
 
-/// Makes the log line: what changed since the one before.
-struct Report {
-    at: Instant,
-    cpu: Duration,
-    exits: [u64; EXITS as usize],
-    lost: u64,
+/// The rate that a sample of a process counts at which is to be sampled at `wanted`, if it is kept.
+fn kept_at(header: &SampleHeader, wanted: u32) -> Option<u32> {
+    let rate = match header.rate {
+        0 if !keeps(header.tick, wanted, header.node_rate) => return None,
+        0 => wanted,
+        decided => decided,
+    };
+    // Above the node's rate every tick is kept, and no more.
+    Some(rate.min(header.node_rate))
 }
 
-impl Report {
-    fn new() -> Self {
-        Self { at: Instant::now(), cpu: cpu_time(), exits: [0; EXITS as usize], lost: 0 }
+/// What the programs need for these CPUs and this rate.
+fn sizes(options: &Options, online: &[u32], rate: u32) -> Sizes {
+    Sizes { counts: options.max_counts, ..Sizes::for_rate(online.len(), rate) }
+}
+
+/// Ticks by CPU where that is kept, else their sum.
+fn by_cpu(ticks: &[u64], keep_cpu: bool) -> Vec<(Option<u16>, u32)> {
+    let narrow = |ticks: u64| u32::try_from(ticks).unwrap_or(u32::MAX);
+    if !keep_cpu {
+        return vec![(None, narrow(ticks.iter().sum()))];
     }
-
-    fn is_due(&self) -> bool {
-        self.at.elapsed() >= REPORT
-    }
-
-    fn line(&mut self, exits: &[u64; EXITS as usize], metrics: &Metrics) -> String {
-        let elapsed = self.at.elapsed();
-        let cpu = cpu_time();
-        let used = cpu.saturating_sub(self.cpu).as_secs_f64() / elapsed.as_secs_f64() * 100.0;
-        let since = |exit: Exit| exits[exit as usize].saturating_sub(self.exits[exit as usize]);
-        let lost = metrics.stacks_lost.get() + metrics.over_budget.get() + metrics.uncounted.get();
-        let line = format!(
-            "{:.0} s: {} samples, {} ticks counted, {} stacks lost, own CPU {used:.2} % of a core",
-            elapsed.as_secs_f64(),
-            since(Exit::Sampled) + since(Exit::SampledUndecided),
-            since(Exit::Counted),
-            lost - self.lost,
-        );
-        *self = Self { at: Instant::now(), cpu, exits: *exits, lost };
-        line
-    }
-}
-
-/// CPU time of this process so far, user and system.
-fn cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
-}
-
-/// Seconds since 1970.
-pub(crate) fn unix_seconds() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-}
-
-/// The monotonic time of a moment in Unix seconds, by the clocks as they stand now.
-fn monotonic_at(unix: i64) -> Monotonic {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let ago = i128::try_from(now.as_nanos()).unwrap_or(0) - i128::from(unix) * 1_000_000_000;
-    Monotonic(u64::try_from(i128::from(Monotonic::now().0) - ago).unwrap_or(0))
-}
-
-fn online_cpus() -> Result<Vec<u32>, KernelError> {
-    aya::util::online_cpus().map_err(|(path, source)| KernelError::Cpus { path, source })
+    (0..)
+        .zip(ticks)
+        .filter(|(_, ticks)| **ticks > 0)
+        .map(|(cpu, ticks)| (Some(cpu), narrow(*ticks)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -504,10 +531,31 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_keeps_its_distance_from_now() {
-        let now = Monotonic::now();
-        let in_ten = monotonic_at(unix_seconds() + 10);
-        let distance = in_ten.since(now);
-        assert!((9..=10).contains(&distance.as_secs()), "{distance:?}");
+    fn a_sample_counts_at_no_rate_above_its_cpus() {
+        let kept = |rate, tick| {
+            let header = SampleHeader {
+                time: 0,
+                tick,
+                tgid: 1,
+                tid: 1,
+                cpu: 0,
+                rate,
+                node_rate: 100,
+                user_frames: 0,
+                kernel_frames: 0,
+                walk_end: 0,
+                reserved: 0,
+                comm: [0; 16],
+            };
+            kept_at(&header, 50)
+        };
+        assert_eq!([kept(49, 0), kept(499, 0)], [Some(49), Some(100)], "decided in the kernel");
+        assert_eq!([kept(0, 0), kept(0, 1)], [None, Some(50)], "decided on arrival");
+    }
+
+    #[test]
+    fn lost_samples_keep_their_cpu_where_the_policy_does() {
+        assert_eq!(by_cpu(&[3, 0, 4], true), [(Some(0), 3), (Some(2), 4)]);
+        assert_eq!(by_cpu(&[3, 0, 4], false), [(None, 7)]);
     }
 }

@@ -1,7 +1,7 @@
 //! `/metrics`, `/healthz` and `/readyz`.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -39,30 +39,44 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, exporter: Arc<E
 type Served = State<(Arc<Metrics>, Arc<Exporter>)>;
 
 async fn encode(State((metrics, exporter)): Served) -> String {
-    metrics.set_export(exporter.counters());
+    metrics.set_export(&exporter);
     metrics.encode()
 }
 
 async fn ready(State((metrics, _)): Served) -> (StatusCode, &'static str) {
-    if metrics.is_ready() {
-        (StatusCode::OK, "sampling\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the sampler is not attached\n")
-    }
+    readiness(&metrics)
 }
 
-/// An address with any free port on the loopback interface.
-pub const ANY_LOCAL_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+fn readiness(metrics: &Metrics) -> (StatusCode, &'static str) {
+    match metrics.node_rate.get() {
+        _ if !metrics.is_ready() => (StatusCode::SERVICE_UNAVAILABLE, "the sampler is not attached\n"),
+        0 => (StatusCode::OK, "no enabled policy: nothing is sampled\n"),
+        _ => (StatusCode::OK, "sampling\n"),
+    }
+}
 
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+    use std::sync::atomic::Ordering;
+
     use super::*;
+
+    #[test]
+    fn readiness_says_whether_anything_is_sampled() {
+        let metrics = Metrics::default();
+        assert_eq!(readiness(&metrics).0, StatusCode::SERVICE_UNAVAILABLE);
+        metrics.ready.store(1, Ordering::Relaxed);
+        assert_eq!(readiness(&metrics), (StatusCode::OK, "no enabled policy: nothing is sampled\n"));
+        metrics.node_rate.set(99);
+        assert_eq!(readiness(&metrics), (StatusCode::OK, "sampling\n"));
+    }
 
     #[tokio::test]
     async fn a_taken_port_is_replaced() {
-        let first = bind(ANY_LOCAL_PORT).await.unwrap();
+        let any_port = SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), 0);
+        let first = bind(any_port).await.unwrap();
         let second = bind(first.local_addr().unwrap()).await.unwrap();
         assert_ne!(first.local_addr().unwrap().port(), second.local_addr().unwrap().port());
     }

@@ -3,11 +3,12 @@
 //! ```text
 //! kernel::programs ─samples─┐                       ┌─► window ─► export ─► collector
 //! kernel::sideband ─events──┴─► agent ─► process ───┤
-//! policy_file ─► policies ────────┘                 └─► naming ─► symbols
+//! reload ─► policies ─────────────┘                 └─► naming ─► symbols
 //! ```
 
 pub mod agent;
 pub mod cli;
+pub mod clock;
 pub mod durations;
 pub mod export;
 pub mod http;
@@ -19,6 +20,8 @@ pub mod policy_file;
 pub mod preflight;
 pub mod proc_fs;
 pub mod process;
+pub mod reload;
+pub mod report;
 pub mod service;
 pub mod symbols;
 pub mod window;

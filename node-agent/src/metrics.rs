@@ -11,6 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::export::client::Exporter;
 use crate::process::ProcessStats;
 use crate::symbols::SymbolStats;
 
@@ -50,7 +51,8 @@ pub struct Metrics {
     exits: Family<ExitLabel, Counter>,
     batches: Family<OutcomeLabel, Counter>,
     bytes_sent: Counter,
-    samples_dropped: Counter,
+    queued_batches: Gauge,
+    queued_bytes: Gauge,
     frames: Family<KindLabel, Counter>,
     files_unread: Family<ReasonLabel, Counter>,
     facts_unread: Family<FactLabel, Counter>,
@@ -71,6 +73,10 @@ pub struct Metrics {
     pub sideband_lost: Counter,
     /// Records that could not be understood.
     pub bad_records: Counter,
+    /// Samples of batches that were given up.
+    pub samples_dropped: Counter,
+    /// Decisions for which the kernel's table had no room.
+    pub decisions_full: Counter,
     /// Configurations that were refused.
     pub configs_refused: Counter,
     /// Processes that match a policy now.
@@ -89,6 +95,9 @@ impl Default for Metrics {
             batches: Family::default(),
             bytes_sent: Counter::default(),
             samples_dropped: Counter::default(),
+            queued_batches: Gauge::default(),
+            queued_bytes: Gauge::default(),
+            decisions_full: Counter::default(),
             frames: Family::default(),
             files_unread: Family::default(),
             facts_unread: Family::default(),
@@ -132,7 +141,18 @@ impl Default for Metrics {
             "Processes forgotten because there were too many; each is read again when it is sampled",
             &metrics.processes_forgotten,
         );
-        registry.register("frames", "User frames, and kernel frames without a name", metrics.frames.clone());
+        counter(
+            "decisions_full",
+            "Decisions without room in the kernel's table; such a process costs a stack each tick",
+            &metrics.decisions_full,
+        );
+        let help =
+            "User frames, and kernel frames without a name, of different stacks: each stack once a window";
+        registry.register("frames", help, metrics.frames.clone());
+        let help = "Batches that wait for the collector's acknowledgement";
+        registry.register("queued_batches", help, metrics.queued_batches.clone());
+        let help = "Memory of those batches, estimated";
+        registry.register("queued_bytes", help, metrics.queued_bytes.clone());
         let help = "Mapped files without symbols for the agent, by reason";
         registry.register("files_unread", help, metrics.files_unread.clone());
         let help = "What could not be read of processes, mostly because they were gone, by what it is";
@@ -159,8 +179,12 @@ impl Metrics {
         }
     }
 
-    /// Takes over what the exporter counted.
-    pub fn set_export(&self, counters: &crate::export::client::Counters) {
+    /// Takes over what the exporter counted, and the batches and bytes in its queue.
+    pub fn set_export(&self, exporter: &Exporter) {
+        let counters = exporter.counters();
+        let (batches, bytes) = exporter.queued();
+        self.queued_batches.set(i64::try_from(batches).unwrap_or(i64::MAX));
+        self.queued_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         let follow = |counter: &Counter, total: &AtomicU64| follow(counter, total.load(Ordering::Relaxed));
         for (outcome, total) in [
             ("sent", &counters.batches_sent),
@@ -221,7 +245,7 @@ impl Metrics {
         follow(&self.processes_forgotten, forgotten);
     }
 
-    /// Whether samples are being taken.
+    /// Whether the sampler works: attached, or without a policy that asks for it.
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Relaxed) != 0
     }

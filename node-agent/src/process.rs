@@ -426,12 +426,23 @@ impl Processes {
         }
         mem::swap(ended_now, ended_before);
         self.look_for_threads(tell);
-        if !mem::take(&mut self.must_rescan) {
+        if !self.must_rescan {
             return Ok(false);
         }
-        self.rescan(proc_fs::running()?, tell);
-        self.decide_all(policies, tell);
+        self.catch_up(policies, tell)?;
         Ok(true)
+    }
+
+    /// Reads from `/proc` what no record tells, and decides by it.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read; the end of the next round tries again.
+    pub fn catch_up(&mut self, policies: &PolicySet, tell: &mut Vec<Tell>) -> std::io::Result<()> {
+        self.must_rescan = true;
+        self.rescan(proc_fs::running()?, tell);
+        self.must_rescan = false;
+        self.decide_all(policies, tell);
+        Ok(())
     }
 
     /// The end of the last thread is not told as a process's end when the leader's was before it.
@@ -452,11 +463,6 @@ impl Processes {
         while self.ended.front().is_some_and(|(ended, _)| now.since(*ended) >= REMEMBERED) {
             self.forget_earliest();
         }
-    }
-
-    /// Whether the process is known to have ended.
-    pub fn has_ended(&self, tgid: u32) -> bool {
-        self.all.get(&tgid).is_none_or(|process| process.ended.is_some())
     }
 
     /// What could not be learnt or kept.

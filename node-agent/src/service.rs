@@ -1,8 +1,8 @@
 //! The agent as a service: from the command line to the running pipeline and back.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -10,14 +10,17 @@ use hearth_proto::collector::v1::AgentIdentity;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
-use crate::agent::{Agent, Command, Options, unix_seconds};
+use crate::agent::{Agent, Command, Options};
 use crate::cli::Cli;
+use crate::clock::unix_seconds;
 use crate::durations::Accepted;
 use crate::export::client::{self, Exporter};
 use crate::http;
 use crate::metrics::Metrics;
-use crate::policy_file::{self, PolicyFile, PolicyFileError};
+use crate::policies::PolicySet;
+use crate::policy_file::{self, PolicyFileError};
 use crate::preflight::Machine;
+use crate::reload::{Look, Reload};
 use crate::symbols::{KernelNames, Limits, Symbolizer};
 
 /// How long a stopping agent waits for the collector to acknowledge what is queued.
@@ -58,16 +61,10 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     } else {
         Accepted::open(&state_dir.unwrap_or_else(|| Path::new("/var/lib/hearth").join(&node)))
     };
-    let mut reader = PolicyReader { path: policy.clone(), max_frequency, accepted };
-    let file = reader.read().map_err(Failure::Policy)?;
-    file.warnings.iter().for_each(|warning| warn!("{warning}"));
+    let (reload, policies) =
+        Reload::start(policy.clone(), max_frequency, accepted, unix_seconds()).map_err(Failure::Policy)?;
     if check {
-        println!(
-            "{}: {} policies, node rate {} Hz",
-            policy.display(),
-            file.policies.len(),
-            file.policies.node_rate()
-        );
+        println!("{}: {} policies, node rate {} Hz", policy.display(), policies.len(), policies.node_rate());
         return Ok(());
     }
     check_machine()?;
@@ -95,11 +92,11 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     let _watcher = policy_file::watch(&policy, changed.clone())
         .inspect_err(|error| warn!("{error:#}; a change of the policy file needs SIGHUP"));
     forward_hangups(hangup, changed);
-    let known = Known { text: file.text.clone(), next_end: file.next_end };
-    reload_on_change(reader, known, changes, commands.clone(), counters.clone());
+    let (to_sampler, of_reload) = (commands.clone(), counters.clone());
+    std::thread::spawn(move || reload.follow(&changes, &to_sampler, &of_reload));
 
-    let options = Options { window_seconds: window, max_frequency };
-    let sampler = start_sampler(options, file, counters, exporter.clone(), receiver)?;
+    let options = Options::new(window);
+    let sampler = start_sampler(options, policies, counters, exporter.clone(), receiver)?;
     let ended = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
@@ -132,7 +129,7 @@ struct Sampler {
 
 fn start_sampler(
     options: Options,
-    file: PolicyFile,
+    policies: PolicySet,
     counters: Arc<Metrics>,
     exporter: Arc<Exporter>,
     commands: Receiver<Command>,
@@ -142,8 +139,12 @@ fn start_sampler(
         names @ KernelNames::Available(_) => info!("{names}"),
         missing => warn!("{missing}"),
     }
-    let sink = Box::new(move |window| exporter.push(window));
-    let agent = Agent::start(options, file.policies, symbolizer, counters, sink)?;
+    let exported = counters.clone();
+    let sink = Box::new(move |window| {
+        exporter.push(window);
+        exported.set_export(&exporter);
+    });
+    let agent = Agent::start(options, policies, symbolizer, counters, sink)?;
     let (tell, ended) = tokio::sync::oneshot::channel();
     let thread = std::thread::Builder::new()
         .name("sampler".into())
@@ -166,82 +167,15 @@ fn check_machine() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn forward_hangups(mut hangup: tokio::signal::unix::Signal, changed: Sender<()>) {
+fn forward_hangups(mut hangup: tokio::signal::unix::Signal, changed: Sender<Look>) {
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             info!("SIGHUP: reading the policy file again");
-            if changed.send(()).is_err() {
+            if changed.send(Look::Asked).is_err() {
                 return;
             }
         }
     });
-}
-
-/// Reads the policy file, with what is known of durations.
-struct PolicyReader {
-    path: PathBuf,
-    max_frequency: u32,
-    accepted: Accepted,
-}
-
-impl PolicyReader {
-    fn read(&mut self) -> Result<PolicyFile, PolicyFileError> {
-        policy_file::load(&self.path, self.max_frequency, &mut self.accepted, unix_seconds())
-    }
-}
-
-/// The file in force.
-struct Known {
-    text: String,
-    next_end: Option<i64>,
-}
-
-/// Reads the file again whenever it may have changed, and when a policy's duration
-/// ends; a bad one leaves the old policies in force.
-fn reload_on_change(
-    mut reader: PolicyReader,
-    mut known: Known,
-    changes: Receiver<()>,
-    commands: Sender<Command>,
-    counters: Arc<Metrics>,
-) {
-    std::thread::spawn(move || {
-        loop {
-            match wait(&changes, known.next_end) {
-                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-            // One edit is several events; what counts is the text.
-            while changes.try_recv().is_ok() {}
-            let ended = known.next_end.is_some_and(|end| end <= unix_seconds());
-            match reader.read() {
-                Ok(file) if file.text == known.text && !ended => {}
-                Ok(file) => {
-                    file.warnings.iter().for_each(|warning| warn!("{warning}"));
-                    known = Known { text: file.text, next_end: file.next_end };
-                    if commands.send(Command::Policies(file.policies)).is_err() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    // A duration that ended is looked at again when the file is good again.
-                    known.next_end = None;
-                    counters.configs_refused.inc();
-                    error!("{error}");
-                    error!("the policies from before stay in force");
-                }
-            }
-        }
-    });
-}
-
-/// Waits for a change, at most until `end` (Unix seconds).
-fn wait(changes: &Receiver<()>, end: Option<i64>) -> Result<(), RecvTimeoutError> {
-    let Some(end) = end else {
-        return changes.recv().map_err(|_| RecvTimeoutError::Disconnected);
-    };
-    let left = u64::try_from(end - unix_seconds()).unwrap_or(0);
-    changes.recv_timeout(Duration::from_secs(left))
 }
 
 fn host_name() -> anyhow::Result<String> {

@@ -114,6 +114,8 @@ struct Shared {
     /// Told when it has.
     closed: Notify,
     counters: Counters,
+    /// Whether the queue has dropped anything since the collector last acknowledged.
+    dropping: AtomicBool,
 }
 
 impl Exporter {
@@ -140,6 +142,7 @@ impl Exporter {
             closing: AtomicBool::new(false),
             closed: Notify::new(),
             counters: Counters::default(),
+            dropping: AtomicBool::new(false),
         });
         let sender = Sender { shared: shared.clone(), endpoint, options, state: State::Starting };
         Ok(Self { shared, task: tokio::spawn(sender.run()) })
@@ -152,6 +155,12 @@ impl Exporter {
         let counters = &self.shared.counters;
         counters.batches_dropped.fetch_add(dropped.batches, Ordering::Relaxed);
         counters.samples_dropped.fetch_add(dropped.samples, Ordering::Relaxed);
+        if dropped.batches > 0 && !self.shared.dropping.swap(true, Ordering::Relaxed) {
+            warn!(
+                samples = dropped.samples,
+                "the queue is full and drops its oldest windows until the collector takes some; --queue-bytes makes it larger"
+            );
+        }
         self.shared.tell();
     }
 
@@ -325,6 +334,7 @@ impl Sender {
             debug!(sequence = ack.sequence, "the collector acknowledged a batch that is not waiting for it");
             return;
         }
+        self.shared.dropping.store(false, Ordering::Relaxed);
         let counters = &self.shared.counters;
         match ack.result() {
             AckResult::Stored => counters.batches_stored.fetch_add(1, Ordering::Relaxed),

@@ -1,5 +1,6 @@
 //! The kernel's side: BPF programs, their maps and the side-band records.
 
+pub mod counts;
 pub mod programs;
 pub mod sample;
 pub mod sideband;

@@ -1,30 +1,54 @@
 //! Loads the BPF programs, attaches them to every CPU and reads their maps.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
+use std::time::{Duration, Instant};
 
-use aya::maps::{
-    Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf,
-};
+use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf};
 use aya::programs::perf_event::{
     PerfEventConfig, PerfEventLinkId, PerfEventScope, SamplePolicy, SoftwareEvent,
 };
 use aya::programs::{PerfEvent, ProgramError, RawTracePoint};
 use aya::util::{nr_cpus, online_cpus};
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use hearth_node_agent_ebpf::limits::MIN_RING_BYTES;
-use hearth_node_agent_ebpf::record::{CountKey, Decision, EXITS, Exit};
+use hearth_node_agent_ebpf::limits::{MAX_COUNTS, MIN_RING_BYTES};
+use hearth_node_agent_ebpf::record::{Decision, EXITS, Exit};
 use thiserror::Error;
 
-use super::sample::{BadRecord, CountKeyBytes, RawSample, count_key};
+use super::counts::{Count, Counts};
+use super::sample::{BadRecord, RawSample};
 
 static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/hearth-bpf"));
 
-/// Bytes of ring buffer per CPU and sample per second: at 100 ms between reads a
-/// tenth of the samples waits, so 64 leaves room for records of 640 bytes, the
-/// mean being near 300, and for a pause of several reads at usual depths.
+/// Bytes of ring buffer per CPU and sample per second. It is read ten times a second, so that a tenth
+/// of a second's samples waits: ten rounds of 640 bytes, or twenty of the mean sample, which is near 300.
 const RING_BYTES_PER_SAMPLE: u32 = 640;
 const MAX_RING_BYTES: u32 = 1 << 26;
+/// A CPU ticks at the node rate even when idle, and that is once a second at least: one that has not for
+/// so long went offline and came back between two looks. Its events died with it.
+const STALLED: Duration = Duration::from_secs(3);
+
+/// How large the tables are whose size is not always the same.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// The ring buffer of samples, bytes; a power of two, as the kernel asks.
+    pub ring_bytes: u32,
+    /// Threads that are counted without a stack.
+    pub counts: u32,
+}
+
+impl Sizes {
+    /// For so many CPUs that tick at `rate`.
+    pub fn for_rate(cpus: usize, rate: u32) -> Self {
+        let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
+        let ring_bytes = cpus
+            .saturating_mul(rate)
+            .saturating_mul(RING_BYTES_PER_SAMPLE)
+            .clamp(MIN_RING_BYTES, MAX_RING_BYTES)
+            .next_power_of_two();
+        Self { ring_bytes, counts: MAX_COUNTS }
+    }
+}
 
 /// What can go wrong between the agent and the kernel.
 #[derive(Debug, Error)]
@@ -64,47 +88,70 @@ pub enum KernelError {
     },
 }
 
+/// The sampler of one CPU.
+struct Attached {
+    link: PerfEventLinkId,
+    /// How often the CPU had ticked when that was last another number, and when it was.
+    ticks: u64,
+    moved: Instant,
+}
+
 /// The loaded programs and their maps.
 pub struct Programs {
     ebpf: Ebpf,
-    links: BTreeMap<u32, PerfEventLinkId>,
+    sizes: Sizes,
+    links: BTreeMap<u32, Attached>,
     /// Ticks per second and CPU; 0 while detached.
     node_rate: u32,
     samples: RingBuf<MapData>,
     config: Array<MapData, [u8; 8]>,
     decisions: BpfHashMap<MapData, u32, Decision>,
-    counts: PerCpuHashMap<MapData, CountKeyBytes, u64>,
+    counts: Counts,
+    ticks: PerCpuArray<MapData, u64>,
     exits: PerCpuArray<MapData, u64>,
+    /// The exit counters of the programs that these took over from.
+    exits_before: [u64; EXITS as usize],
     /// Why `on_exec` is not attached, if it is not.
     exec_unattached: Option<ProgramError>,
 }
 
 impl Programs {
     /// Loads everything; nothing is attached to a CPU before [`Self::set_rate`].
-    ///
-    /// `max_rate` is the highest node rate that will be asked for, in samples per
-    /// second and CPU; the ring buffer's size follows from it.
-    pub fn load(max_rate: u32) -> Result<Self, KernelError> {
+    pub fn load(sizes: Sizes) -> Result<Self, KernelError> {
         let cpus = nr_cpus().map_err(|(path, source)| KernelError::Cpus { path, source })?;
-        let mut ebpf =
-            EbpfLoader::new().map_max_entries("SAMPLES", ring_bytes(cpus, max_rate)).load(PROGRAMS)?;
-        let ticks: PerCpuArray<_, u64> = map(&mut ebpf, "TICKS")?;
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries("SAMPLES", sizes.ring_bytes)
+            .map_max_entries("COUNTS", sizes.counts)
+            .load(PROGRAMS)?;
         let mut programs = Self {
+            sizes,
             links: BTreeMap::new(),
             node_rate: 0,
             samples: map(&mut ebpf, "SAMPLES")?,
             config: map(&mut ebpf, "CONFIG")?,
             decisions: map(&mut ebpf, "DECISIONS")?,
-            counts: map(&mut ebpf, "COUNTS")?,
+            counts: Counts::new(map(&mut ebpf, "COUNTS")?),
+            ticks: map(&mut ebpf, "TICKS")?,
             exits: map(&mut ebpf, "EXIT_COUNTERS")?,
+            exits_before: [0; EXITS as usize],
             exec_unattached: None,
             ebpf,
         };
+        randomize(&mut programs.ticks, cpus)?;
         programs.tick_program()?.load().map_err(|source| KernelError::Program { name: TICK, source })?;
         programs.exec_unattached = programs.attach_exec().err();
-        // Not before: the programs are loaded with the maps' descriptors, and this one is closed here.
-        randomize(ticks, cpus)?;
         Ok(programs)
+    }
+
+    /// The sizes it was loaded with.
+    pub fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    /// Takes over from `old`, which is detached and whose samples and counts were read: the exit
+    /// counters go on from where they were. Decisions have to be told again.
+    pub fn take_over(self, old: &Self) -> Result<Self, KernelError> {
+        Ok(Self { exits_before: old.read_exits()?, ..self })
     }
 
     /// Why a process that replaces its program keeps its old decision until the
@@ -125,7 +172,8 @@ impl Programs {
         config[..4].copy_from_slice(&rate.to_ne_bytes());
         self.config.set(0, config, 0)?;
         self.node_rate = rate;
-        self.follow_cpus()
+        self.follow_cpus(&online()?)?;
+        Ok(())
     }
 
     /// Ticks per second and CPU at the moment; 0 while detached.
@@ -133,22 +181,33 @@ impl Programs {
         self.node_rate
     }
 
-    /// Attaches to CPUs that came online and lets go of those that went away, so
-    /// that one which comes back is attached anew. Cheap when nothing changed.
-    pub fn follow_cpus(&mut self) -> Result<(), KernelError> {
+    /// Attaches to CPUs that came online, lets go of those that went away, and attaches anew where the
+    /// ticks have stopped. The CPUs of which any of this is true. Cheap when nothing changed.
+    pub fn follow_cpus(&mut self, online: &[u32]) -> Result<Vec<u32>, KernelError> {
         if self.node_rate == 0 {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        let online = online_cpus().map_err(|(path, source)| KernelError::Cpus { path, source })?;
-        for cpu in self.links.keys().copied().filter(|cpu| !online.contains(cpu)).collect::<Vec<_>>() {
-            self.detach(cpu)?;
-        }
-        for cpu in online {
-            if !self.links.contains_key(&cpu) {
-                self.attach(cpu)?;
+        let ticks = self.ticks.get(&0, 0)?;
+        let now = Instant::now();
+        let mut changed = Vec::new();
+        for (cpu, attached) in &mut self.links {
+            let ticks = ticks.get(*cpu as usize).copied().unwrap_or(0);
+            if attached.ticks != ticks {
+                (attached.ticks, attached.moved) = (ticks, now);
+            }
+            if !online.contains(cpu) || now.duration_since(attached.moved) > STALLED {
+                changed.push(*cpu);
             }
         }
-        Ok(())
+        for cpu in &changed {
+            self.detach(*cpu)?;
+        }
+        for cpu in online {
+            if !self.links.contains_key(cpu) && self.attach(*cpu)? && !changed.contains(cpu) {
+                changed.push(*cpu);
+            }
+        }
+        Ok(changed)
     }
 
     /// CPUs that are sampled now.
@@ -156,14 +215,14 @@ impl Programs {
         self.links.len()
     }
 
-    /// Tells the kernel how a process is sampled from now on.
-    pub fn decide(&mut self, tgid: u32, decision: Decision) -> Result<(), KernelError> {
+    /// Tells the kernel how a process is sampled from now on; false where its table is
+    /// full, which leaves the process undecided: dearer, not wrong.
+    pub fn decide(&mut self, tgid: u32, decision: Decision) -> Result<bool, KernelError> {
         match self.decisions.insert(tgid, decision, 0) {
-            // A full table leaves the process undecided: dearer, not wrong.
             Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::E2BIG) => {
-                Ok(())
+                Ok(false)
             }
-            other => Ok(other?),
+            other => Ok(other.map(|()| true)?),
         }
     }
 
@@ -183,61 +242,51 @@ impl Programs {
         }
     }
 
-    /// The counts so far, summed over the CPUs. They only grow.
-    pub fn read_counts(&self, into: &mut HashMap<CountKey, u64>) -> Result<(), KernelError> {
-        for entry in self.counts.iter() {
-            let (key, ticks) = match entry {
-                Ok(entry) => entry,
-                // Removed while the table was walked.
-                Err(MapError::KeyNotFound) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            into.insert(count_key(&key), ticks.iter().sum());
-        }
-        Ok(())
+    /// What was counted without a stack since the last call.
+    pub fn take_counts(&mut self) -> Result<Vec<Count>, KernelError> {
+        Ok(self.counts.take()?)
     }
 
-    /// Takes a count out of the table, for a thread that is no more.
-    pub fn remove_count(&mut self, key: &CountKey) -> Result<(), KernelError> {
-        let mut bytes: CountKeyBytes = [0; size_of::<CountKey>()];
-        bytes[..4].copy_from_slice(&key.tgid.to_ne_bytes());
-        bytes[4..6].copy_from_slice(&key.kind.to_ne_bytes());
-        bytes[6..8].copy_from_slice(&key.main_thread.to_ne_bytes());
-        bytes[8..].copy_from_slice(&key.comm);
-        match self.counts.remove(&bytes) {
-            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => Ok(other?),
-        }
+    /// Ticks of every CPU, from a random start.
+    pub fn read_ticks(&self) -> Result<Vec<u64>, KernelError> {
+        Ok(self.ticks.get(&0, 0)?.to_vec())
     }
 
     /// The counter of each way a tick can end, summed over the CPUs, in the order of [`Exit::ALL`].
     pub fn read_exits(&self) -> Result<[u64; EXITS as usize], KernelError> {
-        let mut totals = [0; EXITS as usize];
+        let mut totals = self.exits_before;
         for exit in Exit::ALL {
-            totals[*exit as usize] = self.exits.get(&(*exit as u32), 0)?.iter().sum();
+            totals[*exit as usize] += self.exits.get(&(*exit as u32), 0)?.iter().sum::<u64>();
         }
         Ok(totals)
     }
 
-    fn attach(&mut self, cpu: u32) -> Result<(), KernelError> {
+    /// False where there is no such CPU any more.
+    fn attach(&mut self, cpu: u32) -> Result<bool, KernelError> {
         let period = 1_000_000_000 / u64::from(self.node_rate);
-        let link = self
-            .tick_program()?
-            .attach(
-                PerfEventConfig::Software(SoftwareEvent::CpuClock),
-                PerfEventScope::AllProcessesOneCpu { cpu },
-                SamplePolicy::Period(period),
-                false,
-            )
-            .map_err(|source| KernelError::Program { name: TICK, source })?;
-        self.links.insert(cpu, link);
-        Ok(())
+        let link = self.tick_program()?.attach(
+            PerfEventConfig::Software(SoftwareEvent::CpuClock),
+            PerfEventScope::AllProcessesOneCpu { cpu },
+            SamplePolicy::Period(period),
+            false,
+        );
+        match link {
+            Ok(link) => {
+                self.links.insert(cpu, Attached { link, ticks: 0, moved: Instant::now() });
+                Ok(true)
+            }
+            // It went offline after the list of CPUs was read.
+            Err(ProgramError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENODEV) => {
+                Ok(false)
+            }
+            Err(source) => Err(KernelError::Program { name: TICK, source }),
+        }
     }
 
     fn detach(&mut self, cpu: u32) -> Result<(), KernelError> {
-        if let Some(link) = self.links.remove(&cpu) {
+        if let Some(attached) = self.links.remove(&cpu) {
             self.tick_program()?
-                .detach(link)
+                .detach(attached.link)
                 .map_err(|source| KernelError::Program { name: TICK, source })?;
         }
         Ok(())
@@ -269,20 +318,27 @@ fn map<M: TryFrom<aya::maps::Map, Error = MapError>>(
     M::try_from(map).map_err(|source| KernelError::Map { name, source: Some(source) })
 }
 
-/// The size of the ring buffer: a power of two, as the kernel asks.
-fn ring_bytes(cpus: usize, max_rate: u32) -> u32 {
-    let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
-    cpus.saturating_mul(max_rate)
-        .saturating_mul(RING_BYTES_PER_SAMPLE)
-        .clamp(MIN_RING_BYTES, MAX_RING_BYTES)
-        .next_power_of_two()
+/// The CPUs that are online.
+pub fn online() -> Result<Vec<u32>, KernelError> {
+    online_cpus().map_err(|(path, source)| KernelError::Cpus { path, source })
 }
 
 /// Lets every CPU's virtual clock begin at a random tick: else thinned samples of
 /// all CPUs and of all nodes would fall on the same beats.
-fn randomize(mut ticks: PerCpuArray<MapData, u64>, cpus: usize) -> Result<(), KernelError> {
+fn randomize(ticks: &mut PerCpuArray<MapData, u64>, cpus: usize) -> Result<(), KernelError> {
     let starts = (0..cpus).map(|_| u64::from(uuid::Uuid::new_v4().as_fields().0)).collect::<Vec<_>>();
     let starts = PerCpuValues::try_from(starts)
         .map_err(|source| KernelError::Cpus { path: "the number of possible CPUs", source })?;
     Ok(ticks.set(0, starts, 0)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ring_buffer_follows_the_rate_in_use() {
+        let mib = |cpus, rate| Sizes::for_rate(cpus, rate).ring_bytes >> 20;
+        assert_eq!([mib(2, 99), mib(64, 99), mib(64, 997), mib(1024, 1000)], [1, 4, 64, 64]);
+    }
 }

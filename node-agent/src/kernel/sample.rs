@@ -83,6 +83,16 @@ pub fn count_key(bytes: &CountKeyBytes) -> CountKey {
     }
 }
 
+/// Writes the key of a count.
+pub fn count_key_bytes(key: &CountKey) -> CountKeyBytes {
+    let mut bytes: CountKeyBytes = [0; size_of::<CountKey>()];
+    bytes[..4].copy_from_slice(&key.tgid.to_ne_bytes());
+    bytes[4..6].copy_from_slice(&key.kind.to_ne_bytes());
+    bytes[6..8].copy_from_slice(&key.main_thread.to_ne_bytes());
+    bytes[8..].copy_from_slice(&key.comm);
+    bytes
+}
+
 /// The name in a `comm`, up to its first zero; broken UTF-8 becomes U+FFFD.
 pub fn comm_name(comm: &[u8]) -> String {
     let name = comm.split(|&byte| byte == 0).next().unwrap_or_default();
@@ -127,6 +137,12 @@ mod tests {
     fn a_record_that_claims_too_much_is_refused() {
         assert_eq!(RawSample::parse(&[0; 63]), Err(BadRecord::Short(63)));
         assert_eq!(RawSample::parse(&record(2, 2, 3)), Err(BadRecord::Frames { bytes: 88, frames: 4 }));
+    }
+
+    #[test]
+    fn the_key_of_a_count_is_read_as_it_is_written() {
+        let key = CountKey { tgid: 0x0102_0304, kind: 2, main_thread: 1, comm: *b"0123456789abcdef" };
+        assert_eq!(count_key(&count_key_bytes(&key)), key);
     }
 
     #[test]

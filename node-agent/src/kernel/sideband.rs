@@ -103,6 +103,15 @@ pub enum SidebandError {
     },
 }
 
+impl SidebandError {
+    fn errno_of_event(&self) -> Option<i32> {
+        match self {
+            Self::Event { source, .. } => source.raw_os_error(),
+            Self::Buffer { .. } => None,
+        }
+    }
+}
+
 fn remedy_of_event(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EACCES | libc::EPERM) => " (needs CAP_PERFMON)",
@@ -135,8 +144,15 @@ impl Sideband {
     /// Without CAP_PERFMON (or CAP_SYS_ADMIN), without memory that may be locked.
     pub fn open(cpus: &[u32]) -> Result<Self, SidebandError> {
         let mut sideband = Self { samplers: BTreeMap::new(), build_ids: true };
-        sideband.follow_cpus(cpus)?;
-        Ok(sideband)
+        match sideband.follow_cpus(cpus, &[]) {
+            (_, Some(error)) => Err(error),
+            (_, None) => Ok(sideband),
+        }
+    }
+
+    /// Whether there is a reader on each of `online` (in order), and no other.
+    pub fn covers(&self, online: &[u32]) -> bool {
+        self.samplers.keys().eq(online)
     }
 
     /// Whether mappings come with build ids.
@@ -144,28 +160,35 @@ impl Sideband {
         self.build_ids
     }
 
-    /// Opens readers on CPUs that came online, closes those that went away.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
-    pub fn follow_cpus(&mut self, online: &[u32]) -> Result<(), SidebandError> {
-        self.samplers.retain(|cpu, _| online.contains(cpu));
+    /// Opens readers on CPUs that came online and, once more, on those of `anew`; closes those
+    /// that went away. Whether any of this happened, and what went wrong last.
+    pub fn follow_cpus(&mut self, online: &[u32], anew: &[u32]) -> (bool, Option<SidebandError>) {
+        let before = self.samplers.len();
+        self.samplers.retain(|cpu, _| online.contains(cpu) && !anew.contains(cpu));
+        let mut changed = self.samplers.len() != before;
+        let mut failed = None;
         for &cpu in online {
             if self.samplers.contains_key(&cpu) {
                 continue;
             }
-            let sampler = match open(cpu, self.build_ids) {
-                Err(SidebandError::Event { source, .. })
-                    if self.build_ids && source.raw_os_error() == Some(libc::EINVAL) =>
-                {
+            let opened = match open(cpu, self.build_ids) {
+                Err(error) if self.build_ids && error.errno_of_event() == Some(libc::EINVAL) => {
                     self.build_ids = false;
-                    open(cpu, false)?
+                    open(cpu, false)
                 }
-                other => other?,
+                other => other,
             };
-            self.samplers.insert(cpu, sampler);
+            match opened {
+                Ok(sampler) => {
+                    self.samplers.insert(cpu, sampler);
+                    changed = true;
+                }
+                // It went offline after the list of CPUs was read.
+                Err(error) if error.errno_of_event() == Some(libc::ENODEV) => {}
+                Err(error) => failed = Some(error),
+            }
         }
-        Ok(())
+        (changed, failed)
     }
 
     /// Appends everything that waits, in the order of its time. Returns how many
