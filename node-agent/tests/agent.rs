@@ -1,0 +1,235 @@
+//! The agent's pipeline on the real kernel: policies and processes in, windows out.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use hearth_node_agent::agent::{Agent, Command as Tell, Options};
+use hearth_node_agent::clock::Clock;
+use hearth_node_agent::export::batch::{Row, Window};
+use hearth_node_agent::kernel::programs::KernelError;
+use hearth_node_agent::metrics::Metrics;
+use hearth_node_agent::policies::PolicySet;
+use hearth_node_agent::symbols::{Limits, Symbolizer};
+use hearth_policy::{EffectivePolicy, Environment, parse_policy_file};
+use hearth_proto::collector::v1::StackEnd;
+
+/// The policy that samples processes of this name.
+fn policy(name: &str, frequency: u32) -> PolicySet {
+    let text = format!(
+        "apiVersion: profiling.hearth.dev/v1alpha1\nkind: ClusterProfilingPolicy\nmetadata: {{name: test}}\n\
+         spec: {{regex: '^{name}$', hostProcesses: true, frequency: {frequency}}}\n"
+    );
+    let policies = EffectivePolicy::from_file(parse_policy_file(&text).unwrap().0);
+    PolicySet::new(policies, Environment::Standalone, 1000).unwrap()
+}
+
+/// An agent at work.
+struct Running {
+    commands: Sender<Tell>,
+    windows: Receiver<Window>,
+    thread: JoinHandle<Result<(), KernelError>>,
+}
+
+impl Running {
+    fn start(options: Options, policies: PolicySet) -> Self {
+        let (sink, windows) = channel();
+        let (commands, receiver) = channel();
+        let agent = Agent::start(
+            options,
+            policies,
+            Symbolizer::new(Limits::default()),
+            Arc::new(Metrics::default()),
+            Box::new(move |window| drop(sink.send(window))),
+        );
+        let agent = agent.unwrap();
+        let thread = std::thread::spawn(move || agent.run(&receiver));
+        Self { commands, windows, thread }
+    }
+
+    /// The windows until they are enough.
+    fn windows(&self, what: &str, enough: impl Fn(&[Window]) -> bool) -> Vec<Window> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let mut windows = Vec::new();
+        while !enough(&windows) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            windows
+                .push(self.windows.recv_timeout(left).unwrap_or_else(|_| panic!("{what}: not within 30 s")));
+        }
+        windows
+    }
+
+    fn stop(self) {
+        self.commands.send(Tell::Stop).unwrap();
+        self.thread.join().unwrap().unwrap();
+    }
+}
+
+/// A process of a program compiled at this moment; killed when dropped.
+struct Fixture {
+    process: Child,
+    _folder: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn start(name: &str, flags: &[&str], source: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, program) = (folder.path().join("source.c"), folder.path().join(name));
+        std::fs::write(&file, source).unwrap();
+        let status = Command::new("cc").args(flags).arg("-o").args([&program, &file]).status().unwrap();
+        assert!(status.success(), "cc failed");
+        Self { process: spawn(&program), _folder: folder }
+    }
+}
+
+fn spawn(program: &Path) -> Child {
+    Command::new(program).stdin(Stdio::null()).spawn().unwrap()
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+/// The rows of a process that matched.
+fn rows_of<'a>(windows: &'a [Window], name: &'a str) -> impl Iterator<Item = &'a Row> {
+    windows.iter().flat_map(|window| &window.rows).filter(move |row| &*row.process.app_service == name)
+}
+
+fn samples<'a>(rows: impl Iterator<Item = &'a Row>) -> u64 {
+    rows.map(|row| u64::from(row.samples)).sum()
+}
+
+/// What is said of most of the stacks of a program: how they end, and their frames.
+fn check_stack(name: &str, flags: &[&str], source: &str, expected: &str) {
+    let _fixture = Fixture::start(name, flags, source);
+    let agent = Running::start(Options::new(1), policy(name, 199));
+    let windows = agent.windows("samples", |windows| samples(rows_of(windows, name)) >= 100);
+    agent.stop();
+    let mut stacks: BTreeMap<String, u32> = BTreeMap::new();
+    for row in rows_of(&windows, name) {
+        // What the kernel did meanwhile is not the program's.
+        let frames = row.stack.iter().flat_map(|stack| stack.iter());
+        let frames: Vec<&str> =
+            frames.map(|frame| &**frame).filter(|frame| !frame.starts_with("[k]")).collect();
+        let end = row.end.as_str_name().trim_start_matches("STACK_END_").to_lowercase();
+        *stacks.entry(format!("{} {end}", frames.join(";"))).or_default() += row.samples;
+    }
+    let most = stacks.iter().max_by_key(|(_, samples)| **samples).unwrap();
+    assert_eq!(most.0, expected, "{stacks:#?}");
+    assert!(u64::from(*most.1) * 10 >= samples(rows_of(&windows, name)) * 8, "{stacks:#?}");
+}
+
+/// For a process that begins in our own code, with zero in the register as the ABI says.
+const BARE: [&str; 5] = ["-O2", "-nostdlib", "-static", "-fno-pie", "-no-pie"];
+
+/// `_start` with these instructions.
+fn start(instructions: &str) -> String {
+    format!(
+        "__asm__(\".globl _start; .type _start, @function; _start: xor %ebp, %ebp; {instructions};\"
+         \".size _start, .-_start\");"
+    )
+}
+
+/// `_start` → `outer` → `burn`; the first two are nothing but a call.
+fn calls() -> String {
+    "__attribute__((noinline)) void burn(void) { for (;;) __asm__ volatile(\"\" : : \"r\"(__builtin_frame_address(0))); }
+     __attribute__((noinline)) void outer(void) { burn(); __asm__ volatile(\"\"); }"
+        .to_owned()
+        + &start("call outer; hlt")
+}
+
+#[test]
+fn a_stack_with_frame_pointers_is_complete() {
+    let flags = [&BARE[..], &["-fno-omit-frame-pointer", "-fno-optimize-sibling-calls"]].concat();
+    check_stack("hearth-t-fp", &flags, &calls(), "_start;outer;burn complete");
+}
+
+#[test]
+fn a_leaf_without_frame_pointers_is_not_complete_though_the_register_is_zero() {
+    // Without asking for its frame, `burn` gets none.
+    let source = calls().replace(" : : \"r\"(__builtin_frame_address(0))", "");
+    let flags = [&BARE[..], &["-fomit-frame-pointer"]].concat();
+    check_stack("hearth-t-nofp", &flags, &source, "burn no_unwind_info");
+}
+
+#[test]
+fn the_entry_of_a_process_is_a_complete_stack() {
+    check_stack("hearth-t-entry", &BARE, &start("1: jmp 1b"), "_start complete");
+}
+
+/// A shell that burns CPU until it is dropped; no policy of these tests matches it.
+struct Burner(Child);
+
+impl Burner {
+    fn start() -> Self {
+        Self(Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap())
+    }
+}
+
+impl Drop for Burner {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn ticks_without_room_in_the_table_of_counts_are_a_row() {
+    let _burners = [Burner::start(), Burner::start()];
+    let options = Options { max_counts: 1, ..Options::new(1) };
+    let agent = Running::start(options, policy("nobody-has-it", 499));
+    let lost = |windows: &[Window]| {
+        let rows = windows.iter().flat_map(|window| &window.rows);
+        samples(rows.filter(|row| &*row.process.name == "[lost]" && row.end == StackEnd::Counted))
+    };
+    agent.windows("time under [lost]", |windows| lost(windows) > 0);
+    agent.stop();
+}
+
+#[test]
+fn a_clock_that_is_set_back_closes_the_window() {
+    let _burner = Burner::start();
+    let back = Arc::new(AtomicU64::new(0));
+    let of_clock = back.clone();
+    let clock = Clock::new(move || SystemTime::now() - Duration::from_secs(of_clock.load(Ordering::Relaxed)));
+    let agent = Running::start(Options { clock, ..Options::new(60) }, policy("nobody", 99));
+    let mut starts: Vec<i64> = Vec::new();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while starts.len() < 3 {
+        assert!(Instant::now() < deadline, "only {} windows are closed", starts.len());
+        back.fetch_add(7200, Ordering::Relaxed);
+        // One that was set back before anything ticked leaves no window.
+        starts.extend(agent.windows.recv_timeout(Duration::from_millis(300)).map(|window| window.start_unix));
+    }
+    agent.stop();
+    assert!(starts.windows(2).all(|pair| pair[1] < pair[0] - 7000), "{starts:?}");
+}
+
+#[test]
+fn no_window_holds_ticks_of_two_rates() {
+    let _burner = Burner::start();
+    let agent = Running::start(Options::new(60), policy("nobody", 997));
+    let mut windows = Vec::new();
+    let mut rates = [49, 499, 20].into_iter().cycle();
+    // A rate that was in force too briefly for a tick leaves no window.
+    while windows.len() < 5 {
+        agent.commands.send(Tell::Policies(policy("nobody", rates.next().unwrap()))).unwrap();
+        windows.extend(agent.windows.recv_timeout(Duration::from_millis(100)).ok());
+    }
+    agent.stop();
+    for window in &windows {
+        let mut periods: Vec<u32> = window.rows.iter().map(|row| row.process.period_micros).collect();
+        periods.sort_unstable();
+        periods.dedup();
+        assert_eq!(periods.len(), 1, "{periods:?} in one window");
+    }
+}
