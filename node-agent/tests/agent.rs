@@ -196,6 +196,32 @@ fn ticks_without_room_in_the_table_of_counts_are_a_row() {
 }
 
 #[test]
+fn a_process_that_began_while_nothing_was_sampled_is_known_when_it_is_asked_for() {
+    let name = "hearth-t-late";
+    let nothing = PolicySet::new(Vec::new(), Environment::Standalone, 1000).unwrap();
+    let agent = Running::start(Options::new(1), nothing);
+    let _fixture = Fixture::start(name, &BARE, &start("1: jmp 1b"));
+    agent.commands.send(Tell::Policies(policy(name, 199))).unwrap();
+    agent.windows("samples", |windows| samples(rows_of(windows, name)) >= 50);
+    agent.stop();
+}
+
+#[test]
+fn samples_go_on_in_a_larger_ring_buffer() {
+    let name = "hearth-t-more";
+    let _fixture = Fixture::start(name, &BARE, &start("1: jmp 1b"));
+    let agent = Running::start(Options::new(1), policy(name, 99));
+    agent.windows("samples", |windows| samples(rows_of(windows, name)) >= 20);
+    agent.commands.send(Tell::Policies(policy(name, 1000))).unwrap();
+    let at_new_rate = |row: &&Row| row.process.period_micros == 1000;
+    let windows = agent.windows("samples at the new rate", |windows| {
+        samples(rows_of(windows, name).filter(at_new_rate)) >= 500
+    });
+    agent.stop();
+    assert!(samples(rows_of(&windows, name)) >= 500);
+}
+
+#[test]
 fn a_clock_that_is_set_back_closes_the_window() {
     let _burner = Burner::start();
     let back = Arc::new(AtomicU64::new(0));

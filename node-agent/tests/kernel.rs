@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use hearth_node_agent::kernel::counts::Count;
 use hearth_node_agent::kernel::programs::{Programs, Sizes, online};
 use hearth_node_agent::kernel::sample::{RawSample, comm_name};
+use hearth_node_agent_ebpf::limits::MAX_DECISIONS;
 use hearth_node_agent_ebpf::record::{COUNT_UNMATCHED, DECISION_UNMATCHED, EXITS, Exit};
 
 /// A process that burns CPU until it is dropped.
@@ -179,8 +180,9 @@ fn a_thread_that_stopped_ticking_gives_its_place_back_though_it_lives() {
     });
     first.pause();
     let second = Burner::start();
-    programs.decide(second.tgid(), DECISION_UNMATCHED).unwrap();
     wait_until("ticks of the second", &mut programs, |programs| {
+        // Again and again: the end of its exec, which may be still to come, clears the decision.
+        programs.decide(second.tgid(), DECISION_UNMATCHED).unwrap();
         let counts = programs.take_counts().unwrap();
         counted += ticks_of(first.tgid(), &counts);
         let of_second = ticks_of(second.tgid(), &counts);
@@ -191,6 +193,14 @@ fn a_thread_that_stopped_ticking_gives_its_place_back_though_it_lives() {
     counted += programs.take_counts().unwrap().iter().flat_map(|count| &count.ticks).sum::<u64>();
     let exits = programs.read_exits().unwrap();
     assert_eq!(counted, exits[Exit::Counted as usize], "no tick went with the places");
+}
+
+#[test]
+fn a_decision_without_room_is_said() {
+    let mut programs = loaded(99);
+    // No process has a pid this high.
+    let refused = (0..2 * MAX_DECISIONS).find(|n| !programs.decide((1 << 23) + n, 99).unwrap());
+    assert_eq!(refused, Some(MAX_DECISIONS));
 }
 
 #[test]

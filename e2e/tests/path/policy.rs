@@ -112,6 +112,7 @@ fn policies_change_while_the_agent_runs() {
     // SIGHUP reads it again; with nothing new nothing changes.
     agent.signal(libc::SIGHUP);
     agent.wait_for_log("SIGHUP: reading the policy file again");
+    agent.wait_for_log("the policy file says nothing new");
 
     // A bad file is refused with line and field, and what was in force stays.
     let before = collector.samples(&agent.node, &format!("app_service = '{}'", names[1]));
@@ -139,6 +140,23 @@ fn policies_change_while_the_agent_runs() {
         .map(|(name, period)| format!("{name}\t[{period}]"))
         .collect();
     assert_eq!(rates, expected);
+}
+
+#[test]
+fn without_an_enabled_policy_the_agent_says_that_nothing_is_sampled() {
+    let _machine = machine::together();
+    let program = Program::burner(&unique_name("idle"));
+    let with = |more: &str| policy("one", &format!("regex: '^{}$', frequency: 99{more}", program.name()));
+    let mut agent = Agent::start(&with(""));
+    assert_eq!(agent.get("/readyz").body, "sampling\n");
+    agent.write_policies(&with(", disabled: true"));
+    agent.wait_for_log("no enabled policy among 1: nothing is sampled, Total stays empty");
+    assert_eq!(agent.get("/readyz").body, "no enabled policy: nothing is sampled\n");
+    // One that begins meanwhile is known when a policy asks for it again.
+    let _process = program.start::<&str>(&[]);
+    agent.write_policies(&with(""));
+    agent.wait_for_samples(program.name(), 20);
+    agent.stop();
 }
 
 /// A spec in; exit code 2 and a message with file, line and field, and `remedy`, out.

@@ -253,8 +253,18 @@ async fn what_the_queue_drops_arrives_as_loss() {
     }
     let counters = exporter.counters();
     assert_eq!((count(&counters.batches_dropped), count(&counters.samples_dropped)), (2, 15));
+    assert!(exporter.shared.dropping.load(Ordering::Relaxed), "it was logged, and is not again");
+    let metrics = crate::metrics::Metrics::default();
+    metrics.set_export(&exporter);
+    assert_eq!(metrics.samples_dropped.get(), 15);
+    let text = metrics.encode();
+    for line in ["hearth_agent_queued_batches 2\n", &format!("hearth_agent_queued_bytes {}\n", 2 * bytes)] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
     let mut server = Server::on(TcpListener::bind(address).await.unwrap(), |_, _| STORED);
     server.sees(&["1/3 a;a*;f 9 QueueFull=7", "1/4 a;a*;f 10 QueueFull=8"]).await;
+    queued(&exporter, 0).await;
+    assert!(!exporter.shared.dropping.load(Ordering::Relaxed), "the next time is logged again");
 }
 
 #[tokio::test]
