@@ -417,7 +417,7 @@ impl Agent {
         self.round()?;
         self.reopen_sideband(&online, &anew);
         let cpus = self.programs.cpus();
-        info!("sampling {cpus} CPUs, {before} before; attached anew or let go: {anew:?}");
+        info!("{cpus} CPUs are online now, {before} were; events begun or ended on {anew:?}");
         self.tell_kernel()
     }
 
