@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// How long anything may take that is waited for; a debug build on a busy machine is slow.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks at a condition.
-const LOOK: Duration = Duration::from_millis(20);
+pub(crate) const LOOK: Duration = Duration::from_millis(20);
 /// Lines of a log that a failed test prints.
 const TAIL: usize = 60;
 
@@ -84,16 +84,16 @@ pub struct Daemon {
     name: String,
     child: Child,
     log: PathBuf,
+    stdout: PathBuf,
 }
 
 impl Daemon {
-    /// Starts it, with its log in `folder`.
+    /// Starts it, with its log and its output in `folder`.
     pub fn start(name: &str, mut command: Command, folder: &Path) -> Self {
-        let log = folder.join(format!("{name}.log"));
-        let stderr = File::create(&log).expect("the test's folder can be written");
-        let stdout = stderr.try_clone().expect("a file can be duplicated");
-        command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).env("NO_COLOR", "1");
-        Self { name: name.to_owned(), child: spawn(command), log }
+        let [log, stdout] = ["log", "out"].map(|kind| folder.join(format!("{name}.{kind}")));
+        let create = |path| File::create(path).expect("the test's folder can be written");
+        command.stdin(Stdio::null()).stdout(create(&stdout)).stderr(create(&log)).env("NO_COLOR", "1");
+        Self { name: name.to_owned(), child: spawn(command), log, stdout }
     }
 
     /// Its process id.
@@ -104,6 +104,12 @@ impl Daemon {
     /// Everything it wrote so far.
     pub fn log(&self) -> String {
         let bytes = std::fs::read(&self.log).expect("the log was created at the start");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Everything it wrote to stdout so far.
+    pub fn output(&self) -> String {
+        let bytes = std::fs::read(&self.stdout).expect("the file was created at the start");
         String::from_utf8_lossy(&bytes).into_owned()
     }
 

@@ -1,4 +1,4 @@
-//! Programs to profile: C sources that are compiled at that moment, and their processes.
+//! Programs to profile: sources that are compiled at that moment, and their processes.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -35,6 +35,9 @@ const PRELUDE: &str = r#"
 pub const WITH_FRAME_POINTERS: &[&str] =
     &["-O1", "-fno-omit-frame-pointer", "-fno-inline", "-fno-optimize-sibling-calls"];
 
+/// Milliseconds after which the turns of [`Program::in_turns`] begin again.
+pub const TURNS: u32 = 400;
+
 /// A compiled program in a folder of its own.
 #[derive(Debug)]
 pub struct Program {
@@ -53,25 +56,65 @@ impl Program {
 
     /// The same with other flags.
     pub fn compile_with(name: &str, source: &str, flags: &[&str]) -> Self {
+        let mut gcc = Command::new("gcc");
+        gcc.args(["-std=gnu11", "-Wall"]).args(flags);
+        Self::build(name, "source.c", &format!("{PRELUDE}\n{source}"), gcc)
+    }
+
+    /// Compiles Rust, with frame pointers. `name` becomes the comm of its processes.
+    pub fn compile_rust(name: &str, source: &str) -> Self {
+        let mut rustc = Command::new("rustc");
+        rustc.args(["--edition=2024", "-O", "-C", "force-frame-pointers=yes", "--crate-name=fixture"]);
+        Self::build(name, "source.rs", source, rustc)
+    }
+
+    /// Compiles Go, which has frame pointers. `name` becomes the comm of its processes.
+    pub fn compile_go(name: &str, source: &str) -> Self {
+        let mut go = Command::new("go");
+        // No other toolchain is fetched, whatever the machine's settings ask for.
+        go.arg("build").env("GOTOOLCHAIN", "local");
+        Self::build(name, "source.go", source, go)
+    }
+
+    /// Compiles `source` by a compiler that takes `-o BINARY FILE` behind its other arguments.
+    fn build(name: &str, file_name: &str, source: &str, mut compiler: Command) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let file = folder.path().join("source.c");
-        std::fs::write(&file, format!("{PRELUDE}\n{source}")).expect("the folder can be written");
-        let binary = folder.path().join(name);
-        let output = Command::new("gcc")
-            .args(["-std=gnu11", "-Wall"])
-            .args(flags)
-            .arg("-o")
-            .arg(&binary)
-            .arg(&file)
-            .output()
-            .expect("gcc is installed");
-        assert!(output.status.success(), "gcc: {}\n{source}", String::from_utf8_lossy(&output.stderr));
+        let file = folder.path().join(file_name);
+        std::fs::write(&file, source).expect("the folder can be written");
+        compiler.arg("-o").arg(folder.path().join(name)).arg(&file);
+        let output = compiler.output().unwrap_or_else(|error| {
+            panic!("cannot start {compiler:?}: {error}; scripts/setup.sh test installs it")
+        });
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{compiler:?}: {stderr}\n{source}");
         Self { folder, name: name.to_owned() }
     }
 
     /// A program that burns CPU in `main` → `burn` until it is killed.
     pub fn burner(name: &str) -> Self {
         Self::compile(name, "FUNCTION void burn(void) { for (;;) BURN(1000000); } int main(void) { burn(); }")
+    }
+
+    /// A program that burns CPU in `main` → `work_in_c` in its turn only: from `argv[1]` to
+    /// `argv[2]` milliseconds of every [`TURNS`], by the machine's clock. Those whose turns do not
+    /// overlap never wait for each other.
+    pub fn in_turns(name: &str) -> Self {
+        Self::compile(
+            name,
+            &format!(
+                "FUNCTION void work_in_c(void) {{ BURN(100000); }}
+                int main(int argc, char **argv) {{
+                  long from = atol(argv[1]), until = atol(argv[2]);
+                  for (;;) {{
+                    struct timespec t;
+                    clock_gettime(CLOCK_REALTIME, &t);
+                    long at = (t.tv_sec * 1000 + t.tv_nsec / 1000000) % {TURNS};
+                    if (from <= at && at < until) work_in_c();
+                    else usleep((from - at + {TURNS}) % {TURNS} * 1000);
+                  }}
+                }}"
+            ),
+        )
     }
 
     /// The comm of its processes.

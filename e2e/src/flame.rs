@@ -115,20 +115,4 @@ impl Folded {
     pub fn total(&self) -> i64 {
         self.0.values().sum()
     }
-
-    /// The same stacks with their frames changed; those that become equal are one.
-    pub fn map(&self, change: impl Fn(&[String]) -> Vec<String>) -> Self {
-        let mut stacks = BTreeMap::new();
-        for (frames, value) in &self.0 {
-            *stacks.entry(change(frames)).or_default() += value;
-        }
-        Self(stacks)
-    }
-
-    /// Share of the time that is in stacks which `other` has too.
-    pub fn share_also_in(&self, other: &Self) -> f64 {
-        let common: i64 =
-            self.0.iter().filter(|(frames, _)| other.0.contains_key(*frames)).map(|(_, value)| value).sum();
-        common as f64 / self.total() as f64
-    }
 }

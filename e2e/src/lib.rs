@@ -6,12 +6,14 @@
 //! have it for itself ([`machine`]).
 
 pub mod agent;
+pub mod cgroup;
 pub mod collector;
 pub mod daemon;
 pub mod fixture;
 pub mod flame;
 pub mod machine;
 pub mod proc_fs;
+pub mod svg;
 
 pub use agent::{Agent, policy};
 pub use collector::Collector;

@@ -1,6 +1,7 @@
 //! The kernel's own accounts, to compare with.
 
 use std::fs;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// User and system time of a process so far, in seconds (`/proc/PID/stat`).
 pub fn cpu_seconds(pid: u32) -> f64 {
@@ -25,12 +26,31 @@ pub fn busy_seconds() -> f64 {
     [0, 1, 2, 5, 6].iter().map(|&index| times[index]).sum::<f64>() / TICKS_PER_SECOND
 }
 
+/// Waits for the next full second of the clock that windows are aligned to: its Unix time, and what
+/// the machine was busy until then.
+pub fn busy_at_a_full_second() -> (i64, f64) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
+    std::thread::sleep(Duration::from_secs(now.as_secs() + 1) - now);
+    let started = Instant::now();
+    let busy = busy_seconds();
+    assert!(started.elapsed() < Duration::from_millis(50), "/proc/stat took too long to be exact");
+    (i64::try_from(now.as_secs() + 1).expect("seconds fit"), busy)
+}
+
 /// The most memory a process has had at once, in bytes.
 pub fn peak_memory(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("it has memory");
     let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number of kB");
     kibibytes * 1024
+}
+
+/// Whether a capability, by its number, is in force for a process.
+pub fn has_capability(pid: u32, capability: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("it has a set");
+    let set = u64::from_str_radix(line.trim(), 16).expect("a set is a number");
+    set >> capability & 1 == 1
 }
 
 /// `USER_HZ`, which is 100 on every architecture that Hearth runs on.

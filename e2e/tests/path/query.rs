@@ -1,6 +1,6 @@
 //! Questions to the running collector: bad ones are told what to change, empty answers say why.
 
-use hearth_e2e::{Agent, Collector, Program, machine, policy, unique_name};
+use hearth_e2e::{Agent, Collector, Program, machine, policy, svg, unique_name};
 use serde_json::{Value, json};
 
 /// The documented request with `change` in it; null takes a field away.
@@ -108,36 +108,12 @@ fn every_format_agrees(comm: &str, node: &str, total: i64) {
     assert_eq!(tree.json()["unit"], "microseconds");
     assert!(tree.body.contains("\"leaf_of_query\""));
 
-    let svg = collector.get(&format!("{path}svg"));
-    assert!(svg.headers.to_lowercase().contains("content-type: image/svg+xml"), "{}", svg.headers);
-    let titles = well_formed(&svg.body);
+    let drawing = collector.get(&format!("{path}svg"));
+    assert!(drawing.headers.to_lowercase().contains("content-type: image/svg+xml"), "{}", drawing.headers);
+    let titles = svg::titles(&drawing.body);
     for name in [&format!("[t] {comm}"), "main", "leaf_of_query"] {
         assert!(titles.iter().any(|title| title.starts_with(name)), "{name} is not in {titles:?}");
     }
-}
-
-/// The texts of an SVG's `<title>`s.
-///
-/// # Panics
-/// If it is not well-formed XML.
-fn well_formed(svg: &str) -> Vec<String> {
-    use quick_xml::events::Event;
-    let mut reader = quick_xml::Reader::from_str(svg);
-    reader.config_mut().check_end_names = true;
-    let (mut depth, mut titles) = (0, Vec::new());
-    loop {
-        match reader.read_event().unwrap_or_else(|error| panic!("{error} in {svg}")) {
-            Event::Start(tag) if tag.name().as_ref() == b"title" => {
-                titles.push(reader.read_text(tag.name()).unwrap().xml10_content().unwrap().into_owned());
-            }
-            Event::Start(_) => depth += 1,
-            Event::End(_) => depth -= 1,
-            Event::Eof => break,
-            _ => {}
-        }
-    }
-    assert_eq!(depth, 0, "an element is not closed in {svg}");
-    titles
 }
 
 fn empty_answers_say_why(comm: &str, node: &str) {

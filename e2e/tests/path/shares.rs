@@ -1,8 +1,9 @@
 //! Shares of the machine are those that the kernel accounts for.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hearth_e2e::daemon::wait_for;
+use hearth_e2e::fixture::TURNS;
 use hearth_e2e::{Agent, Collector, Program, Running, machine, policy, proc_fs, unique_name};
 
 /// CPU time that is burnt. A share from so many samples is within a point and a half of the truth
@@ -55,10 +56,10 @@ fn total_is_what_the_machine_was_busy() {
     let collector = Collector::shared();
     agent.wait_for_samples(seen.name(), 100);
 
-    let (from, before) = at_a_full_second();
+    let (from, before) = proc_fs::busy_at_a_full_second();
     // Time itself is what is measured here.
     std::thread::sleep(BURN);
-    let (until, after) = at_a_full_second();
+    let (until, after) = proc_fs::busy_at_a_full_second();
     agent.stop();
     // Windows with from <= start <= until: the last whole one began a second before the end.
     let filter = format!("pod_node = '{}'", agent.node);
@@ -75,14 +76,26 @@ fn total_is_what_the_machine_was_busy() {
     assert_eq!(process.self_value, process.total);
 }
 
-/// The next full second of the clock that windows are aligned to, and what the machine was busy
-/// until then.
-fn at_a_full_second() -> (i64, f64) {
-    let since = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let now = since();
-    std::thread::sleep(Duration::from_secs(now.as_secs() + 1) - now);
-    let started = Instant::now();
-    let busy = proc_fs::busy_seconds();
-    assert!(started.elapsed() < Duration::from_millis(50), "/proc/stat took too long to be exact");
-    (i64::try_from(now.as_secs() + 1).unwrap(), busy)
+#[test]
+fn idle_time_is_nobodys() {
+    let _machine = machine::alone();
+    // A third of one CPU is used, and what the agent and the collector take.
+    let program = Program::in_turns(&unique_name("third"));
+    let mut agent = Agent::start(&policy("idle", "regex: '^nobody$', frequency: 997"));
+    let _process = program.start_by(&["taskset", "-c", "1"], &["0", &(TURNS / 3).to_string()]);
+    let collector = Collector::shared();
+
+    let (from, before) = proc_fs::busy_at_a_full_second();
+    // Time itself is what is measured here.
+    std::thread::sleep(BURN);
+    let (until, after) = proc_fs::busy_at_a_full_second();
+    agent.stop();
+    let filter = format!("pod_node = '{}'", agent.node);
+    let flame = collector.flame_between("Total", &filter, from, until - 1).unwrap();
+    let (found, busy) = (flame.root().total as f64 / 1e6, after - before);
+    let passed = (until - from) as f64 * std::thread::available_parallelism().unwrap().get() as f64;
+    println!("{found:.2} s found, {busy:.2} s busy, {passed:.2} s passed on all CPUs");
+    assert!(found < 0.6 * passed, "{found:.2} s found of {passed:.2} s that passed, most of them idle");
+    assert!((found / busy - 1.0).abs() < 0.03, "{found:.2} s found, {busy:.2} s busy");
+    assert!(!flame.names().iter().any(|name| name.contains("swapper")), "{:?}", flame.names());
 }
