@@ -1,5 +1,6 @@
 //! The same program under `perf record` and the agent at once: both see the same stacks.
 
+use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 
 use hearth_e2e::daemon::{send_signal, spawn, wait_for};
@@ -7,31 +8,58 @@ use hearth_e2e::{Agent, Collector, Folded, Program, machine, policy, unique_name
 
 /// Three levels of calls below `main`, so many callees each: their product is the paths.
 const LEVELS: [usize; 3] = [7, 6, 5];
-/// Samples per path, so that none of them is missing on either side by chance.
-const SAMPLES_PER_PATH: i64 = 40;
+/// Samples per path, so that none of them is missing on either side by chance, and that its weight
+/// is beyond chance too.
+const SAMPLES_PER_PATH: i64 = 60;
+/// Turns of the loop that a path of weight 1 burns, on average.
+const UNIT: u32 = 50_000;
 
-/// Every path burns the same time. The seven functions of the first level are `a0` to `a6`; every
-/// one calls all of the second level, `b0` to `b5`, and so on: who called whom tells the paths apart.
+/// The seven functions of the first level are `a0` to `a6`; every one calls all of the second
+/// level, `b0` to `b5`, and so on: who called whom tells the paths apart. Half of the paths burn five
+/// times as long as the others, by their numbers, so that a path under a wrong parent has a wrong
+/// share. `unit` changes all the time: no rate of sampling falls into step with the loop.
 fn source() -> String {
     let [first, second, third] = LEVELS;
-    let calls = |letter: char, count: usize| -> String {
-        (0..count).map(|index| format!("{letter}{index}(); ")).collect()
-    };
     let functions = |letter: char, count: usize, body: &str| -> String {
-        (0..count).map(|index| format!("FUNCTION void {letter}{index}(void) {{ {body} }}\n")).collect()
+        (0..count)
+            .map(|index| format!("FUNCTION void {letter}{index}(unsigned long n) {{ {body} }}\n"))
+            .collect()
     };
-    functions('c', third, "BURN(150000);")
-        + &functions('b', second, &calls('c', third))
-        + &functions('a', first, &calls('b', second))
-        + &format!("int main(void) {{ for (;;) {{ {} }} }}\n", calls('a', first))
+    let calls = |letter: char, count: usize, argument: &str| -> String {
+        (0..count)
+            .map(|index| format!("{letter}{index}({}); ", argument.replace("NEXT", &(index + 1).to_string())))
+            .collect()
+    };
+    // What is handed down is the product of the numbers so far.
+    format!("static volatile unsigned long unit = {UNIT};\n")
+        + &functions('c', third, "BURN(unit * (n % 11 < 5 ? 5 : 1));")
+        + &functions('b', second, &calls('c', third, "n * NEXT"))
+        + &functions('a', first, &calls('b', second, "n * NEXT"))
+        + &format!(
+            "int main(void) {{ for (;;) {{ unit = {UNIT} / 2 + rand() % {UNIT}; {} }} }}\n",
+            calls('a', first, "NEXT")
+        )
 }
 
-/// The application's own frames from `main` on; whatever the kernel did there meanwhile is its
-/// leaf's time.
-fn user_part(frames: &[String]) -> Vec<String> {
-    let below = frames.iter().skip_while(|frame| *frame != "main");
-    let own = below.filter(|frame| !frame.starts_with('['));
-    own.take_while(|frame| !is_kernel(frame)).cloned().collect()
+/// The path that a stack took: the program's own functions from `main` on. What is above `main`
+/// starts the program, and the two sides name it differently; what the kernel does in an interrupt
+/// is its leaf's time. A stack without `main` is no path.
+fn path(frames: &[String]) -> Option<Vec<String>> {
+    let start = frames.iter().position(|frame| frame == "main")?;
+    let own = frames[start..].iter().take_while(|frame| !frame.starts_with('[') && !is_kernel(frame));
+    Some(own.cloned().collect())
+}
+
+/// Values of the whole paths, `main` and a function of each level, as shares of all time, also of
+/// that in other stacks.
+fn shares(folded: &Folded) -> BTreeMap<Vec<String>, f64> {
+    let mut shares = BTreeMap::new();
+    for (frames, value) in &folded.0 {
+        if let Some(path) = path(frames).filter(|path| path.len() == 1 + LEVELS.len()) {
+            *shares.entry(path).or_default() += *value as f64 / folded.total() as f64;
+        }
+    }
+    shares
 }
 
 /// perf marks the kernel's functions, as it is asked to below.
@@ -91,24 +119,38 @@ fn perf_and_the_agent_see_the_same_stacks() {
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let theirs = fold(&String::from_utf8_lossy(&output.stdout)).map(user_part);
-    let ours = collector.folded(&comm, &agent.node).map(user_part);
+    let theirs = fold(&String::from_utf8_lossy(&output.stdout));
+    let ours = collector.folded(&comm, &agent.node);
+    let samples = [&ours, &theirs].map(|folded| folded.total() as f64);
+    // A sample of the agent is worth a period.
+    let samples = [samples[0] / 1003.0, samples[1]];
+    let shares = [shares(&ours), shares(&theirs)];
+    println!("{paths} paths; {:.0} samples of the agent, {:.0} of perf", samples[0], samples[1]);
+    same_paths(&shares, samples, paths);
+}
 
-    let whole = |folded: &Folded| {
-        let is_path = |frames: &[String]| frames.len() == 4 && frames[0] == "main";
-        folded.0.keys().filter(|frames| is_path(frames)).count()
-    };
+/// Both have all the paths, in 99 % of all time, and every path has its share on both sides.
+fn same_paths([ours, theirs]: &[BTreeMap<Vec<String>, f64>; 2], samples: [f64; 2], paths: usize) {
     assert!(paths >= 200);
-    assert_eq!((whole(&ours), whole(&theirs)), (paths, paths), "both see every path");
-    let (in_theirs, in_ours) = (ours.share_also_in(&theirs) * 100.0, theirs.share_also_in(&ours) * 100.0);
-    println!(
-        "{paths} paths; {in_theirs:.2} % of our time is in perf's stacks, {in_ours:.2} % of perf's in ours; \
-         perf took {} samples, the agent's value is {} µs",
-        theirs.total(),
-        ours.total()
-    );
+    assert_eq!((ours.len(), theirs.len()), (paths, paths), "both see every path");
+    let common = |one: &BTreeMap<Vec<String>, f64>, other: &BTreeMap<Vec<String>, f64>| -> f64 {
+        one.iter().filter(|(path, _)| other.contains_key(*path)).map(|(_, share)| share * 100.0).sum()
+    };
+    let (in_theirs, in_ours) = (common(ours, theirs), common(theirs, ours));
+    println!("{in_theirs:.2} % of our time is in perf's paths, {in_ours:.2} % of perf's in ours");
     assert!(in_theirs >= 99.0 && in_ours >= 99.0, "{in_theirs:.2} %, {in_ours:.2} %");
-    // Not empty on both sides: nearly all time is in whole paths.
-    let in_paths: i64 = ours.0.iter().filter(|(frames, _)| frames.len() == 4).map(|(_, value)| value).sum();
-    assert!(in_paths as f64 > 0.98 * ours.total() as f64, "{in_paths} of {} µs", ours.total());
+    for (path, share) in ours {
+        let counts = [share * samples[0], theirs[path] * samples[1]];
+        // Five standard deviations of what two counts of the same thing differ by, were all samples
+        // taken at random; by the wrong parent's weight they differ by more.
+        let deviation = (counts[0] + counts[1]).sqrt();
+        let ratio = samples[0] / samples[1];
+        let difference = (counts[0] - counts[1] * ratio).abs();
+        assert!(
+            difference < 5.0 * deviation,
+            "{path:?}: {:.0} of ours, {:.0} of perf's",
+            counts[0],
+            counts[1]
+        );
+    }
 }
