@@ -1,6 +1,7 @@
 //! What a policy says is what is done: rates, CPU numbers, names, changes while running, bad files.
 
 use std::process::Output;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use hearth_e2e::daemon::wait_for;
 use hearth_e2e::{Agent, Collector, Program, Running, machine, policy, unique_name};
@@ -41,7 +42,7 @@ fn every_policy_gets_its_own_rate_on_one_node() {
     // What no policy matches is counted at the node's rate, until the very end.
     let others = "app_service = '' AND profile_value != sample_count * 1003";
     assert_eq!(collector.samples(&agent.node, others), 0, "a tick at 997 Hz is worth 1003 µs");
-    for ((program, truth), frequency) in [slow, fast, kept].iter().zip(truths).zip([99, 499, 997]) {
+    for ((program, truth), frequency) in [&slow, &fast, &kept].iter().zip(truths).zip([99, 499, 997]) {
         let (node, name) = (&agent.node, program.name());
         let stored = stored_seconds(node, name);
         let error = (stored / truth - 1.0).abs() * 100.0;
@@ -54,6 +55,15 @@ fn every_policy_gets_its_own_rate_on_one_node() {
         ));
         assert_eq!(cpus, [if frequency == 997 { "1" } else { "4095" }], "{frequency} Hz");
     }
+    // Where the CPU is kept, one can be asked for.
+    let of_cpu = |filter: &str| {
+        let filter = format!("pod_node = '{}' AND {filter}", agent.node);
+        collector.flame_between(kept.name(), &filter, 1, i64::from(u32::MAX))
+    };
+    let stored = (stored_seconds(&agent.node, kept.name()) * 1e6).round() as i64;
+    assert_eq!(of_cpu("cpu = 1").unwrap().root().total, stored);
+    let reason = of_cpu("cpu = 0").expect_err("it never ran there");
+    assert!(reason.contains("the filter matches none of them"), "{reason}");
 }
 
 #[test]
@@ -90,6 +100,19 @@ fn a_disabled_policy_and_the_name_of_the_file() {
     assert!(collector.flame("Total", &agent.node).unwrap().total_of(&format!("[p] {}", off.name())) > 0);
 }
 
+/// Waits for samples that were taken from two seconds from now on, each worth `period` microseconds:
+/// of windows that begin after all that is under way now.
+fn wait_for_later_samples(agent: &mut Agent, app_service: &str, period: u32) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let later = format!("app_service = '{app_service}' AND toUnixTimestamp(time) >= {}", now + 2);
+    wait_for(&format!("later samples of {app_service}"), || {
+        assert!(agent.ended().is_none(), "the agent ended");
+        (Collector::shared().samples(&agent.node, &later) >= 50).then_some(())
+    });
+    let other = format!("{later} AND profile_value != sample_count * {period}");
+    assert_eq!(Collector::shared().samples(&agent.node, &other), 0, "a sample is worth {period} µs");
+}
+
 #[test]
 fn policies_change_while_the_agent_runs() {
     let _machine = machine::together();
@@ -115,13 +138,12 @@ fn policies_change_while_the_agent_runs() {
     agent.wait_for_log("the policy file says nothing new");
 
     // A bad file is refused with line and field, and what was in force stays.
-    let before = collector.samples(&agent.node, &format!("app_service = '{}'", names[1]));
     agent.write_policies(&one(2, 1001));
     let line = agent.wait_for_log("spec.frequency is 1001");
     assert!(line.contains("policy.yaml:5: spec.frequency"), "{line}");
     agent.wait_for_log("the policies from before stay in force");
     assert!(agent.metric("hearth_agent_configs_refused_total") >= 1.0);
-    agent.wait_for_samples(&names[1], before + 200);
+    wait_for_later_samples(&mut agent, &names[1], 5025);
 
     // The next good one is taken.
     agent.write_policies(&one(2, 149));
@@ -157,6 +179,49 @@ fn without_an_enabled_policy_the_agent_says_that_nothing_is_sampled() {
     agent.write_policies(&with(""));
     agent.wait_for_samples(program.name(), 20);
     agent.stop();
+}
+
+#[test]
+fn sighup_reads_a_file_again_whose_change_nobody_saw() {
+    let _machine = machine::together();
+    let program = Program::burner(&unique_name("hup"));
+    let name = program.name();
+    let at = |frequency: u32| policy("hup", &format!("regex: '^{name}$', frequency: {frequency}"));
+    let mut agent = Agent::start(&at(99));
+    let _process = program.start::<&str>(&[]);
+
+    // Through another name of the file, in another folder: the agent watches that of the policy file.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let link = elsewhere.path().join("other-name.yaml");
+    std::fs::hard_link(agent.policy_file(), &link).unwrap();
+    std::fs::write(&link, at(199)).unwrap();
+    wait_for_later_samples(&mut agent, name, 10_101);
+    assert!(!agent.log().contains("in force at"), "the change was seen without SIGHUP: {}", agent.log());
+
+    agent.signal(libc::SIGHUP);
+    agent.wait_for_log("1 policies in force at 199 Hz");
+    wait_for_later_samples(&mut agent, name, 5025);
+    agent.stop();
+}
+
+#[test]
+fn nothing_is_sampled_where_every_policy_is_disabled_and_that_is_said() {
+    let _machine = machine::together();
+    let spec = "disabled: true, regex: '.*', frequency: 99";
+    let mut agent = Agent::start(&policy("off", spec));
+    let line = agent.wait_for_log("nothing is sampled");
+    assert!(line.contains("WARN") && line.contains("no enabled policy among 1"), "{line}");
+    // And the other way round, while it runs.
+    agent.write_policies(&policy("on", "regex: '^nobody$', frequency: 99"));
+    agent.wait_for_log("1 policies in force at 99 Hz");
+    agent.write_policies(&(policy("off", spec) + &policy("off-too", spec)));
+    agent.wait_for_log("no enabled policy among 2: nothing is sampled");
+    agent.stop();
+
+    let mut silent = Agent::start(&policy("off", spec));
+    silent.stop();
+    let reason = Collector::shared().flame("Total", &silent.node).expect_err("nothing was sampled");
+    assert!(reason.contains("stored") || reason.contains("the filter matches none of them"), "{reason}");
 }
 
 /// A spec in; exit code 2 and a message with file, line and field, and `remedy`, out.
