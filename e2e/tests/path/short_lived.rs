@@ -1,5 +1,8 @@
 //! Processes of 20 ms, fifty a second: their time is found, in rows of their policy.
 
+use std::time::Instant;
+
+use hearth_e2e::cgroup::Cgroup;
 use hearth_e2e::{Agent, Collector, Program, machine, policy, unique_name};
 
 /// How many are run, one after the other.
@@ -13,8 +16,8 @@ const SHORT: &str = "FUNCTION void work(void) { BURN(10000); }
       return 0;
     }";
 
-/// Runs `argv[1]` `argv[2]` times, one after the other, and prints the CPU time of all of them in
-/// microseconds, by the kernel's account.
+/// Runs `argv[1]` `argv[2]` times, one after the other, and prints its own CPU time, without theirs,
+/// in microseconds.
 const SPAWNER: &str = "int main(int argc, char **argv) {
       for (int i = atoi(argv[2]); i; i--) {
         int status;
@@ -23,12 +26,12 @@ const SPAWNER: &str = "int main(int argc, char **argv) {
         if (waitpid(pid, &status, 0) != pid || status) return 1;
       }
       struct rusage u;
-      getrusage(RUSAGE_CHILDREN, &u);
+      getrusage(RUSAGE_SELF, &u);
       printf(\"%ld\\n\", (u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1000000L + u.ru_utime.tv_usec + u.ru_stime.tv_usec);
       return 0;
     }";
 
-/// What an agent found of `name`, held against the kernel's account in microseconds.
+/// What an agent found of `name`, held against the cgroup's account in microseconds.
 fn check(agent: &mut Agent, rate: u32, name: &str, truth: f64) {
     agent.stop();
     let collector = Collector::shared();
@@ -61,9 +64,15 @@ fn their_time_is_found_whatever_the_rate_of_the_node() {
     let mut fast = Agent::start(&(theirs + &policy("faster", "regex: '^nobody$', frequency: 499")));
     assert!(fast.log().contains("at 499 Hz by 2 policies"), "{}", fast.log());
     let path = short.path();
-    let process =
-        spawner.start_by(&["taskset", "-c", "1"], &[path.to_str().unwrap(), &PROCESSES.to_string()]);
-    let truth: f64 = process.wait().trim().parse().unwrap();
+    let cgroup = Cgroup::create();
+    let launcher = [&cgroup.launcher()[..], &["taskset", "-c", "1"].map(str::to_owned)].concat();
+    let started = Instant::now();
+    let process = spawner.start_by(&launcher, &[path.to_str().unwrap(), &PROCESSES.to_string()]);
+    let own: f64 = process.wait().trim().parse().unwrap();
+    let a_second = PROCESSES as f64 / started.elapsed().as_secs_f64();
+    assert!((40.0..=50.0).contains(&a_second), "{a_second:.1} processes a second");
+    // What ran in the cgroup, but for the one that started them.
+    let truth = cgroup.cpu_micros() - own;
     check(&mut slow, 99, name, truth);
     check(&mut fast, 499, name, truth);
 }
