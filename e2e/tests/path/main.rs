@@ -13,3 +13,4 @@ mod policy;
 mod query;
 mod shares;
 mod short_lived;
+mod stacks;
