@@ -2,9 +2,16 @@
 # Profiles this machine: sets up, builds, starts the collector with its embedded store and the agent
 # with deploy/examples/local.yaml, and says where to look. Ctrl-C ends everything.
 #
-#   RUN_SECONDS=30      end by itself, print the hottest functions, leave flame.svg
+#   RUN_SECONDS=30      end by itself, print the hottest functions, leave a flame graph
 #   POLICY=FILE         another policy
-#   HEARTH_DATA_DIR     where the data is kept [.run/data]
+#   HEARTH_FLAME_SVG    where the flame graph is left [flame.svg]
+#   HEARTH_RUN_DIR      where the logs are [.run]
+#   HEARTH_DATA_DIR     where the data is kept [HEARTH_RUN_DIR/data]
+#   HEARTH_HTTP         address of the API and the page [127.0.0.1:20416]
+#   HEARTH_GRPC         address that the agent sends to [127.0.0.1:20417]
+#   HEARTH_CLICKHOUSE   address of the embedded store [127.0.0.1:8123]
+#   HEARTH_WINDOW       samples are summed over this long [10s]
+#   HEARTH_PROFILE      cargo's profile: dev builds sooner and takes more CPU [release]
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 cd "$root"
@@ -19,11 +26,14 @@ grpc=${HEARTH_GRPC:-127.0.0.1:20417}
 clickhouse=${HEARTH_CLICKHOUSE:-127.0.0.1:8123}
 window=${HEARTH_WINDOW:-10s}
 data=${HEARTH_DATA_DIR:-$state/data}
+svg=${HEARTH_FLAME_SVG:-flame.svg}
+profile=${HEARTH_PROFILE:-release}
 mkdir -p "$state"
 
 say "building (the first time takes some minutes)"
-cargo build --quiet --release --locked --bin hearth-collector --bin hearth-clickhouse --bin hearth-node-agent
-bin=$target/release
+cargo build --quiet --profile "$profile" --locked --bin hearth-collector --bin hearth-clickhouse --bin hearth-node-agent
+bin=$target/$profile
+[ "$profile" != dev ] || bin=$target/debug # cargo's only folder with another name than its profile
 libchdb=$("$root/scripts/setup-chdb.sh" 2>/dev/null | tail -n 1)
 
 pids=()
@@ -91,11 +101,14 @@ fi
 
 from=$(date +%s)
 say "sampling for $seconds seconds"
-sleep "$seconds"
+# In the background: a signal is answered at once, not after a program that is waited for in the foreground.
+sleep "$seconds" &
+pids+=("$!")
+wait "$!"
 until=$(date +%s)
 say "closing the last window"
 kill -TERM "$agent" 2>/dev/null || as_root kill -TERM "$agent"
 wait "$agent" || { tail -n 20 "$state/agent.log" >&2; fail "the agent ended with an error"; }
 pids=("$collector")
 
-"$root/scripts/top.sh" "$http" "$from" "$until"
+"$root/scripts/top.sh" "$http" "$from" "$until" "$svg"

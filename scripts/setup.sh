@@ -73,11 +73,12 @@ has_command npm npm
 case $want in
   build) ;;
   test | bench | kernels)
-    # Compilers of the programs that the tests profile, and perf to compare with.
-    packages gcc g++ libc6-dev util-linux linux-perf
+    # Compilers of the programs that the tests profile, others to profile, and perf to compare with.
+    packages gcc g++ libc6-dev util-linux linux-perf redis-server redis-tools
+    has_command go golang-go
     ;;&
   bench | kernels)
-    packages bpftrace redis-server redis-tools
+    packages bpftrace
     ;;&
   kernels)
     packages qemu-system-x86 cpio busybox-static

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Prints what was hot in a range, and leaves the flame graph of the hottest app in flame.svg.
+# Prints what was hot in a range, and leaves the flame graph of the hottest app in a file.
 #
-#   scripts/top.sh HOST:PORT FROM UNTIL       Unix seconds
+#   scripts/top.sh HOST:PORT FROM UNTIL [FILE]     Unix seconds; flame.svg in the current folder by default
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
-http=$1 from=$2 until=$3
+http=$1 from=$2 until=$3 svg=${4:-flame.svg}
 
 # ask FORMAT APP: the flame graph of an app.
 ask() {
@@ -34,6 +34,6 @@ done <<<"$apps" | sort -rn | sed -n 1,15p
 
 hottest=$(head -n 1 <<<"$apps")
 if [ -n "$hottest" ]; then
-  ask svg "$hottest" >"$root/flame.svg"
-  say "flame.svg shows $hottest"
+  ask svg "$hottest" >"$svg"
+  say "$svg shows $hottest"
 fi

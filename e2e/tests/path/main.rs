@@ -7,6 +7,7 @@
 mod differential;
 mod durability;
 mod gate;
+mod headline;
 mod hostile;
 mod machine;
 mod policy;
