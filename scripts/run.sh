@@ -38,7 +38,8 @@ libchdb=$("$root/scripts/setup-chdb.sh" 2>/dev/null | tail -n 1)
 
 pids=()
 stop() {
-  trap - EXIT INT TERM
+  trap - EXIT
+  trap '' INT TERM # A second Ctrl-C would leave half of it running.
   # The agent first: it sends what it has. sudo hands the signal on.
   for pid in "${pids[@]}"; do
     kill -TERM "$pid" 2>/dev/null || as_root kill -TERM "$pid" 2>/dev/null || continue

@@ -197,3 +197,21 @@ fn the_end_is_worth_reading(script: &Daemon, app: &str) {
     let hottest = [app, "work_in_c"];
     assert!(words.iter().any(|line| line[2..] == hottest), "{hottest:?} is no line of {output}");
 }
+
+#[test]
+fn a_run_that_is_stopped_leaves_nothing_running() {
+    let _machine = machine::together();
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = Run::start(folder.path());
+    run.script.wait_for_log("sampling for 30 seconds");
+    // Impatient: once more while everything ends.
+    run.script.signal(libc::SIGTERM);
+    run.script.signal(libc::SIGTERM);
+    assert_eq!(run.script.wait().code(), Some(128 + libc::SIGTERM));
+    for address in [run.collector.http, run.collector.clickhouse] {
+        let error = TcpStream::connect(address).expect_err("nobody listens any more");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{address}");
+    }
+    let log = std::fs::read_to_string(folder.path().join("run/agent.log")).unwrap();
+    assert!(log.contains("stopped sampling"), "{log}");
+}
