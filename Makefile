@@ -19,7 +19,7 @@ test-kernels: ## boot other kernels in qemu and sample in them
 	@scripts/test-kernels.sh
 
 .PHONY: check
-check: ## format, lints, modules, licences
+check: ## format, lints, modules, fuzz targets, licences
 	@scripts/check.sh
 
 .PHONY: bench

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a change must satisfy beside its tests: format, lints, modules, licences.
+# What a change must satisfy beside its tests: format, lints, modules, fuzz targets, licences.
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 cd "$root"
@@ -11,6 +11,10 @@ say "lints"
 cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
 say "modules"
 "$root/scripts/check-mods.sh"
+say "fuzz targets"
+# A workspace of its own; its versions are those of the project's. Stable Rust compiles it, only fuzzing needs nightly.
+cp Cargo.lock fuzz/Cargo.lock
+cargo check --quiet --manifest-path fuzz/Cargo.toml --target-dir "$target"
 say "licences, bans, sources"
 deny=$HEARTH_CACHE/cargo-deny-0.20.2
 if [ ! -x "$deny/bin/cargo-deny" ]; then
