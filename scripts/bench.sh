@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Benchmarks beside perf and bpftrace; prints one Markdown table. Needs root; half an hour of an otherwise idle machine.
+# Benchmarks beside perf and bpftrace; prints one Markdown table. Needs root; three quarters
+# of an hour of an otherwise idle machine.
 #
 #   ROUNDS=2            fewer rounds than 10
 #   make bench ARGS=…   or scripts/bench.sh …: arguments of hearth-bench, such as --rows kernel,agent
@@ -11,4 +12,4 @@ cd "$root"
 say "building with optimization (some minutes the first time)"
 cargo build --quiet --release --locked --workspace --bins
 libchdb=$("$root/scripts/setup-chdb.sh" 2>/dev/null | tail -n 1)
-as_root "$target/release/hearth-bench" --libchdb "$libchdb" --rounds "${ROUNDS:-10}" ${ARGS:-} "$@"
+as_root "$target/release/hearth-bench" --libchdb "$libchdb" ${ROUNDS:+--rounds "$ROUNDS"} ${ARGS:-} "$@"

@@ -33,19 +33,19 @@ use crate::table::Table;
 )]
 struct Cli {
     /// Rounds of each measurement; the table has medians.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, env = "HEARTH_BENCH_ROUNDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Seconds that one profiler is measured in one round.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..))]
+    #[arg(long, env = "HEARTH_BENCH_SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..))]
     seconds: u32,
     /// What to measure [default: everything].
-    #[arg(long, value_enum, value_delimiter = ',')]
+    #[arg(long, env = "HEARTH_BENCH_ROWS", value_enum, value_delimiter = ',')]
     rows: Vec<Row>,
     /// Also write the table into this file, between its two marks.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "HEARTH_BENCH_WRITE")]
     write: Option<PathBuf>,
     /// The engine of the embedded store; without it the store's rows are left out.
-    #[arg(long, value_name = "PATH", env = "HEARTH_COLLECTOR_LIBCHDB")]
+    #[arg(long, value_name = "PATH", env = "HEARTH_BENCH_LIBCHDB")]
     libchdb: Option<PathBuf>,
 }
 
@@ -151,3 +151,29 @@ const MEASUREMENTS: &[(Row, Measure)] = &[
     (Row::Slowdown, rows::slowdown::measure),
     (Row::Store, rows::store::measure),
 ];
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn every_flag_has_its_variable() {
+        let command = Cli::command();
+        command.clone().debug_assert();
+        for argument in command.get_arguments() {
+            let flag = argument.get_long().unwrap();
+            let variable = format!("HEARTH_BENCH_{}", flag.to_uppercase().replace('-', "_"));
+            assert_eq!(argument.get_env().unwrap().to_str().unwrap(), variable, "{flag}");
+        }
+    }
+
+    #[test]
+    fn help_has_examples() {
+        let help = Cli::command().render_long_help().to_string();
+        assert!(help.contains("Examples:"), "{help}");
+    }
+}

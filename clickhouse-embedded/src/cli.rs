@@ -49,6 +49,7 @@ Examples:
   curl -d 'SELECT version()' http://127.0.0.1:8123/
   curl 'http://127.0.0.1:8123/?query=INSERT+INTO+t+FORMAT+CSV' --data-binary @rows.csv
 
+HEARTH_LOG sets how much is logged: error, warn, info, debug [info].
 Exit codes: 0 stopped, 1 failure, 2 usage.";
 
 /// Why a command line that parses is refused.
@@ -89,5 +90,31 @@ impl Cli {
             max_body: (self.max_body as usize) << 20,
             max_result_bytes: u64::from(self.max_result) << 20,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn every_flag_has_its_variable() {
+        let command = Cli::command();
+        command.clone().debug_assert();
+        for argument in command.get_arguments() {
+            let flag = argument.get_long().unwrap();
+            let variable = format!("HEARTH_CLICKHOUSE_{}", flag.to_uppercase().replace('-', "_"));
+            assert_eq!(argument.get_env().unwrap().to_str().unwrap(), variable, "{flag}");
+        }
+    }
+
+    #[test]
+    fn help_has_examples_and_names_the_variable_of_the_log() {
+        let help = Cli::command().render_long_help().to_string();
+        assert!(help.contains("Examples:") && help.contains("HEARTH_LOG"), "{help}");
     }
 }

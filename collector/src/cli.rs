@@ -24,6 +24,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Print the DDL of the tables
+    #[command(after_help = SCHEMA_EXAMPLES)]
     Schema(RetentionArgs),
 }
 
@@ -85,7 +86,13 @@ Examples:
   hearth-collector schema --retention-raw 7d               the tables it makes
   curl 'http://127.0.0.1:20416/api/v1/flamegraph?app_service=Total&format=folded'
 
+HEARTH_LOG sets how much is logged: error, warn, info, debug [info].
 Exit codes: 0 stopped, 1 failure, 2 usage.";
+
+const SCHEMA_EXAMPLES: &str = "\
+Examples:
+  hearth-collector schema > schema.sql
+  hearth-collector schema --retention-raw 7d | clickhouse-client --multiquery";
 
 /// A command line that parses and is refused.
 #[derive(Debug, PartialEq, thiserror::Error)]
@@ -205,10 +212,24 @@ mod tests {
     }
 
     #[test]
+    fn help_has_examples_and_names_the_variable_of_the_log() {
+        let command = Cli::command();
+        let help = command.clone().render_long_help().to_string();
+        assert!(help.contains("HEARTH_LOG"), "{help}");
+        for mut command in command.get_subcommands().chain([&command]).cloned() {
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Examples:"), "{help}");
+        }
+    }
+
+    #[test]
     fn every_flag_has_its_variable() {
-        Cli::command().debug_assert();
-        for argument in Cli::command()
+        let command = Cli::command();
+        command.clone().debug_assert();
+        let subcommands = command.get_subcommands().flat_map(clap::Command::get_arguments);
+        for argument in command
             .get_arguments()
+            .chain(subcommands)
             .filter(|argument| !["help", "version"].contains(&argument.get_id().as_str()))
         {
             let flag = argument.get_long().unwrap();

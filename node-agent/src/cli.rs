@@ -20,6 +20,7 @@ use clap::Parser;
         kill -HUP $(pidof hearth-node-agent)\n\n  \
         # check a policy file without sampling anything\n  \
         hearth-node-agent --policy policy.yaml --check\n\n\
+        HEARTH_LOG sets how much is logged: error, warn, info, debug [info].\n\
         Exit codes: 0 stopped or checked, 1 failure, 2 bad usage or policy."
 )]
 pub struct Cli {
@@ -107,6 +108,12 @@ mod tests {
         for argument in command.get_arguments() {
             assert!(argument.get_env().is_some(), "{} has none", argument.get_id());
         }
+    }
+
+    #[test]
+    fn help_has_examples_and_names_the_variable_of_the_log() {
+        let help = Cli::command().render_long_help().to_string();
+        assert!(help.contains("Examples:") && help.contains("HEARTH_LOG"), "{help}");
     }
 
     #[test]

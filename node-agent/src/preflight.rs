@@ -160,6 +160,15 @@ mod tests {
     }
 
     #[test]
+    fn the_limit_of_locked_memory_stays_where_nobody_may_raise_it() {
+        let mut machine = good();
+        machine.has.retain(|has| *has != Capability::CAP_SYS_RESOURCE);
+        let Findings { fatal, lacking, harmless } = machine.check();
+        assert!(fatal.is_empty() && lacking.is_empty());
+        assert!(harmless.len() == 1 && harmless[0].starts_with("no CAP_SYS_RESOURCE: "), "{harmless:?}");
+    }
+
+    #[test]
     fn what_is_missing_without_harm_is_said_too() {
         let machine = Machine { modules: false, tracefs: false, hardware_events: false, ..good() };
         assert_eq!(machine.check().harmless.len(), 3);
