@@ -85,17 +85,23 @@ fn idle_time_is_nobodys() {
     let _process = program.start_by(&["taskset", "-c", "1"], &["0", &(TURNS / 3).to_string()]);
     let collector = Collector::shared();
 
-    let (from, before) = proc_fs::busy_at_a_full_second();
-    // Time itself is what is measured here.
-    std::thread::sleep(BURN);
-    let (until, after) = proc_fs::busy_at_a_full_second();
+    let cpus = std::thread::available_parallelism().unwrap().get() as f64;
+    // Whoever else is at work on this machine: it says something only while most of it is idle.
+    let (from, until, busy, passed) = wait_for("a machine that is mostly idle", || {
+        let (from, before) = proc_fs::busy_at_a_full_second();
+        // Time itself is what is measured here.
+        std::thread::sleep(BURN);
+        let (until, after) = proc_fs::busy_at_a_full_second();
+        let (busy, passed) = (after - before, (until - from) as f64 * cpus);
+        (busy < 0.5 * passed).then_some((from, until, busy, passed))
+    });
     agent.stop();
     let filter = format!("pod_node = '{}'", agent.node);
     let flame = collector.flame_between("Total", &filter, from, until - 1).unwrap();
-    let (found, busy) = (flame.root().total as f64 / 1e6, after - before);
-    let passed = (until - from) as f64 * std::thread::available_parallelism().unwrap().get() as f64;
+    let found = flame.root().total as f64 / 1e6;
     println!("{found:.2} s found, {busy:.2} s busy, {passed:.2} s passed on all CPUs");
     assert!(found < 0.6 * passed, "{found:.2} s found of {passed:.2} s that passed, most of them idle");
-    assert!((found / busy - 1.0).abs() < 0.03, "{found:.2} s found, {busy:.2} s busy");
+    // /proc/stat looks only at its own ticks, and of so little work that is no exact account.
+    assert!((found - busy).abs() < 0.01 * passed, "{found:.2} s found, {busy:.2} s busy");
     assert!(!flame.names().iter().any(|name| name.contains("swapper")), "{:?}", flame.names());
 }
