@@ -377,7 +377,6 @@ impl Agent {
             "{} policies in force at {rate} Hz; {matched} of {running} processes match",
             self.policies.len()
         );
-        self.warn_if_nothing_is_sampled();
         Ok(())
     }
 
@@ -404,7 +403,7 @@ impl Agent {
 
     fn say_idle(&self) {
         let policies = self.policies.len();
-        warn!("no enabled policy among {policies}: nothing is sampled, Total stays empty");
+        warn!("sampling nothing: no enabled policy among {policies}, Total stays empty");
     }
 
     fn follow_cpus(&mut self) -> Result<(), KernelError> {

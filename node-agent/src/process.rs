@@ -465,6 +465,11 @@ impl Processes {
         }
     }
 
+    /// Whether the process is known to have ended, or not known at all.
+    pub fn has_ended(&self, tgid: u32) -> bool {
+        self.all.get(&tgid).is_none_or(|process| process.ended.is_some())
+    }
+
     /// What could not be learnt or kept.
     pub fn stats(&self) -> ProcessStats {
         let Shared { mappings, cmdlines_unread, exes_unread, maps_unread, epoch: _ } = &*self.shared;

@@ -172,7 +172,7 @@ fn without_an_enabled_policy_the_agent_says_that_nothing_is_sampled() {
     let mut agent = Agent::start(&with(""));
     assert_eq!(agent.get("/readyz").body, "sampling\n");
     agent.write_policies(&with(", disabled: true"));
-    agent.wait_for_log("no enabled policy among 1: nothing is sampled, Total stays empty");
+    agent.wait_for_log("sampling nothing: no enabled policy among 1, Total stays empty");
     assert_eq!(agent.get("/readyz").body, "no enabled policy: nothing is sampled\n");
     // One that begins meanwhile is known when a policy asks for it again.
     let _process = program.start::<&str>(&[]);
@@ -209,13 +209,13 @@ fn nothing_is_sampled_where_every_policy_is_disabled_and_that_is_said() {
     let _machine = machine::together();
     let spec = "disabled: true, regex: '.*', frequency: 99";
     let mut agent = Agent::start(&policy("off", spec));
-    let line = agent.wait_for_log("nothing is sampled");
+    let line = agent.wait_for_log("sampling nothing");
     assert!(line.contains("WARN") && line.contains("no enabled policy among 1"), "{line}");
     // And the other way round, while it runs.
     agent.write_policies(&policy("on", "regex: '^nobody$', frequency: 99"));
     agent.wait_for_log("1 policies in force at 99 Hz");
     agent.write_policies(&(policy("off", spec) + &policy("off-too", spec)));
-    agent.wait_for_log("no enabled policy among 2: nothing is sampled");
+    agent.wait_for_log("sampling nothing: no enabled policy among 2");
     agent.stop();
 
     let mut silent = Agent::start(&policy("off", spec));
