@@ -80,12 +80,16 @@ impl Collector {
         let mut daemon = Daemon::start("collector", command, folder);
         daemon.wait_for_log("questions are answered on");
         wait_for("the collector's /readyz", || (self.get("/readyz").status == 200).then_some(()));
-        self.password.get_or_init(|| {
-            let file = folder.join("data/clickhouse-password");
-            let password = std::fs::read_to_string(file).expect("the collector has made a password");
-            password.trim().to_owned()
-        });
+        self.read_password(&folder.join("data"));
         daemon
+    }
+
+    /// Learns the engine's password, which lies beside its data.
+    pub fn read_password(&self, data: &Path) {
+        self.password.get_or_init(|| {
+            let password = std::fs::read_to_string(data.join("clickhouse-password"));
+            password.expect("the collector has made a password").trim().to_owned()
+        });
     }
 
     /// What the shared collector logged last.
@@ -145,7 +149,7 @@ impl Collector {
     /// If the engine refuses it.
     pub fn sql(&self, query: &str) -> Vec<String> {
         let url = format!("http://{}/?default_format=TSV", self.clickhouse);
-        let password = self.password.get().expect("the collector was started");
+        let password = self.password.get().expect("the password was read");
         let key = format!("X-ClickHouse-Key: {password}");
         let answer = curl(&["-X", "POST", &url, "-H", &key, "--data-binary", query]);
         assert_eq!(answer.status, 200, "{query}\n{}", answer.body);

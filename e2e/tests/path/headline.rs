@@ -146,6 +146,7 @@ fn a_run_shows_what_the_kernel_accounts_for() {
         .collect();
     let pids: Vec<u32> = redis.iter().map(Daemon::pid).chain(running.iter().map(Running::pid)).collect();
     run.script.wait_for_log("sampling for 30 seconds");
+    run.collector.read_password(&folder.path().join("run/data"));
 
     let (from, busy_before, before) = accounts(&pids);
     // Time itself is what is measured here.
