@@ -269,11 +269,12 @@ impl Agent {
     /// Adds what was counted without a stack since the last close.
     fn add_counts(&mut self) -> Result<(), KernelError> {
         let node_rate = self.tick_rate.max(1);
-        for count in self.programs.take_counts()? {
+        let (counts, slipped) = self.programs.take_counts()?;
+        for count in counts {
             self.add_count(&count, node_rate);
         }
         let exits = self.programs.read_exits()?;
-        let uncounted = exits[Exit::CountsFull as usize] - self.exits[Exit::CountsFull as usize];
+        let uncounted = exits[Exit::CountsFull as usize] - self.exits[Exit::CountsFull as usize] + slipped;
         if uncounted > 0 {
             self.metrics.uncounted.inc_by(uncounted);
             let ticks = u32::try_from(uncounted).unwrap_or(u32::MAX);

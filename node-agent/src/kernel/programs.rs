@@ -107,6 +107,8 @@ pub struct Programs {
     config: Array<MapData, [u8; 8]>,
     decisions: BpfHashMap<MapData, u32, Decision>,
     counts: Counts,
+    /// Ticks that were taken from there.
+    taken: u64,
     ticks: PerCpuArray<MapData, u64>,
     exits: PerCpuArray<MapData, u64>,
     /// The exit counters of the programs that these took over from.
@@ -131,6 +133,7 @@ impl Programs {
             config: map(&mut ebpf, "CONFIG")?,
             decisions: map(&mut ebpf, "DECISIONS")?,
             counts: Counts::new(map(&mut ebpf, "COUNTS")?),
+            taken: 0,
             ticks: map(&mut ebpf, "TICKS")?,
             exits: map(&mut ebpf, "EXIT_COUNTERS")?,
             exits_before: [0; EXITS as usize],
@@ -151,7 +154,7 @@ impl Programs {
     /// Takes over from `old`, which is detached and whose samples and counts were read: the exit
     /// counters go on from where they were. Decisions have to be told again.
     pub fn take_over(self, old: &Self) -> Result<Self, KernelError> {
-        Ok(Self { exits_before: old.read_exits()?, ..self })
+        Ok(Self { exits_before: old.read_exits()?, taken: old.taken, ..self })
     }
 
     /// Why a process that replaces its program keeps its old decision until the
@@ -242,9 +245,18 @@ impl Programs {
         }
     }
 
-    /// What was counted without a stack since the last call.
-    pub fn take_counts(&mut self) -> Result<Vec<Count>, KernelError> {
-        Ok(self.counts.take()?)
+    /// What was counted without a stack since the last call; and how many ticks were counted in a
+    /// place just when that was given back, and are in no count.
+    pub fn take_counts(&mut self) -> Result<(Vec<Count>, u64), KernelError> {
+        // A tick is first counted in its place, then by its exit: what the exits know before the
+        // places are read is in these, or it is nowhere.
+        let exits = self.read_exits()?;
+        let counts = self.counts.take()?;
+        self.taken += counts.iter().flat_map(|count| &count.ticks).sum::<u64>();
+        let placed = exits[Exit::Counted as usize] + exits[Exit::RingFull as usize];
+        let slipped = placed.saturating_sub(self.taken);
+        self.taken += slipped;
+        Ok((counts, slipped))
     }
 
     /// Ticks of every CPU, from a random start.
