@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Benchmarks beside perf and bpftrace; prints one Markdown table. Needs root; three quarters
-# of an hour of an otherwise idle machine.
+# Benchmarks beside perf and bpftrace; prints one Markdown table. Needs root; half an
+# hour of an otherwise idle machine.
 #
 #   ROUNDS=2            fewer rounds than 10
 #   make bench ARGS=…   or scripts/bench.sh …: arguments of hearth-bench, such as --rows kernel,agent

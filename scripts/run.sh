@@ -38,8 +38,8 @@ libchdb=$("$root/scripts/setup-chdb.sh" 2>/dev/null | tail -n 1)
 
 pids=()
 stop() {
-  trap - EXIT
   trap '' INT TERM # A second Ctrl-C would leave half of it running.
+  trap - EXIT
   # The agent first: it sends what it has. sudo hands the signal on.
   for pid in "${pids[@]}"; do
     kill -TERM "$pid" 2>/dev/null || as_root kill -TERM "$pid" 2>/dev/null || continue
@@ -71,7 +71,7 @@ root_launcher=()
 agent=$!
 pids=("$agent" "$collector")
 for _ in $(seq 100); do
-  grep -q 'sampling .* CPUs' "$state/agent.log" && break
+  grep -q 'sampling .* CPUs\|sampling nothing' "$state/agent.log" && break
   if ! kill -0 "$agent" 2>/dev/null; then
     cat "$state/agent.log" >&2
     wait "$agent" || exit $?

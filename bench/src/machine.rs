@@ -47,7 +47,8 @@ pub(crate) fn describe(before: &Usage, others_percent: f64) -> anyhow::Result<St
         "{}: {model}, {cores} cores{virtual_machine}, kernel {}; {shared}CPUs {others_percent:.0} % busy before \
          the first round, {stolen:.1} % stolen by the host during the run.",
         date()?,
-        kernel.trim()
+        // Without what its builder added.
+        kernel.trim().split('-').next().unwrap_or_default()
     ))
 }
 

@@ -88,6 +88,8 @@ pub struct Agent {
     tell: Vec<Tell>,
     /// Of whom it is told again, because it sampled them without a decision.
     retold: HashSet<u32>,
+    /// What was said of side-band events that could not be opened; they are tried again each second.
+    sideband_failed: Option<String>,
 }
 
 impl Agent {
@@ -121,7 +123,7 @@ impl Agent {
         let processes = Processes::scan().context("cannot read /proc")?;
         let span = Span::first(options.window_seconds, options.clock.unix_seconds());
         let mut agent = Self {
-            window: OpenWindow::new(span.start(), Budget::default()),
+            window: OpenWindow::new(Budget::default()),
             span,
             tick_rate: 0,
             options,
@@ -136,6 +138,7 @@ impl Agent {
             report: Report::new(Moment::now()),
             tell: Vec::new(),
             retold: HashSet::new(),
+            sideband_failed: None,
         };
         agent.processes.decide_all(&agent.policies, &mut agent.tell);
         agent.tell_kernel()?;
@@ -300,9 +303,15 @@ impl Agent {
                 let entry = process.entry(Some(&matched), rate);
                 let thread = Thread { process: &entry, name: &name, main };
                 let stack = (self.window.stack(&[STACK_TRACE_LOST.into()]), StackEnd::Lost);
+                let mut sum = 0_u32;
                 for (cpu, ticks) in by_cpu(ticks, matched.keep_cpu) {
-                    let samples =
-                        if key.kind == COUNT_LOST_MATCHED { ticks } else { thinned(ticks, rate, node_rate) };
+                    let before = sum;
+                    sum = sum.saturating_add(ticks);
+                    let samples = match key.kind {
+                        COUNT_LOST_MATCHED => ticks,
+                        // Rounded once for all CPUs.
+                        _ => thinned(sum, rate, node_rate) - thinned(before, rate, node_rate),
+                    };
                     if samples > 0 {
                         self.metrics.stacks_lost.inc_by(samples.into());
                         self.window.add(&thread, Some(stack), cpu, samples);
@@ -334,9 +343,8 @@ impl Agent {
 
     /// Hands over the open window, if it has anything, and opens one for `now`.
     fn open_window(&mut self, now: i64) {
-        let ended = self.span.close(now);
-        let closed =
-            std::mem::replace(&mut self.window, OpenWindow::new(self.span.start(), Budget::default()));
+        let covered = self.span.close(now);
+        let closed = std::mem::replace(&mut self.window, OpenWindow::new(Budget::default()));
         self.namer.begin_window();
         if closed.is_empty() {
             return;
@@ -344,14 +352,15 @@ impl Agent {
         self.metrics.rows.inc_by(closed.len() as u64);
         self.metrics.samples.inc_by(closed.samples());
         self.metrics.over_budget.inc_by(closed.over_budget());
-        (self.sink)(closed.close(ended));
+        (self.sink)(closed.close(covered));
     }
 
     fn change_policies(&mut self, policies: PolicySet) -> Result<(), KernelError> {
         let (before, rate) = (self.programs.node_rate(), policies.node_rate());
         if rate == before {
             self.round()?;
-            self.decide_by(policies)?;
+            self.policies = policies;
+            self.decide_all()?;
         } else {
             let larger = self.larger_programs(rate);
             // Ticks of two rates do not belong into one window.
@@ -365,7 +374,8 @@ impl Agent {
                 self.reopen_sideband(&online, &online);
             }
             // Before the first tick at the new rate: no old decision may be above it.
-            self.decide_by(policies)?;
+            self.policies = policies;
+            self.decide_all()?;
             self.attach(rate)?;
         }
         self.metrics.node_rate.set(rate.into());
@@ -396,8 +406,7 @@ impl Agent {
         })
     }
 
-    fn decide_by(&mut self, policies: PolicySet) -> Result<(), KernelError> {
-        self.policies = policies;
+    fn decide_all(&mut self) -> Result<(), KernelError> {
         self.processes.decide_all(&self.policies, &mut self.tell);
         self.tell_kernel()
     }
@@ -417,8 +426,16 @@ impl Agent {
         // What waits in the buffers of a CPU that went away is read before they go.
         self.round()?;
         self.reopen_sideband(&online, &anew);
-        let cpus = self.programs.cpus();
-        info!("{cpus} CPUs are online now, {before} were; events begun or ended on {anew:?}");
+        let (cpus, rate) = (self.programs.cpus(), self.programs.node_rate());
+        if !anew.is_empty() {
+            info!("{cpus} CPUs are online now, {before} were; events begun or ended on {anew:?}");
+        }
+        if let Some(larger) = self.larger_programs(rate) {
+            self.detach()?;
+            self.programs = larger.take_over(&self.programs)?;
+            self.decide_all()?;
+            self.attach(rate)?;
+        }
         self.tell_kernel()
     }
 
@@ -426,9 +443,11 @@ impl Agent {
     /// happened there meanwhile no record tells.
     fn reopen_sideband(&mut self, online: &[u32], anew: &[u32]) {
         let (changed, failed) = self.sideband.follow_cpus(online, anew);
-        if let Some(error) = failed {
-            warn!("{:#}", anyhow::Error::from(error));
+        let failed = failed.map(|error| format!("{:#}", anyhow::Error::from(error)));
+        if let Some(error) = failed.as_ref().filter(|_| failed != self.sideband_failed) {
+            warn!("{error}");
         }
+        self.sideband_failed = failed;
         if changed && let Err(error) = self.processes.catch_up(&self.policies, &mut self.tell) {
             warn!("what happened on a CPU meanwhile is not known, /proc cannot be read: {error}");
         }

@@ -1,6 +1,7 @@
 //! The time of day, and where windows begin and end by it.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -79,15 +80,22 @@ impl Span {
         !(self.start..self.end).contains(&now)
     }
 
-    /// Begins the next at `now`, and says when this one ended. One that is closed early is shorter,
+    /// Begins the next at `now`, and says what this one covered. One that is closed early is shorter,
     /// and so is the one that takes its rest.
     #[must_use]
-    pub fn close(&mut self, now: i64) -> i64 {
-        // A clock that was set back does not tell how long the window was: no longer than it was to be.
-        let (ended, start) =
-            if self.is_over(now) { (self.end, now - now.rem_euclid(self.length)) } else { (now, now) };
-        *self = Self { start, end: now - now.rem_euclid(self.length) + self.length, ..*self };
-        ended
+    pub fn close(&mut self, now: i64) -> Range<i64> {
+        let aligned = now - now.rem_euclid(self.length);
+        let (covered, start) = if now >= self.end {
+            (self.start..self.end, aligned)
+        } else if now < self.start {
+            // The clock was set back: by what it shows now, this one has not begun. What was sampled
+            // is put where it shows that it was, or the collector would take it for a mistake.
+            (aligned..now, now)
+        } else {
+            (self.start..now, now)
+        };
+        *self = Self { start, end: aligned + self.length, ..*self };
+        covered
     }
 }
 
@@ -98,11 +106,8 @@ mod tests {
     /// Opens a span of 10 s at the first moment and closes it at the others; what each covered.
     fn check(opened: i64, closed: &[i64], expected: &[(i64, i64)]) {
         let mut span = Span::first(10, opened);
-        let spans = closed.iter().map(|now| {
-            let start = span.start();
-            (start, span.close(*now))
-        });
-        let spans: Vec<_> = spans.collect();
+        let covered = closed.iter().map(|now| span.close(*now));
+        let spans: Vec<_> = covered.map(|covered| (covered.start, covered.end)).collect();
         assert_eq!(spans, expected, "opened at {opened}, closed at {closed:?}");
         assert!(spans.iter().all(|(start, end)| start.div_euclid(10) == (end - 1).div_euclid(10)));
     }
@@ -129,12 +134,12 @@ mod tests {
     }
 
     #[test]
-    fn a_step_back_closes_the_window() {
+    fn a_step_back_closes_the_window_and_puts_it_where_the_clock_is_now() {
         assert!(Span::first(10, 5003).is_over(13), "an hour and more before its start");
         assert!(!Span::first(10, 13).is_over(12), "within what it covers");
-        check(5003, &[13, 20], &[(5000, 5010), (10, 20)]);
+        check(5003, &[13, 20], &[(10, 13), (13, 20)]);
         // Closed early at 15: its rest began there.
-        check(13, &[15, 12, 20], &[(10, 15), (15, 20), (10, 20)]);
+        check(13, &[15, 12, 20], &[(10, 15), (10, 12), (12, 20)]);
     }
 
     #[test]

@@ -259,9 +259,9 @@ impl Metrics {
     }
 }
 
-/// Brings a counter up to a total that is kept elsewhere and only grows.
+/// Brings a counter up to a total that is kept elsewhere and only grows, whoever else does so at that moment.
 fn follow(counter: &Counter, total: u64) {
-    counter.inc_by(total.saturating_sub(counter.get()));
+    counter.inner().fetch_max(total, Ordering::Relaxed);
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use hearth_node_agent_ebpf::record::{
 };
 use hearth_profile::frame::{STACK_TRACE_LOST, TRUNCATED};
 use hearth_proto::collector::v1::StackEnd;
+use hearth_proto::limits::MAX_STACK_BYTES;
 
 use crate::kernel::sample::RawSample;
 use crate::process::Process;
@@ -103,8 +104,30 @@ impl Namer {
         if frames.is_empty() {
             return (vec![STACK_TRACE_LOST.into()], StackEnd::Lost);
         }
+        if cut_to(MAX_STACK_BYTES, &mut frames) {
+            return (frames, StackEnd::Truncated);
+        }
         (frames, stack_end(key.walk_end, &names))
     }
+}
+
+/// Leaves the frames next to the leaf whose text has at most so many bytes, joined as it is
+/// stored; true if there were more.
+fn cut_to(bytes: usize, frames: &mut Vec<Arc<str>>) -> bool {
+    let mut rest = bytes.saturating_sub(TRUNCATED.len());
+    let fits = |frame: &Arc<str>| match rest.checked_sub(frame.len() + 1) {
+        Some(left) => {
+            rest = left;
+            true
+        }
+        None => false,
+    };
+    let kept = frames.iter().rev().map(fits).take_while(|fits| *fits).count();
+    if kept == frames.len() {
+        return false;
+    }
+    frames.splice(..frames.len() - kept, [TRUNCATED.into()]);
+    true
 }
 
 /// The addresses up to the last one that lies in code, the sampled one always.
@@ -211,10 +234,10 @@ mod tests {
 
         /// The leaf's name of a sample in a window of its own.
         fn leaf(&mut self, address: u64, defer: Duration) -> String {
-            let mut window = OpenWindow::new(0, Budget::default());
+            let mut window = OpenWindow::new(Budget::default());
             self.namer.begin_window();
             self.sample(vec![address], defer, &mut window);
-            window.close(1).rows[0].stack.as_ref().unwrap().last().unwrap().to_string()
+            window.close(0..1).rows[0].stack.as_ref().unwrap().last().unwrap().to_string()
         }
     }
 
@@ -228,17 +251,39 @@ mod tests {
     /// Gives the bytes of memory that the window keeps.
     fn made_up_stacks(map: &str, stack_bytes: usize) -> usize {
         let mut scene = Scene::new(map);
-        let mut window = OpenWindow::new(0, Budget { stack_bytes, ..Budget::default() });
+        let mut window = OpenWindow::new(Budget { stack_bytes, ..Budget::default() });
         for sample in 0..300 {
             let address = |frame: u64| CODE + 4 * (511 * sample + frame);
             scene.sample((0..511).map(address).collect(), Duration::ZERO, &mut window);
         }
         assert_eq!(window.samples(), 300, "no time is lost");
-        let (window, memory) = window.close(10).split(usize::MAX).remove(0);
+        let parts = window.close(0..10).split(usize::MAX);
         let over_budget = |stack: &Arc<[Arc<str>]>| &*stack[0] == OVER_BUDGET;
-        let beyond = window.rows.iter().filter(|row| row.stack.as_ref().is_some_and(over_budget));
+        let rows = parts.iter().flat_map(|(window, _)| &window.rows);
+        let beyond = rows.filter(|row| row.stack.as_ref().is_some_and(over_budget));
         assert_eq!(beyond.count(), 1, "one row of the thread for what exceeds the budget");
-        memory
+        parts.iter().map(|(_, memory)| memory).sum()
+    }
+
+    /// Frames and the bytes to cut them to; what is left, and whether that is not all.
+    fn check_cut(frames: &str, bytes: usize, expected: &str, is_cut: bool) {
+        let mut frames: Vec<Arc<str>> = frames.split(';').map(Arc::from).collect();
+        assert_eq!(cut_to(bytes, &mut frames), is_cut);
+        assert_eq!(frames.join(";"), expected);
+    }
+
+    #[test]
+    fn a_stack_that_is_too_long_keeps_what_is_next_to_its_leaf() {
+        check_cut("main;work;leaf", 100, "main;work;leaf", false);
+        check_cut("main;work;leaf", TRUNCATED.len() + 10, "[truncated];work;leaf", true);
+        check_cut("main;work;leaf", TRUNCATED.len() + 9, "[truncated];leaf", true);
+        check_cut("[truncated];work;leaf", TRUNCATED.len() + 10, "[truncated];work;leaf", true);
+        // With its marks it is never longer than it may be.
+        let long = ["x".repeat(4000).as_str(); 40].join(";");
+        let mut frames: Vec<Arc<str>> = long.split(';').map(Arc::from).collect();
+        assert!(cut_to(MAX_STACK_BYTES, &mut frames));
+        let bytes = frames.join(";").len();
+        assert!((MAX_STACK_BYTES - 4100..=MAX_STACK_BYTES).contains(&bytes), "{bytes}");
     }
 
     #[test]

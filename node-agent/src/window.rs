@@ -1,6 +1,7 @@
 //! The rows of one window while it is open.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use hearth_profile::frame::{LOST, OVER_BUDGET};
@@ -46,7 +47,6 @@ impl Default for Budget {
 /// that its time stays where it was spent; where even these are too many, it is
 /// the time of a process 0 of that name.
 pub struct OpenWindow {
-    start_unix: i64,
     budget: Budget,
     rows: HashMap<RowKey, u32>,
     processes: Interner<Arc<ProcessEntry>>,
@@ -71,10 +71,9 @@ pub struct Thread<'a> {
 }
 
 impl OpenWindow {
-    /// Opens a window that begins at `start_unix` (seconds).
-    pub fn new(start_unix: i64, budget: Budget) -> Self {
+    /// Opens a window.
+    pub fn new(budget: Budget) -> Self {
         Self {
-            start_unix,
             budget,
             rows: HashMap::new(),
             processes: Interner::default(),
@@ -217,10 +216,10 @@ impl OpenWindow {
         self.rows.is_empty()
     }
 
-    /// Closes the window at `end_unix` (seconds). Rows of a thread stand together.
-    pub fn close(self, end_unix: i64) -> Window {
+    /// Closes the window, which covered this time (Unix seconds). Rows of a thread stand together.
+    pub fn close(self, covered: Range<i64>) -> Window {
         // A window that is closed within its first second still has a length.
-        let seconds = u32::try_from(end_unix - self.start_unix).unwrap_or(0).max(1);
+        let seconds = u32::try_from(covered.end - covered.start).unwrap_or(0).max(1);
         let mut rows: Vec<_> = self.rows.into_iter().collect();
         rows.sort_unstable_by_key(|(key, _)| {
             (key.process, key.thread, key.main_thread, key.stack.map(|stack| stack.0), key.end, key.cpu)
@@ -237,7 +236,7 @@ impl OpenWindow {
                 samples,
             })
             .collect();
-        Window { start_unix: self.start_unix, seconds, rows, losses: Vec::new() }
+        Window { start_unix: covered.start, seconds, rows, losses: Vec::new() }
     }
 }
 
@@ -296,7 +295,7 @@ mod tests {
     }
 
     fn check_within(budget: Budget, samples: &str, expected: &[&str]) {
-        let mut window = OpenWindow::new(0, budget);
+        let mut window = OpenWindow::new(budget);
         for line in samples.lines() {
             let mut parts = line.trim().split(';').map(Arc::<str>::from);
             let process = process(&parts.next().expect("a process"));
@@ -314,7 +313,7 @@ mod tests {
         }
         let total = window.samples();
         assert_eq!(total, samples.lines().count() as u64, "no sample is lost");
-        let rows = window.close(10).rows;
+        let rows = window.close(0..10).rows;
         let rows: Vec<String> = rows
             .iter()
             .map(|row| {
@@ -369,7 +368,7 @@ mod tests {
 
     #[test]
     fn equal_names_are_kept_once() {
-        let mut window = OpenWindow::new(0, Budget::default());
+        let mut window = OpenWindow::new(Budget::default());
         let name = "x".repeat(4000);
         let stacks = (0..100).map(|n| [Arc::from(name.as_str()), Arc::from(format!("f{n}"))]);
         for stack in stacks.collect::<Vec<_>>() {
@@ -380,9 +379,9 @@ mod tests {
 
     #[test]
     fn time_of_no_process_is_a_row_under_total() {
-        let mut window = OpenWindow::new(0, Budget::default());
+        let mut window = OpenWindow::new(Budget::default());
         window.add_uncounted(7, 10_101);
-        let rows = window.close(10).rows;
+        let rows = window.close(0..10).rows;
         let [row] = &rows[..] else { panic!("{rows:?}") };
         assert_eq!((&*row.process.name, &*row.thread_name, row.samples), (LOST, LOST, 7));
         assert_eq!((row.process.pid, &*row.process.app_service, row.end), (0, "", StackEnd::Counted));

@@ -227,14 +227,16 @@ fn a_clock_that_is_set_back_closes_the_window() {
     let back = Arc::new(AtomicU64::new(0));
     let of_clock = back.clone();
     let clock = Clock::new(move || SystemTime::now() - Duration::from_secs(of_clock.load(Ordering::Relaxed)));
-    let agent = Running::start(Options { clock, ..Options::new(60) }, policy("nobody", 99));
+    let agent = Running::start(Options { clock: clock.clone(), ..Options::new(60) }, policy("nobody", 99));
     let mut starts: Vec<i64> = Vec::new();
     let deadline = Instant::now() + Duration::from_secs(30);
     while starts.len() < 3 {
         assert!(Instant::now() < deadline, "only {} windows are closed", starts.len());
         back.fetch_add(7200, Ordering::Relaxed);
         // One that was set back before anything ticked leaves no window.
-        starts.extend(agent.windows.recv_timeout(Duration::from_millis(300)).map(|window| window.start_unix));
+        let Ok(window) = agent.windows.recv_timeout(Duration::from_millis(300)) else { continue };
+        assert!(window.start_unix <= clock.unix_seconds(), "a window of the time to come is refused");
+        starts.push(window.start_unix);
     }
     agent.stop();
     assert!(starts.windows(2).all(|pair| pair[1] < pair[0] - 7000), "{starts:?}");
@@ -246,8 +248,10 @@ fn no_window_holds_ticks_of_two_rates() {
     let agent = Running::start(Options::new(60), policy("nobody", 997));
     let mut windows = Vec::new();
     let mut rates = [49, 499, 20].into_iter().cycle();
+    let deadline = Instant::now() + Duration::from_secs(30);
     // A rate that was in force too briefly for a tick leaves no window.
     while windows.len() < 5 {
+        assert!(Instant::now() < deadline, "only {} windows are closed", windows.len());
         agent.commands.send(Tell::Policies(policy("nobody", rates.next().unwrap()))).unwrap();
         windows.extend(agent.windows.recv_timeout(Duration::from_millis(100)).ok());
     }

@@ -1,6 +1,7 @@
 //! Hearth's gRPC contracts, generated from the `.proto` files beside this crate.
 //!
-//! The comments in the `.proto` files are the reference; nothing is added here.
+//! The comments in the `.proto` files are the reference. What is added here are the
+//! [`limits`] that both sides must know.
 
 /// What node agents send to the collector.
 pub mod collector {
@@ -10,4 +11,18 @@ pub mod collector {
     pub mod v1 {
         tonic::include_proto!("hearth.collector.v1");
     }
+}
+
+/// What a collector takes of one agent and the agent therefore keeps to: beyond it the stream is
+/// refused, with whatever else it brings.
+pub mod limits {
+    /// Bytes of one stack's text: its frames, joined by `;`. A table of stacks that repeat one
+    /// long string would otherwise grow without bound from a short message.
+    pub const MAX_STACK_BYTES: usize = 128 << 10;
+    /// Bytes that the rows of one batch and its new stacks may take where they are stored, all texts
+    /// written out. Indices make them short on the wire: a message of 16 MiB that names one long
+    /// frame over and over is 2 GB of text.
+    pub const MAX_BATCH_BYTES: usize = 64 << 20;
+    /// Bytes of the names of a node, a cluster and the like.
+    pub const MAX_NAME_BYTES: usize = 253;
 }

@@ -3,15 +3,14 @@
 
 use std::time::Duration;
 
+pub use hearth_proto::limits::{MAX_BATCH_BYTES, MAX_NAME_BYTES, MAX_STACK_BYTES};
+
 /// Bytes of one gRPC message.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 /// Bytes of one string: a name or a frame. Demangled C++ names are the longest.
 pub const MAX_STRING_BYTES: usize = 4 << 10;
 /// Frames of one stack.
 pub const MAX_FRAMES: usize = 1024;
-/// Bytes of one stack's text. A table of stacks that repeat one long string
-/// would otherwise grow without bound from a short message.
-pub const MAX_STACK_BYTES: usize = 128 << 10;
 /// New entries that one batch may add to each of the stream's tables.
 pub const MAX_ENTRIES: usize = 100_000;
 /// Rows of one batch: five times an agent's own budget per window.
@@ -19,8 +18,6 @@ pub const MAX_ROWS: usize = 100_000;
 /// Bytes that the tables of one stream may take. Then the stream is ended with
 /// RESOURCE_EXHAUSTED and the agent opens another with empty tables.
 pub const MAX_TABLE_BYTES: usize = 64 << 20;
-/// Bytes of the identity's node and cluster.
-pub const MAX_NAME_BYTES: usize = 253;
 /// Seconds of one window; it never crosses an hour.
 pub const MAX_WINDOW_SECONDS: u32 = 3600;
 /// Seconds a window may begin after its batch was sent, by the agent's clock.
@@ -36,11 +33,6 @@ pub const FRESH_AFTER: Duration = Duration::from_millis(500);
 /// Acknowledgements that wait for one agent to read them; the agent that lets
 /// more pile up has stopped listening.
 pub const MAX_UNREAD_ACKS: usize = 1024;
-/// Bytes that one batch may take in INSERTs. Indices make long texts short: a
-/// message of 16 MiB that names one long frame over and over is 2 GB of text.
-/// What an agent sends (3 MiB on the wire) is some 30 MiB of text when every
-/// stack in it is new.
-pub const MAX_BATCH_BYTES: usize = 64 << 20;
 /// Losses of one batch; there are three reasons.
 pub const MAX_LOSSES: usize = 1000;
 /// CPUs that a node may have: the most that Linux is built for. A window

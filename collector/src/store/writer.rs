@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clickhouse::Client;
@@ -55,8 +54,8 @@ pub struct Writer {
     config: WriterConfig,
     metrics: Metrics,
     queue: mpsc::UnboundedReceiver<Queued>,
-    /// App and id of a stack, and the day (since 1970, UTC) it was last sent.
-    known_stacks: LruCache<(Arc<str>, u128), u32>,
+    /// [`StackText::key`], and the day (since 1970, UTC) it was last sent.
+    known_stacks: LruCache<(u64, u128), u32>,
     /// What was said last of a store that does not take anything, and when.
     failing: Option<(String, Instant)>,
 }
@@ -197,9 +196,9 @@ impl Writer {
     async fn insert_stacks(&mut self, pending: &[Queued], now_micros: i64) -> Result<u64, Error> {
         let now = u32::try_from(now_micros / 1_000_000).unwrap_or(u32::MAX);
         let today = now / 86_400;
-        let mut unsent: HashMap<(Arc<str>, u128), &StackText> = HashMap::new();
+        let mut unsent: HashMap<(u64, u128), &StackText> = HashMap::new();
         for stack in pending.iter().flat_map(|queued| &queued.batch.stacks) {
-            let key = (Arc::clone(&stack.app_service), stack.id.0);
+            let key = stack.key();
             if self.known_stacks.get(&key) != Some(&today) {
                 unsent.insert(key, stack);
             }

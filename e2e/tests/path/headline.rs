@@ -11,7 +11,7 @@ use hearth_e2e::fixture::TURNS;
 use hearth_e2e::{Collector, Program, Running, machine, proc_fs, svg, unique_name};
 
 /// How long the whole run is.
-const RUN: Duration = Duration::from_secs(30);
+const RUN: Duration = Duration::from_secs(40);
 /// The part of it that is measured: what is left is for the last windows to arrive.
 const MEASURED: Duration = Duration::from_secs(20);
 
@@ -145,7 +145,7 @@ fn a_run_shows_what_the_kernel_accounts_for() {
         .map(|(program, from, until, _)| program.start_by(&["taskset", "-c", "1"], &[from, until]))
         .collect();
     let pids: Vec<u32> = redis.iter().map(Daemon::pid).chain(running.iter().map(Running::pid)).collect();
-    run.script.wait_for_log("sampling for 30 seconds");
+    run.script.wait_for_log("sampling for 40 seconds");
     run.collector.read_password(&folder.path().join("run/data"));
 
     let (from, busy_before, before) = accounts(&pids);
@@ -214,7 +214,7 @@ fn a_run_that_is_stopped_leaves_nothing_running() {
     let _machine = machine::together();
     let folder = tempfile::tempdir().unwrap();
     let mut run = Run::start(folder.path());
-    run.script.wait_for_log("sampling for 30 seconds");
+    run.script.wait_for_log("sampling for 40 seconds");
     // Impatient: once more while everything ends.
     run.script.signal(libc::SIGTERM);
     run.script.signal(libc::SIGTERM);

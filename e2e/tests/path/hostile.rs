@@ -201,6 +201,26 @@ fn a_main_thread_that_ended_before_the_agent_came() {
     has(&Scene::open(&comm).close(&comm), "burn_without_leader");
 }
 
+/// More text in one stack than a collector takes: what is too much is cut, and the others' rows arrive.
+#[test]
+fn a_long_name_that_calls_itself() {
+    let _machine = machine::together();
+    let comm = unique_name("long");
+    let scene = Scene::open(&comm);
+    let function = random_letters(3900);
+    let program = Program::compile(
+        &comm,
+        &format!(
+            "FUNCTION void {function}(int depth) {{ if (depth) {function}(depth - 1); else for (;;) BURN(1000000); BURN(1); }}
+             int main(void) {{ {function}(60); }}"
+        ),
+    );
+    let _process = program.start::<&str>(&[]);
+    let names = scene.close(&comm);
+    has(&names, &function);
+    has(&names, "[truncated]");
+}
+
 #[test]
 fn a_name_that_demangles_for_ever() {
     let _machine = machine::together();

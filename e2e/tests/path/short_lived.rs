@@ -71,7 +71,8 @@ fn their_time_is_found_whatever_the_rate_of_the_node() {
     let own: f64 = process.wait().trim().parse().unwrap();
     let a_second = PROCESSES as f64 / started.elapsed().as_secs_f64();
     println!("{a_second:.1} processes a second");
-    assert!((40.0..=50.0).contains(&a_second), "{a_second:.1} processes a second");
+    // Fewer where others use the CPU too: no matter, as long as one follows the other.
+    assert!((25.0..=50.0).contains(&a_second), "{a_second:.1} processes a second");
     // What ran in the cgroup, but for the one that started them.
     let truth = cgroup.cpu_micros() - own;
     check(&mut slow, 99, name, truth);

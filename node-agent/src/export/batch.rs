@@ -7,6 +7,7 @@ use hearth_profile::stack::{StackId, stack_id};
 use hearth_proto::collector::v1::{
     AgentIdentity, Loss, LossReason, Process, Rows, SampleBatch, Stack, StackEnd, Thread,
 };
+use hearth_proto::limits::{MAX_BATCH_BYTES, MAX_NAME_BYTES};
 
 /// Everything sampled in one window of one agent.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,7 +66,8 @@ impl Window {
     }
 
     /// Cuts the rows into windows of which none is longer than about `max_wire` bytes on a new stream,
-    /// and says of each how much memory it keeps, in bytes. Losses stay with the first.
+    /// nor than a collector takes, and says of each how much memory it keeps, in bytes. Losses stay
+    /// with the first.
     pub fn split(self, max_wire: usize) -> Vec<(Window, usize)> {
         let Window { start_unix, seconds, rows, losses } = self;
         let mut parts = vec![(Window { start_unix, seconds, rows: Vec::new(), losses }, 0)];
@@ -73,7 +75,7 @@ impl Window {
         for row in rows {
             meter.add(&row);
             let (part, memory) = parts.last_mut().expect("begins with one part");
-            if meter.wire > max_wire && !part.rows.is_empty() {
+            if (meter.wire > max_wire || meter.stored > MAX_STORED) && !part.rows.is_empty() {
                 meter = Meter::default();
                 meter.add(&row);
                 let next = Window { start_unix, seconds, rows: vec![row], losses: Vec::new() };
@@ -87,14 +89,23 @@ impl Window {
     }
 }
 
+/// Bytes of one part as a collector counts them, with half of what it takes to spare.
+const MAX_STORED: usize = MAX_BATCH_BYTES / 2;
+/// Of each row: its numbers, and at four places the name of a node or cluster.
+const STORED_ROW: usize = 256 + 4 * MAX_NAME_BYTES;
+
 /// Bytes of rows, upper estimates. What rows share by reference counts once.
 #[derive(Default)]
 struct Meter {
     seen: HashSet<*const u8>,
+    /// Stacks with their app.
+    seen_in_app: HashSet<(*const u8, *const u8)>,
     /// Kept in memory.
     memory: usize,
     /// On the wire of a new stream.
     wire: usize,
+    /// Where it is stored, with all texts written out and all stacks new.
+    stored: usize,
 }
 
 impl Meter {
@@ -103,10 +114,17 @@ impl Meter {
         // Five columns of at most 3, 3, 5, 1 and 2 bytes, and the thread's entry.
         self.wire += 14 + 10;
         self.text(&row.thread_name);
+        let ProcessEntry { name, app_service, policy, .. } = &*row.process;
+        let names = [name, app_service, policy, &row.thread_name];
+        self.stored += STORED_ROW + names.map(|name| name.len()).iter().sum::<usize>();
+        if let Some(stack) = &row.stack
+            && self.seen_in_app.insert((Arc::as_ptr(stack).cast(), Arc::as_ptr(app_service).cast()))
+        {
+            self.stored += 64 + stack.iter().map(|frame| frame.len() + 1).sum::<usize>();
+        }
         if self.seen.insert(Arc::as_ptr(&row.process).cast()) {
             self.memory += size_of::<ProcessEntry>();
             self.wire += 40;
-            let ProcessEntry { name, app_service, policy, .. } = &*row.process;
             [name, app_service, policy].into_iter().for_each(|text| self.text(text));
         }
         if let Some(stack) = &row.stack

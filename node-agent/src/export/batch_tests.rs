@@ -208,3 +208,23 @@ fn losses_stay_with_the_first_part_and_an_empty_window_is_one_part() {
     assert_eq!(losses, [1, 0]);
     assert_eq!(window(0, &[]).split(1).len(), 1);
 }
+
+#[test]
+fn no_part_has_more_text_than_a_collector_takes() {
+    // One long name over and over: short on the wire.
+    let name: Arc<str> = "x".repeat(4000).into();
+    let row = window(0, &["app;app*;main 1"]).rows.remove(0);
+    let stack = |number: usize| {
+        let frames = std::iter::once(number.to_string().into()).chain(std::iter::repeat_n(name.clone(), 30));
+        Some(frames.collect())
+    };
+    let rows = (0..1000).map(|number| Row { stack: stack(number), ..row.clone() }).collect();
+    let parts = Window { rows, ..window(0, &[]) }.split(usize::MAX);
+    assert_eq!(parts.iter().map(|(part, _)| part.rows.len()).sum::<usize>(), 1000);
+    for (part, _) in &parts {
+        let frames = part.rows.iter().flat_map(|row| row.stack.iter().flat_map(|stack| stack.iter()));
+        let text: usize = frames.map(|frame| frame.len() + 1).sum();
+        assert!(text < hearth_proto::limits::MAX_BATCH_BYTES, "{text} bytes of text");
+    }
+    assert!(parts.len() < 6, "{} parts of 120 MB", parts.len());
+}
