@@ -238,30 +238,6 @@ impl Drop for Offline {
 
 #[test]
 #[ignore = "takes a CPU offline for a moment: scripts/test-kernels.sh does it in its own machine"]
-fn a_cpu_that_went_away_and_came_back_between_two_looks_is_attached_anew() {
-    let cpus = online().unwrap();
-    let last = *cpus.last().unwrap();
-    let mut programs = loaded(99);
-    programs.set_rate(99).unwrap();
-    assert_eq!(programs.follow_cpus(&cpus).unwrap(), [0; 0], "nothing changed");
-
-    let cpu = Offline(last);
-    cpu.set("0");
-    assert!(!online().unwrap().contains(&last));
-    cpu.set("1");
-    assert_eq!(programs.follow_cpus(&cpus).unwrap(), [0; 0], "the set is the same");
-    wait_until("the stalled CPU", &mut programs, |programs| {
-        let changed = programs.follow_cpus(&cpus).unwrap();
-        assert!(changed.is_empty() || changed == [last], "{changed:?}");
-        !changed.is_empty()
-    });
-    let ticks = |programs: &Programs| programs.read_ticks().unwrap()[last as usize];
-    let before = ticks(&programs);
-    wait_until("ticks of the CPU", &mut programs, |programs| ticks(programs) > before);
-}
-
-#[test]
-#[ignore = "takes a CPU offline for a moment: scripts/test-kernels.sh does it in its own machine"]
 fn a_cpu_that_is_gone_when_it_is_attached_is_no_error() {
     let cpus = online().unwrap();
     let last = *cpus.last().unwrap();

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::time::{Duration, Instant};
 
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf};
 use aya::programs::perf_event::{
@@ -24,9 +23,6 @@ static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/
 /// of a second's samples waits: ten rounds of 640 bytes, or twenty of the mean sample, which is near 300.
 const RING_BYTES_PER_SAMPLE: u32 = 640;
 const MAX_RING_BYTES: u32 = 1 << 26;
-/// A CPU ticks at the node rate even when idle, and that is once a second at least: one that has not for
-/// so long went offline and came back between two looks. Its events died with it.
-const STALLED: Duration = Duration::from_secs(3);
 
 /// How large the tables are whose size is not always the same.
 #[derive(Clone, Copy, Debug)]
@@ -88,19 +84,11 @@ pub enum KernelError {
     },
 }
 
-/// The sampler of one CPU.
-struct Attached {
-    link: PerfEventLinkId,
-    /// How often the CPU had ticked when that was last another number, and when it was.
-    ticks: u64,
-    moved: Instant,
-}
-
 /// The loaded programs and their maps.
 pub struct Programs {
     ebpf: Ebpf,
     sizes: Sizes,
-    links: BTreeMap<u32, Attached>,
+    links: BTreeMap<u32, PerfEventLinkId>,
     /// Ticks per second and CPU; 0 while detached.
     node_rate: u32,
     samples: RingBuf<MapData>,
@@ -184,24 +172,16 @@ impl Programs {
         self.node_rate
     }
 
-    /// Attaches to CPUs that came online, lets go of those that went away, and attaches anew where the
-    /// ticks have stopped. The CPUs of which any of this is true. Cheap when nothing changed.
+    /// Attaches to CPUs that came online and lets go of those that went away; the CPUs of which either
+    /// is true. Cheap when nothing changed.
+    ///
+    /// A CPU that goes and comes back between two calls is not noticed: its events are dead, but so they
+    /// look on one that is idle, which does not always tick.
     pub fn follow_cpus(&mut self, online: &[u32]) -> Result<Vec<u32>, KernelError> {
         if self.node_rate == 0 {
             return Ok(Vec::new());
         }
-        let ticks = self.ticks.get(&0, 0)?;
-        let now = Instant::now();
-        let mut changed = Vec::new();
-        for (cpu, attached) in &mut self.links {
-            let ticks = ticks.get(*cpu as usize).copied().unwrap_or(0);
-            if attached.ticks != ticks {
-                (attached.ticks, attached.moved) = (ticks, now);
-            }
-            if !online.contains(cpu) || now.duration_since(attached.moved) > STALLED {
-                changed.push(*cpu);
-            }
-        }
+        let mut changed: Vec<u32> = self.links.keys().copied().filter(|cpu| !online.contains(cpu)).collect();
         for cpu in &changed {
             self.detach(*cpu)?;
         }
@@ -284,7 +264,7 @@ impl Programs {
         );
         match link {
             Ok(link) => {
-                self.links.insert(cpu, Attached { link, ticks: 0, moved: Instant::now() });
+                self.links.insert(cpu, link);
                 Ok(true)
             }
             // It went offline after the list of CPUs was read.
@@ -296,9 +276,9 @@ impl Programs {
     }
 
     fn detach(&mut self, cpu: u32) -> Result<(), KernelError> {
-        if let Some(attached) = self.links.remove(&cpu) {
+        if let Some(link) = self.links.remove(&cpu) {
             self.tick_program()?
-                .detach(attached.link)
+                .detach(link)
                 .map_err(|source| KernelError::Program { name: TICK, source })?;
         }
         Ok(())
