@@ -65,11 +65,6 @@ impl Span {
         Self { length, start, end: start + length }
     }
 
-    /// When it began.
-    pub fn start(&self) -> i64 {
-        self.start
-    }
-
     /// When it is to be closed at the latest.
     pub fn end(&self) -> i64 {
         self.end
