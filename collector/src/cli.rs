@@ -34,6 +34,12 @@ pub struct RetentionArgs {
     /// How long raw rows are kept: 72h, 3d; at least 3h
     #[arg(long, env = "HEARTH_COLLECTOR_RETENTION_RAW", default_value = "72h", value_parser = retention)]
     pub retention_raw: Duration,
+    /// How long rows by the minute are kept: 14d
+    #[arg(long, env = "HEARTH_COLLECTOR_RETENTION_MINUTE", default_value = "14d", value_parser = retention)]
+    pub retention_minute: Duration,
+    /// How long rows by the hour, and what was lost, are kept: 90d
+    #[arg(long, env = "HEARTH_COLLECTOR_RETENTION_HOUR", default_value = "90d", value_parser = retention)]
+    pub retention_hour: Duration,
 }
 
 /// How to serve.
@@ -142,8 +148,9 @@ impl ServeArgs {
 }
 
 impl From<RetentionArgs> for Retention {
-    fn from(RetentionArgs { retention_raw }: RetentionArgs) -> Self {
-        Self { raw: retention_raw }
+    fn from(args: RetentionArgs) -> Self {
+        let RetentionArgs { retention_raw: raw, retention_minute: minute, retention_hour: hour } = args;
+        Self { raw, minute, hour }
     }
 }
 

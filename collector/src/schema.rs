@@ -5,7 +5,10 @@ use std::time::Duration;
 use clickhouse::Client;
 
 /// The versions, in order. A file that was released is never changed.
-const MIGRATIONS: &[(u32, &str)] = &[(1, include_str!("../schema/0001_profile.sql"))];
+const MIGRATIONS: &[(u32, &str)] = &[
+    (1, include_str!("../schema/0001_profile.sql")),
+    (2, include_str!("../schema/0002_tags_losses_rollups.sql")),
+];
 
 /// The version that this collector reads and writes.
 pub const LATEST: u32 = MIGRATIONS[MIGRATIONS.len() - 1].0;
@@ -28,6 +31,10 @@ ORDER BY version";
 pub struct Retention {
     /// Raw rows.
     pub raw: Duration,
+    /// Rollups by minute.
+    pub minute: Duration,
+    /// Rollups by hour, and what was lost.
+    pub hour: Duration,
 }
 
 /// Why the tables could not be brought to this version.
@@ -89,9 +96,13 @@ pub async fn apply(client: &Client, retention: Retention) -> Result<(), SchemaEr
 }
 
 async fn apply_retention(client: &Client, retention: Retention) -> Result<(), SchemaError> {
-    for (table, column, ttl) in
-        [("in_process_local", "time", retention.raw), ("stacks", "last_seen", stacks_ttl(retention))]
-    {
+    for (table, column, ttl) in [
+        ("in_process_local", "time", retention.raw),
+        ("stacks", "last_seen", stacks_ttl(retention)),
+        ("in_process_1m", "time", retention.minute),
+        ("in_process_1h", "time", retention.hour),
+        ("losses", "time", retention.hour),
+    ] {
         let wanted = format!("{column} + toIntervalSecond({})", ttl.as_secs());
         let question = "SELECT create_table_query FROM system.tables WHERE database = 'profile' AND name = ?";
         let found: String = client
@@ -123,11 +134,13 @@ async fn execute(client: &Client, statement: &str) -> Result<(), SchemaError> {
 
 fn filled(file: &str, retention: Retention) -> String {
     file.replace("{raw_ttl}", &retention.raw.as_secs().to_string())
+        .replace("{minute_ttl}", &retention.minute.as_secs().to_string())
+        .replace("{hour_ttl}", &retention.hour.as_secs().to_string())
         .replace("{stacks_ttl}", &stacks_ttl(retention).as_secs().to_string())
 }
 
 fn stacks_ttl(retention: Retention) -> Duration {
-    retention.raw + STACKS_SLACK
+    retention.raw.max(retention.minute).max(retention.hour) + STACKS_SLACK
 }
 
 /// Statements are separated by a line that holds only `;`.
@@ -141,9 +154,13 @@ mod tests {
 
     #[test]
     fn nothing_is_left_to_fill_in() {
-        let text = ddl(Retention { raw: Duration::from_secs(72 * 3600) });
-        assert!(text.contains("TTL time + toIntervalSecond(259200)"), "{text}");
-        assert!(text.contains("TTL last_seen + toIntervalSecond(432000)"), "{text}");
+        let [raw, minute, hour] = [3, 14, 90].map(|days| Duration::from_secs(days * 86_400));
+        let text = ddl(Retention { raw, minute, hour });
+        for ttl in ["time", "time", "time", "last_seen"].iter().zip([raw, minute, hour, hour + STACKS_SLACK])
+        {
+            let expected = format!("TTL {} + toIntervalSecond({})", ttl.0, ttl.1.as_secs());
+            assert!(text.contains(&expected), "{text}");
+        }
         let databases = text.matches("CREATE DATABASE").count();
         assert_eq!(databases, 1, "{text}");
         let code = text.lines().filter(|line| !line.starts_with("--"));

@@ -44,6 +44,15 @@ pub(super) struct SampleRow<'a> {
     trace_id: &'a str,
     span_name: &'a str,
     profile_id: &'a str,
+    region: &'a str,
+    az: &'a str,
+    host_ip: &'a str,
+    host_hostname: &'a str,
+    ip: &'a str,
+    pod_service: &'a str,
+    pod_group_type: u8,
+    k8s_label: &'a [(&'a str, &'a str)],
+    k8s_annotation: &'a [(&'a str, &'a str)],
 }
 
 impl<'a> SampleRow<'a> {
@@ -59,7 +68,8 @@ impl<'a> SampleRow<'a> {
             time: batch.time,
             batch: batch.key,
             app_service: &process.app_service,
-            app_instance: "",
+            // As DeepFlow's, where nothing says better.
+            app_instance: &process.app_service,
             policy: &process.policy,
             process_id: process.pid,
             process_start_time: process.start_time_millis,
@@ -88,6 +98,15 @@ impl<'a> SampleRow<'a> {
             trace_id: "",
             span_name: "",
             profile_id: "",
+            region: "",
+            az: "",
+            host_ip: "",
+            host_hostname: "",
+            ip: "",
+            pod_service: "",
+            pod_group_type: 0,
+            k8s_label: &[],
+            k8s_annotation: &[],
         }
     }
 }

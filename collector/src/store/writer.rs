@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clickhouse::Client;
 use clickhouse::error::Error;
+use hearth_kill_points::Point;
 use hearth_proto::collector::v1::AckResult;
 use lru::LruCache;
 use tokio::sync::mpsc;
@@ -154,9 +155,12 @@ impl Writer {
         let fresh: Vec<&Queued> = pending.iter().filter(|queued| stored.insert(queued.batch.key)).collect();
         let now = now_micros();
         let started = Instant::now();
+        Point::CollectorBeforeInsert.reached();
         let new_stacks = self.insert_stacks(pending, now).await?;
         self.metrics.stacks.inc_by(new_stacks);
+        Point::CollectorBetweenStacksAndRows.reached();
         self.insert_rows(&fresh, now).await?;
+        Point::CollectorAfterInsert.reached();
         self.metrics.insert_seconds.observe(started.elapsed().as_secs_f64());
         self.metrics.batches.inc_by(fresh.len() as u64);
         fresh.iter().for_each(|queued| queued.batch.count_losses(&self.metrics));

@@ -23,7 +23,7 @@ async fn rows_arrive_exactly() {
     assert_eq!(stream.ack().await.unwrap(), (1, AckResult::Stored));
 
     let common = "microseconds\ton-cpu\teBPF\thome\tnode-1\tnode-1\tnode-1\t";
-    let redis = "redis-server\t\tns/p\t4711\t1700000000123\tredis-server";
+    let redis = "redis-server\tredis-server\tns/p\t4711\t1700000000123\tredis-server";
     let expected = [
         format!("{time}\t{redis}\tredis-server\t1\tmain;work\tcomplete\t4095\t7\t70707\t{common}\n"),
         format!(

@@ -24,7 +24,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-pub(crate) const RETENTION: Retention = Retention { raw: Duration::from_secs(72 * 3600) };
+pub(crate) const RETENTION: Retention = Retention {
+    raw: Duration::from_secs(72 * 3600),
+    minute: Duration::from_secs(14 * 86_400),
+    hour: Duration::from_secs(90 * 86_400),
+};
 
 /// A collector: engine, writer, gRPC server.
 pub(crate) struct Collector {

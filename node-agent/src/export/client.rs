@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::{StreamExt as _, TryFutureExt as _};
+use hearth_kill_points::Point;
 use hearth_proto::collector::v1::collector_client::CollectorClient;
 use hearth_proto::collector::v1::{AckResult, AgentIdentity, BatchAck, SampleBatch};
 use prost::Message as _;
@@ -298,7 +299,10 @@ impl Sender {
             let can_send = takes_more && !encoder.is_full() && self.shared.queue().can_send();
             tokio::select! {
                 ack = acks.next() => match ack {
-                    Some(Ok(ack)) => self.on_ack(&ack),
+                    Some(Ok(ack)) => {
+                        Point::AgentAfterAck.reached();
+                        self.on_ack(&ack);
+                    }
                     Some(Err(status)) => return StreamEnd::Broken(status),
                     None => return StreamEnd::Broken(Status::unavailable("the collector ended the stream")),
                 },
@@ -306,6 +310,7 @@ impl Sender {
                     Ok(permit) => {
                         let next = self.shared.queue().send_next();
                         if let Some((sequence, window)) = next {
+                            Point::AgentBeforeSend.reached();
                             permit.send(self.encode(&mut encoder, sequence, &window));
                         }
                     }
