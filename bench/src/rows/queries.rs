@@ -163,7 +163,7 @@ fn roll_up(bench: &Bench, store: &Store, hour: &Hour) -> anyhow::Result<RolledUp
             &format!(
                 "INSERT INTO profile.in_process_1h (time, built_from, {KEYS}, sample_count, profile_value) \
                  SELECT toDateTime({start} + number * 3600, 'UTC'), 1, {KEYS}, samples, value \
-                 FROM peer.hourly CROSS JOIN numbers(24)"
+                 FROM peer.hourly CROSS JOIN numbers(24) AS hours"
             ),
         )?;
     }
