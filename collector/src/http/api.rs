@@ -4,9 +4,8 @@ use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use hearth_profile::write;
 use hearth_profile::write::json::{Json as FlatTree, JsonNode};
-use hearth_profile::write::svg::Labels;
+use hearth_profile::write::{self, Labels};
 use serde::Serialize;
 
 use super::parameters::Parameters;
@@ -145,11 +144,10 @@ fn write_answer(request: &Request, format: Format, answer: Answer) -> Result<Res
         Format::Svg => {
             let TimeRange { from, until } = request.range;
             let title = format!("{}, {} to {}", request.subject.name(), utc(from), utc(until));
-            let notes = notes.join("; ");
             let svg = match &flame {
-                Some(tree) => write::svg::svg(tree, Labels { title: &title, subtitle: &notes })
+                Some(tree) => write::svg::svg(tree, Labels { title: &title, notes: &notes })
                     .map_err(crate::query::QueryError::Draw)?,
-                None => page::empty_svg(&title, &notes),
+                None => page::empty_svg(&title, &notes.join("; ")),
             };
             let headers =
                 [(header::CONTENT_TYPE, "image/svg+xml"), (header::CONTENT_SECURITY_POLICY, SVG_POLICY)];

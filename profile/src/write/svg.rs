@@ -4,16 +4,12 @@ use std::io;
 
 use inferno::flamegraph::{self, Options};
 
+use super::Labels;
 use crate::tree::Tree;
 
-/// What stands around the graph.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Labels<'a> {
-    /// Above the graph.
-    pub title: &'a str,
-    /// Below the title, if not empty: what the reader must know about the data.
-    pub subtitle: &'a str,
-}
+/// Characters that fit in a line of the drawing, which is 1,180 wide: a
+/// character of its font takes 7.2.
+const LINE_CHARS: usize = 160;
 
 /// Why there is no graph.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +47,7 @@ pub fn svg(tree: &Tree, labels: Labels<'_>) -> Result<String, SvgError> {
 
     let mut options = Options::default();
     options.title = labels.title.to_owned();
-    options.subtitle = Some(labels.subtitle.to_owned()).filter(|s| !s.is_empty());
+    options.subtitle = subtitle(labels.notes);
     options.count_name = "microseconds".to_owned();
     options.hash = true;
     options.flame_chart = true;
@@ -62,6 +58,18 @@ pub fn svg(tree: &Tree, labels: Labels<'_>) -> Result<String, SvgError> {
     let drawn = String::from_utf8(drawn)
         .map_err(|e| SvgError::Draw(io::Error::new(io::ErrorKind::InvalidData, e)))?;
     Ok(with_root(&drawn, &tree.names()[tree.root().name as usize]))
+}
+
+/// The notes in one line. inferno has no place for more, and what is too long
+/// would be clipped on both sides.
+fn subtitle(notes: &[String]) -> Option<String> {
+    let whole = notes.join("; ");
+    if whole.chars().count() <= LINE_CHARS {
+        return Some(whole).filter(|line| !line.is_empty());
+    }
+    const REST: &str = " … (the rest is in the JSON format)";
+    let kept: String = whole.chars().take(LINE_CHARS - REST.chars().count()).collect();
+    Some(format!("{}{REST}", kept.trim_end()))
 }
 
 /// inferno calls the root `all`, and gives it alone a share without decimals.
@@ -109,7 +117,7 @@ mod tests {
     use crate::testing::tree;
 
     fn draw(stacks: &str) -> String {
-        svg(&tree("app", stacks), Labels { title: "app", subtitle: "" }).unwrap()
+        svg(&tree("app", stacks), Labels { title: "app", notes: &[] }).unwrap()
     }
 
     /// Folded stacks in, the boxes' labels from bottom left on out.
@@ -162,15 +170,33 @@ mod tests {
     #[test]
     fn text_is_escaped() {
         let evil = r#"</title><script>alert("x")</script>&"#;
-        let graph = svg(&tree("app", &format!("{evil} 3")), Labels { title: evil, subtitle: evil }).unwrap();
+        let graph =
+            svg(&tree("app", &format!("{evil} 3")), Labels { title: evil, notes: &[evil.to_owned()] })
+                .unwrap();
         assert!(!graph.contains("<script>alert"));
         assert!(graph.contains("&lt;/title&gt;&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;&amp;"));
     }
 
     #[test]
+    fn notes_stand_in_one_line_that_is_never_clipped() {
+        let check = |notes: &[&str], expected: Option<&str>| {
+            let notes: Vec<String> = notes.iter().map(|&note| note.to_owned()).collect();
+            let line = subtitle(&notes);
+            assert!(line.as_ref().is_none_or(|line| line.chars().count() <= LINE_CHARS), "{line:?}");
+            assert_eq!(line.as_deref(), expected);
+        };
+        check(&[], None);
+        check(&["one", "two"], Some("one; two"));
+        let long = "é".repeat(LINE_CHARS);
+        check(&[&long], Some(&long));
+        let cut = format!("{} … (the rest is in the JSON format)", "é".repeat(LINE_CHARS - 35));
+        check(&[&long, "two"], Some(&cut));
+    }
+
+    #[test]
     fn the_root_has_its_name_whatever_it_is() {
         let titles = |name: &str, stacks: &str| {
-            let drawn = svg(&tree(name, stacks), Labels { title: "", subtitle: "" }).unwrap();
+            let drawn = svg(&tree(name, stacks), Labels { title: "", notes: &[] }).unwrap();
             let titles = drawn.split("<title>").skip(1);
             titles.map(|t| t.split_once("</title>").unwrap().0.to_owned()).collect::<Vec<_>>()
         };
@@ -188,7 +214,7 @@ mod tests {
 
     #[test]
     fn nothing_is_an_error() {
-        let empty = svg(&tree("app", "a 0"), Labels { title: "", subtitle: "" });
+        let empty = svg(&tree("app", "a 0"), Labels { title: "", notes: &[] });
         assert_eq!(empty.unwrap_err().to_string(), "the profile is empty: there is nothing to draw");
     }
 }
