@@ -75,7 +75,7 @@ fn document(body: &str) -> String {
          <meta name=\"viewport\" content=\"width=device-width\">\
          <link rel=\"stylesheet\" href=\"/style.css\"></head>\n<body><h1>Hearth</h1>\n\
          <p><a href=\"{}\">Total</a>: every process of every node, by thread.</p>\n{body}</body></html>\n",
-        link("Total")
+        link("Total", "html")
     )
 }
 
@@ -93,10 +93,11 @@ fn table(apps: &[App]) -> String {
         .map(|App { app_service, samples, value }| {
             format!(
                 "<tr><td><a href=\"{}\">{}</a></td><td class=\"number\">{:.2}</td>\
-                 <td class=\"number\">{samples}</td></tr>\n",
-                link(app_service),
+                 <td class=\"number\">{samples}</td><td>{}</td></tr>\n",
+                link(app_service, "html"),
                 escape(app_service),
                 *value as f64 / 1e6,
+                other_formats(app_service),
             )
         })
         .collect();
@@ -106,12 +107,17 @@ fn table(apps: &[App]) -> String {
     };
     format!(
         "<h2>Hottest in the last {minutes} minutes</h2>\n<table><tr><th>App</th>\
-         <th class=\"number\">CPU seconds</th><th class=\"number\">Samples</th></tr>\n{rows}</table>{more}"
+         <th class=\"number\">CPU seconds</th><th class=\"number\">Samples</th><th>Also as</th></tr>\n{rows}</table>{more}"
     )
 }
 
-fn link(app_service: &str) -> String {
-    format!("/api/v1/flamegraph?app_service={}&amp;format=svg", encode(app_service))
+fn other_formats(app_service: &str) -> String {
+    let link = |format| format!("<a href=\"{}\">{format}</a>", link(app_service, format));
+    ["svg", "pprof", "speedscope", "folded"].map(link).join(" ")
+}
+
+fn link(app_service: &str, format: &str) -> String {
+    format!("/api/v1/flamegraph?app_service={}&amp;format={format}", encode(app_service))
 }
 
 fn escape(text: &str) -> String {
@@ -143,7 +149,7 @@ mod tests {
     fn names_are_escaped_in_text_and_in_links() {
         let page = table(&[app("<b>\"x'&y")]);
         assert!(
-            page.contains("app_service=%3Cb%3E%22x%27%26y&amp;format=svg\">&lt;b&gt;&quot;x&#39;&amp;y</a>")
+            page.contains("app_service=%3Cb%3E%22x%27%26y&amp;format=html\">&lt;b&gt;&quot;x&#39;&amp;y</a>")
         );
         assert!(page.contains("1.50</td>"));
     }

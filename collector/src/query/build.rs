@@ -79,7 +79,8 @@ impl Stacks {
         rows.iter().any(|r| r.first_process != r.last_process && self.by_process.contains(&r.stack_id))
     }
 
-    fn shown_frames(
+    /// The frames of a stack as they are shown for a process, root first.
+    pub(super) fn shown_frames(
         &self,
         stack_id: [u8; 16],
         process_id: u32,
@@ -147,8 +148,12 @@ pub fn app_tree(
     tree.finish()
 }
 
-fn shown_thread(name: &str) -> String {
+pub(super) fn shown_thread(name: &str) -> String {
     format!("{}{}", frame::THREAD, frame::clean_frame(name))
+}
+
+pub(super) fn shown_process(name: &str) -> String {
+    format!("{}{}", frame::PROCESS, frame::clean_frame(name))
 }
 
 /// The tree of every process: `[p] process`, which keeps its main thread's
@@ -156,7 +161,7 @@ fn shown_thread(name: &str) -> String {
 pub fn total_tree(name: &str, rows: &[TotalRow]) -> Tree {
     let mut tree = TreeBuilder::new(name);
     for TotalRow { process_name, thread_name, main_thread, value } in rows {
-        let process = format!("{}{}", frame::PROCESS, frame::clean_frame(process_name));
+        let process = shown_process(process_name);
         if *main_thread != 0 {
             tree.add([process], *value);
         } else {

@@ -12,10 +12,14 @@ pub mod build;
 pub mod empty;
 mod error;
 pub mod filter;
+pub mod labelled;
 pub mod plan;
 pub mod request;
 pub mod store;
+pub mod tags;
 pub mod time;
+pub mod timeline;
+pub mod values;
 
 pub use error::QueryError;
 pub use request::{Request, Subject, TimeRange};

@@ -96,7 +96,12 @@ pub fn seen(request: &Request, range: TimeRange, limit: u64) -> Statement {
     seen_statement("count()", &condition, &format!("rows_in_range DESC, app_service LIMIT {limit}"), values)
 }
 
-fn condition(request: &Request, range: TimeRange, app_service: Option<&str>) -> (String, Vec<Value>) {
+/// Which rows a question means: the WHERE of every statement.
+pub(super) fn condition(
+    request: &Request,
+    range: TimeRange,
+    app_service: Option<&str>,
+) -> (String, Vec<Value>) {
     let mut values = Vec::new();
     let mut parts = Vec::new();
     if let Some(app_service) = app_service {

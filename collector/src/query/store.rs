@@ -91,18 +91,7 @@ impl Store {
     /// # Errors
     /// If the answer exceeds a limit, or ClickHouse does not give one.
     pub async fn flame(&self, request: &Request) -> Result<Answer, QueryError> {
-        let range = request.range.aligned(self.limits.window_seconds);
-        let mut notes = Vec::new();
-        if range != request.range {
-            notes.push(format!(
-                "the start, {}, was moved to {} ({}): samples are stored by windows of {} s",
-                request.range.from,
-                range.from,
-                utc(range.from),
-                self.limits.window_seconds
-            ));
-        }
-
+        let (range, mut notes) = self.whole_windows(request.range);
         let tree = match &request.subject {
             Subject::Total => {
                 let rows: Vec<build::TotalRow> = self.rows(&plan::total(request, range)).await?;
@@ -137,11 +126,35 @@ impl Store {
         };
         match tree {
             Some(tree) => Ok(Answer::Flame(Flame { tree, notes })),
-            None => {
-                let seen = self.seen(request, range).await?;
-                Ok(Answer::Empty(empty::reason(request, range, &seen)))
-            }
+            None => Ok(Answer::Empty(self.reason(request, range).await?)),
         }
+    }
+
+    /// The range from the start of its first window on, and a note if that is another start.
+    pub(super) fn whole_windows(&self, asked: TimeRange) -> (TimeRange, Vec<String>) {
+        let window = self.limits.window_seconds;
+        let range = asked.aligned(window);
+        if range == asked {
+            return (range, Vec::new());
+        }
+        let note = format!(
+            "the start, {}, was moved to {} ({}): samples are stored by windows of {window} s",
+            asked.from,
+            range.from,
+            utc(range.from),
+        );
+        (range, vec![note])
+    }
+
+    /// Seconds of a window.
+    pub fn window_seconds(&self) -> u32 {
+        self.limits.window_seconds
+    }
+
+    /// Why `request` found nothing in `range`.
+    pub(super) async fn reason(&self, request: &Request, range: TimeRange) -> Result<String, QueryError> {
+        let seen = self.seen(request, range).await?;
+        Ok(empty::reason(request, range, &seen))
     }
 
     /// What there is instead, no more than the reason needs: an app by its key,
@@ -199,12 +212,15 @@ impl Store {
         Ok(())
     }
 
-    async fn stacks(&self, statement: &Statement) -> Result<Stacks, QueryError> {
+    pub(super) async fn stacks(&self, statement: &Statement) -> Result<Stacks, QueryError> {
         let rows: Vec<StackRow> = self.rows(statement).await?;
         Ok(rows.into_iter().map(|StackRow { stack_id, frames }| (stack_id, frames)).collect())
     }
 
-    async fn rows<T: RowOwned + RowRead>(&self, statement: &Statement) -> Result<Vec<T>, QueryError> {
+    pub(super) async fn rows<T: RowOwned + RowRead>(
+        &self,
+        statement: &Statement,
+    ) -> Result<Vec<T>, QueryError> {
         let Statement { sql, values } = statement;
         let mut query = self.client.query(sql);
         for value in values {

@@ -51,8 +51,13 @@ impl Collector {
         Self { base, http: reqwest::Client::new() }
     }
 
+    /// The address of a path, for other programs.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Reply {
-        reply(self.http.get(format!("{}{path}", self.base))).await
+        reply(self.http.get(self.url(path))).await
     }
 
     /// `ProfileTracing` with this body.

@@ -4,8 +4,12 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
+mod diff;
 mod empty;
 mod limits;
 mod own_api;
 mod refused;
+mod tags;
+mod timeline;
+mod tools;
 mod tracing;
