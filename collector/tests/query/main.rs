@@ -5,6 +5,7 @@
 
 mod common;
 mod diff;
+mod documented;
 mod empty;
 mod limits;
 mod own_api;
