@@ -10,6 +10,8 @@ use crate::tree::Tree;
 /// Characters that fit in a line of the drawing, which is 1,180 wide: a
 /// character of its font takes 7.2.
 const LINE_CHARS: usize = 160;
+/// From one line of notes to the next.
+const LINE_HEIGHT: usize = 17;
 
 /// Why there is no graph.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +49,6 @@ pub fn svg(tree: &Tree, labels: Labels<'_>) -> Result<String, SvgError> {
 
     let mut options = Options::default();
     options.title = labels.title.to_owned();
-    options.subtitle = subtitle(labels.notes);
     options.count_name = "microseconds".to_owned();
     options.hash = true;
     options.flame_chart = true;
@@ -57,19 +58,53 @@ pub fn svg(tree: &Tree, labels: Labels<'_>) -> Result<String, SvgError> {
         .map_err(SvgError::Draw)?;
     let drawn = String::from_utf8(drawn)
         .map_err(|e| SvgError::Draw(io::Error::new(io::ErrorKind::InvalidData, e)))?;
-    Ok(with_root(&drawn, &tree.names()[tree.root().name as usize]))
+    let drawn = with_root(&drawn, &tree.names()[tree.root().name as usize]);
+    Ok(with_notes(&drawn, labels.notes))
 }
 
-/// The notes in one line. inferno has no place for more, and what is too long
-/// would be clipped on both sides.
-fn subtitle(notes: &[String]) -> Option<String> {
-    let whole = notes.join("; ");
-    if whole.chars().count() <= LINE_CHARS {
-        return Some(whole).filter(|line| !line.is_empty());
+/// The notes below the graph, as many lines as they need: inferno's subtitle is
+/// one line, and clipped where it is too long.
+fn with_notes(drawn: &str, notes: &[String]) -> String {
+    let lines: Vec<String> = notes.iter().flat_map(|note| wrapped(note)).collect();
+    let height = || {
+        let (_, after) = drawn.split_once(" height=\"")?;
+        after.split_once('"')?.0.parse::<usize>().ok()
+    };
+    let (false, Some(height), Some(body)) =
+        (lines.is_empty(), height(), drawn.trim_end().strip_suffix("</svg>"))
+    else {
+        return drawn.to_owned();
+    };
+    let higher = height + lines.len() * LINE_HEIGHT;
+    // The drawing's own height, and its background's.
+    let mut taller = body
+        .replacen(&format!(" height=\"{height}\""), &format!(" height=\"{higher}\""), 2)
+        .replacen(&format!(" {height}\" xmlns"), &format!(" {higher}\" xmlns"), 1);
+    for (at, line) in lines.iter().enumerate() {
+        let y = height + at * LINE_HEIGHT;
+        taller.push_str(&format!("<text class=\"note\" x=\"10\" y=\"{y}\">{}</text>", escaped(line)));
     }
-    const REST: &str = " … (the rest is in the JSON format)";
-    let kept: String = whole.chars().take(LINE_CHARS - REST.chars().count()).collect();
-    Some(format!("{}{REST}", kept.trim_end()))
+    taller + "</svg>"
+}
+
+/// Lines of at most [`LINE_CHARS`], broken between words where there are any.
+fn wrapped(note: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in note.split_inclusive(' ') {
+        let last = lines.last().map_or(0, |line| line.chars().count());
+        if last > 0 && last + word.trim_end().chars().count() > LINE_CHARS {
+            lines.push(String::new());
+        }
+        for c in word.chars() {
+            if lines.last().is_some_and(|line| line.chars().count() >= LINE_CHARS) && c != ' ' {
+                lines.push(String::new());
+            }
+            if let Some(line) = lines.last_mut() {
+                line.push(c);
+            }
+        }
+    }
+    lines.iter().map(|line| line.trim_end().to_owned()).filter(|line| !line.is_empty()).collect()
 }
 
 /// inferno calls the root `all`, and gives it alone a share without decimals.
@@ -178,19 +213,37 @@ mod tests {
     }
 
     #[test]
-    fn notes_stand_in_one_line_that_is_never_clipped() {
-        let check = |notes: &[&str], expected: Option<&str>| {
-            let notes: Vec<String> = notes.iter().map(|&note| note.to_owned()).collect();
-            let line = subtitle(&notes);
-            assert!(line.as_ref().is_none_or(|line| line.chars().count() <= LINE_CHARS), "{line:?}");
-            assert_eq!(line.as_deref(), expected);
+    fn notes_stand_below_the_graph_whole_and_never_clipped() {
+        let long = "word ".repeat(40);
+        let notes = ["a <note>".to_owned(), long.clone()];
+        let plain = draw("a 1");
+        let drawn = svg(&tree("app", "a 1"), Labels { title: "app", notes: &notes }).unwrap();
+        let lines: Vec<&str> = drawn
+            .split("<text class=\"note\"")
+            .skip(1)
+            .map(|text| text.split_once('>').unwrap().1.split_once("</text>").unwrap().0)
+            .collect();
+        assert_eq!(lines, ["a &lt;note&gt;", "word ".repeat(32).trim_end(), "word ".repeat(8).trim_end()]);
+        let heights = |drawn: &str| -> Vec<usize> {
+            let all = drawn.split(" height=\"").skip(1).take(2);
+            all.map(|text| text.split_once('"').unwrap().0.parse().unwrap()).collect()
         };
-        check(&[], None);
-        check(&["one", "two"], Some("one; two"));
-        let long = "é".repeat(LINE_CHARS);
-        check(&[&long], Some(&long));
-        let cut = format!("{} … (the rest is in the JSON format)", "é".repeat(LINE_CHARS - 35));
-        check(&[&long, "two"], Some(&cut));
+        let (before, after) = (heights(&plain), heights(&drawn));
+        assert_eq!(after, before.iter().map(|height| height + 3 * LINE_HEIGHT).collect::<Vec<_>>());
+        assert!(drawn.contains(&format!("viewBox=\"0 0 1200 {}\"", after[0])));
+        assert!(drawn.ends_with("</svg>"));
+    }
+
+    #[test]
+    fn a_line_is_broken_between_words() {
+        let check = |note: &str, expected: &[&str]| assert_eq!(wrapped(note), expected, "{note}");
+        check("", &[]);
+        check("one two", &["one two"]);
+        let full = "é".repeat(LINE_CHARS);
+        check(&full, &[&full]);
+        check(&format!("{full} x"), &[&full, "x"]);
+        check(&format!("{full}x"), &[&full, "x"]);
+        check(&format!("x {full}"), &["x", &full]);
     }
 
     #[test]
