@@ -1,4 +1,4 @@
-//! The page's own script, run by node: its pure part, and its hashes in the policy.
+//! The page's own script, run by node: what it computes, what it draws, and its hash in the policy.
 
 use std::path::Path;
 use std::process::Command;
@@ -38,6 +38,11 @@ fn page() -> String {
 #[test]
 fn the_model_computes_what_is_drawn() {
     node(&["model.mjs"], &page());
+}
+
+#[test]
+fn the_view_draws_zooms_searches_and_follows_the_keyboard() {
+    node(&["view.mjs"], &page());
 }
 
 #[test]

@@ -5,6 +5,8 @@ use super::filter::Tag;
 /// What is known of a tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct About {
+    /// What its values are: `text` or `number`.
+    pub kind: &'static str,
     /// Whether rows have values of it. Otherwise every value is empty.
     pub collected: bool,
     /// One line.
@@ -13,8 +15,9 @@ pub struct About {
 
 /// What a tag is.
 pub fn about(tag: &Tag) -> About {
-    let collected = |description| About { collected: true, description };
-    let not_yet = |description| About { collected: false, description };
+    let kind = if tag.numeric { "number" } else { "text" };
+    let collected = |description| About { kind, collected: true, description };
+    let not_yet = |description| About { kind, collected: false, description };
     match tag.name {
         "app_service" => collected("what the policy calls the process; empty where no policy matched"),
         "policy" => collected("the policy that matched; empty where none did"),
@@ -50,7 +53,7 @@ mod tests {
     #[test]
     fn every_tag_is_described_and_says_what_nothing_fills() {
         for tag in TAGS {
-            let About { collected, description } = about(tag);
+            let About { kind: _, collected, description } = about(tag);
             assert!(!description.is_empty(), "{}", tag.name);
             let says = description.contains("nothing fills it yet") || description.contains("filled once");
             assert_eq!(says, !collected, "{}", tag.name);

@@ -24,7 +24,8 @@ struct Tags {
 #[derive(Serialize)]
 struct ListedTag {
     name: &'static str,
-    r#type: &'static str,
+    #[serde(rename = "type")]
+    kind: &'static str,
     collected: bool,
     description: &'static str,
 }
@@ -47,9 +48,8 @@ pub async fn tags(RawQuery(query): RawQuery) -> Response {
     let tags = TAGS
         .iter()
         .map(|tag| {
-            let About { collected, description } = about(tag);
-            let r#type = if tag.numeric { "number" } else { "text" };
-            ListedTag { name: tag.name, r#type, collected, description }
+            let About { kind, collected, description } = about(tag);
+            ListedTag { name: tag.name, kind, collected, description }
         })
         .collect();
     Json(Tags { tags }).into_response()
