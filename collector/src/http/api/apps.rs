@@ -5,10 +5,10 @@ use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::super::QueryState;
 use super::super::parameters::Parameters;
 use super::super::reply::ApiError;
-use super::super::{QueryState, now};
-use super::{UNIT, range};
+use super::{Clock, UNIT, range};
 use crate::query::TimeRange;
 use crate::query::store::{App, MAX_APPS};
 
@@ -35,7 +35,7 @@ pub async fn apps(State(state): State<QueryState>, RawQuery(query): RawQuery) ->
 
 async fn list(state: &QueryState, query: &str) -> Result<Response, ApiError> {
     let mut parameters = Parameters::parse(query, &["from", "until"])?;
-    let range = range(&mut parameters, now())?;
+    let range = range(&mut parameters, Clock::of(state))?;
     let _permit = state.permit()?;
     let apps = state.store.apps(range).await?;
     let mut notes = Vec::new();

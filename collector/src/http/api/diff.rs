@@ -14,10 +14,10 @@ use hearth_profile::write::diff::DiffNode;
 use hearth_profile::write::{self, Labels};
 use serde::Serialize;
 
+use super::super::QueryState;
 use super::super::parameters::Parameters;
 use super::super::reply::ApiError;
-use super::super::{QueryState, now};
-use super::{UNIT, choice, finished, parsed_filter, question, title};
+use super::{Clock, UNIT, choice, finished, parsed_filter, question, title};
 use crate::query::request::Invalid;
 use crate::query::store::off_runtime;
 use crate::query::{Answer, Flame, Request, Subject, TimeRange};
@@ -60,18 +60,18 @@ pub async fn diff(State(state): State<QueryState>, RawQuery(query): RawQuery) ->
 }
 
 async fn respond(state: &QueryState, query: &str) -> Result<Response, ApiError> {
-    let comparison = parse(query, now())?;
+    let comparison = parse(query, Clock::of(state))?;
     let _permit = state.permit()?;
     let base = state.store.flame(&comparison.base).await?;
     let new = state.store.flame(&comparison.new).await?;
     Ok(off_runtime(move || write_answer(&comparison, base, new)).await)
 }
 
-fn parse(query: &str, now: i64) -> Result<Comparison, Invalid> {
+fn parse(query: &str, clock: Clock) -> Result<Comparison, Invalid> {
     const BASE: [&str; 4] = ["base_app_service", "base_filter", "base_from", "base_until"];
     let own = ["app_service", "event", "filter", "from", "until", "normalize", "format"];
     let mut parameters = Parameters::parse(query, &[&own[..], &BASE[..]].concat())?;
-    let new = question(&mut parameters, now)?;
+    let new = question(&mut parameters, clock)?;
     let scale = [("false", Scale::Absolute), ("true", Scale::EqualTotals)];
     let scale = choice(&mut parameters, "normalize", &scale)?;
     let formats = [("json", Format::Json), ("folded", Format::Folded), ("html", Format::Html)];
@@ -152,13 +152,15 @@ fn side(request: &Request) -> Side<'_> {
 mod tests {
     use super::*;
 
+    const CLOCK: Clock = Clock { now: 10_000, window: 10 };
+
     fn check(query: &str, expected: &str) {
         let show = |request: &Request| {
             let TimeRange { from, until } = request.range;
             let filter = if request.filter.is_some() { " filtered" } else { "" };
             format!("{} {from}..{until}{filter}", request.subject.name())
         };
-        let text = match parse(query, 10_000) {
+        let text = match parse(query, CLOCK) {
             Ok(Comparison { base, new, scale, format }) => {
                 format!("{} with {}, {scale:?} {format:?}", show(&new), show(&base))
             }
@@ -196,7 +198,7 @@ mod tests {
             "app_service=a&base_app_service=",
             "base_app_service is empty: give a process name, or Total for all of them",
         );
-        let filter = parse("app_service=a&base_filter=(", 1000).map(|_| ()).map_err(|e| e.to_string());
+        let filter = parse("app_service=a&base_filter=(", CLOCK).map(|_| ()).map_err(|e| e.to_string());
         assert!(filter.is_err_and(|e| e.starts_with("base_filter is not understood at position 2: ")));
         check(
             "app_service=a&base_from=1&base_until=2&format=svg",

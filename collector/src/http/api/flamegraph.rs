@@ -15,8 +15,8 @@ use serde::Serialize;
 
 use super::super::parameters::Parameters;
 use super::super::reply::ApiError;
-use super::super::{QueryState, now, page};
-use super::{UNIT, choice, finished, question, title};
+use super::super::{QueryState, page};
+use super::{Clock, UNIT, choice, finished, question, title};
 use crate::query::labelled::Labelled;
 use crate::query::request::Invalid;
 use crate::query::store::off_runtime;
@@ -74,7 +74,7 @@ pub async fn flamegraph(State(state): State<QueryState>, RawQuery(query): RawQue
 }
 
 async fn respond(state: &QueryState, query: &str) -> Result<Response, ApiError> {
-    let (request, format) = parse(query, now())?;
+    let (request, format) = parse(query, Clock::of(state))?;
     let _permit = state.permit()?;
     match format {
         Format::Tree(format) => {
@@ -94,10 +94,10 @@ async fn respond(state: &QueryState, query: &str) -> Result<Response, ApiError> 
     }
 }
 
-fn parse(query: &str, now: i64) -> Result<(Request, Format), Invalid> {
+fn parse(query: &str, clock: Clock) -> Result<(Request, Format), Invalid> {
     let known = ["app_service", "event", "filter", "from", "until", "format"];
     let mut parameters = Parameters::parse(query, &known)?;
-    let request = question(&mut parameters, now)?;
+    let request = question(&mut parameters, clock)?;
     Ok((request, choice(&mut parameters, "format", &FORMATS)?))
 }
 
@@ -157,10 +157,10 @@ fn guarded(content_type: &'static str, policy: &'static str, text: String) -> Re
 mod tests {
     use super::*;
 
-    const NOW: i64 = 10_000;
+    const CLOCK: Clock = Clock { now: 10_000, window: 10 };
 
     fn check(query: &str, expected: &str) {
-        let text = match parse(query, NOW) {
+        let text = match parse(query, CLOCK) {
             Ok((Request { subject, range, event, filter, .. }, format)) => {
                 format!(
                     "{} {}..{} {event} {} {format:?}",
@@ -179,6 +179,7 @@ mod tests {
     fn parameters_have_defaults() {
         check("app_service=redis", "redis 9100..10000 on-cpu false Tree(Json)");
         check("app_service=redis&until=5000", "redis 4100..5000 on-cpu false Tree(Json)");
+        check("app_service=redis&until=5005", "redis 4100..5005 on-cpu false Tree(Json)");
         check("app_service=redis&until=5", "redis 1..5 on-cpu false Tree(Json)");
         check(
             "app_service=a%20b%2Bc&from=1&until=2&format=svg&event=on-cpu&filter=pod%3D'x'",

@@ -12,6 +12,7 @@ pub mod timeline;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 
+use super::QueryState;
 use super::parameters::Parameters;
 use super::reply::{NOTE, note_header};
 use crate::query::filter::{self, Expr};
@@ -22,24 +23,39 @@ use crate::query::{Request, Subject, TimeRange};
 /// What a range is when it is not given: so many seconds until now.
 pub const DEFAULT_RANGE_SECONDS: i64 = 15 * 60;
 
+/// What a range that is not given is made from.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    /// Unix seconds.
+    now: i64,
+    /// Seconds of a window.
+    window: u32,
+}
+
+impl Clock {
+    fn of(state: &QueryState) -> Self {
+        Self { now: super::now(), window: state.store.window_seconds() }
+    }
+}
+
 /// Unit of all values.
 const UNIT: &str = "microseconds";
 
 /// A question by `app_service`, `event`, `filter`, `from` and `until`.
-fn question(parameters: &mut Parameters, now: i64) -> Result<Request, Invalid> {
+fn question(parameters: &mut Parameters, clock: Clock) -> Result<Request, Invalid> {
     let Some(app_service) = parameters.take("app_service") else {
         return Err(Invalid::new("app_service", "is missing: give a process name, or Total for all of them"));
     };
     let subject = Subject::parse("app_service", &app_service)?;
-    question_about(subject, parameters, now)
+    question_about(subject, parameters, clock)
 }
 
 /// As [`question`], with the subject known.
-fn question_about(subject: Subject, parameters: &mut Parameters, now: i64) -> Result<Request, Invalid> {
+fn question_about(subject: Subject, parameters: &mut Parameters, clock: Clock) -> Result<Request, Invalid> {
     let event = parameters.take("event").unwrap_or_else(|| EVENT_TYPES[0].to_owned());
     let event = known_type("event", &event, EVENT_TYPES)?;
     let filter = parsed_filter("filter", &parameters.take("filter").unwrap_or_default())?;
-    let range = range(parameters, now)?;
+    let range = range(parameters, clock)?;
     let language = LANGUAGE_TYPES[0];
     Ok(Request { subject, range, event, language, filter, max_kernel_frames: None })
 }
@@ -48,11 +64,15 @@ fn parsed_filter(field: &'static str, text: &str) -> Result<Option<Expr>, Invali
     filter::parse(text).map_err(|e| Invalid::new(field, format!("is not understood {e}")))
 }
 
-fn range(parameters: &mut Parameters, now: i64) -> Result<TimeRange, Invalid> {
+fn range(parameters: &mut Parameters, Clock { now, window }: Clock) -> Result<TimeRange, Invalid> {
     let until = parameters.integer("until", "Unix seconds")?;
     let from = parameters.integer("from", "Unix seconds")?;
     let until = until.unwrap_or(now);
-    let from = from.unwrap_or_else(|| until.saturating_sub(DEFAULT_RANGE_SECONDS).max(1));
+    let from = from.unwrap_or_else(|| {
+        let from = until.saturating_sub(DEFAULT_RANGE_SECONDS);
+        // Nobody asked for a start within a window: so none is moved, and no note says so.
+        (from - from.rem_euclid(i64::from(window.max(1)))).max(1)
+    });
     TimeRange::parse(("from", from), ("until", until))
 }
 

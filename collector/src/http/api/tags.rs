@@ -6,10 +6,10 @@ use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::super::QueryState;
 use super::super::parameters::Parameters;
 use super::super::reply::ApiError;
-use super::super::{QueryState, now};
-use super::{UNIT, question_about};
+use super::{Clock, UNIT, question_about};
 use crate::query::filter::{TAGS, Tag};
 use crate::query::request::Invalid;
 use crate::query::tags::{About, about};
@@ -68,7 +68,7 @@ pub async fn values(
 async fn respond(state: &QueryState, tag: &str, query: &str) -> Result<Response, ApiError> {
     let tag = named(tag)?;
     let mut parameters = Parameters::parse(query, &["event", "filter", "from", "until", "limit"])?;
-    let request = question_about(Subject::Total, &mut parameters, now())?;
+    let request = question_about(Subject::Total, &mut parameters, Clock::of(state))?;
     let limit = limit(parameters.integer("limit", "how many values to list")?)?;
     let _permit = state.permit()?;
     let TagValues { values, notes } = state.store.tag_values(&request, tag, limit).await?;
