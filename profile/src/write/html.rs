@@ -16,8 +16,8 @@ const STYLE: &str = include_str!("html/style.css");
 /// What the page may do: run its script and apply its style, known by their
 /// SHA-256. The page says it itself; a server should say it too.
 pub const POLICY: &str = "default-src 'none'; \
-     script-src 'sha256-rcgZbyYJJ8JBjN9cWS6xU0Ard3kSJZc0ocL6Gk3n5kE='; \
-     style-src 'sha256-dV5HkSAHQY2PWHlOYc6LApA8ZBChzf13/fP6Y55bd0M='; \
+     script-src 'sha256-ugZelWKgUpCDZ+LV2EFTbUoXpshNdxc8iriUMLMPZh4='; \
+     style-src 'sha256-fN8BU88ylaj08fBMCH4FjKcuLCaxNCpBVM1QeyIJHws='; \
      base-uri 'none'; form-action 'none'";
 
 /// The tree as the page's script takes it; a field name is a variable there.

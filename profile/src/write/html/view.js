@@ -12,7 +12,8 @@ function element(tag, attributes, ...children) {
   return made;
 }
 
-function start() {
+// A block and no function: what is in it stays out of the page's global names.
+{
   const data = JSON.parse(document.getElementById("data").textContent);
   const model = makeModel(data);
   const query = element("input", { type: "search", placeholder: "Search (/regex/)", "aria-label": "Search functions", spellcheck: "false" });
@@ -80,6 +81,7 @@ function start() {
       const gap = wide > 3 ? 1 : 0;
       context.fillRect(x, y, wide - gap, ROW - 1);
       const room = Math.floor((wide - 2 * PADDING) / character);
+      context.globalAlpha = above ? 0.8 : 1;
       if (room >= 2) {
         const name = model.names[model.name[node]];
         context.fillStyle = hit || !state.found ? "#1b1b22" : "#5c5c66";
@@ -244,5 +246,3 @@ function entry(colour, label) {
   swatch.style.backgroundColor = colour;
   return element("span", {}, swatch, label);
 }
-
-start();
