@@ -6,6 +6,7 @@
 # sha512sum, 1 MB.
 #
 #   HEARTH_CACHE        where to put it [$HOME/.cache/hearth]
+#   HEARTH_SPEEDSCOPE   for the tests, not for this script: a package folder that is elsewhere
 set -eu
 
 pin="$(dirname "$0")/../collector/tests/query/speedscope.version"
