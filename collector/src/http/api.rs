@@ -127,7 +127,7 @@ fn range(parameters: &mut Parameters, now: i64) -> Result<TimeRange, Invalid> {
 
 fn write_answer(request: &Request, format: Format, answer: Answer) -> Result<Response, ApiError> {
     let (flame, notes) = match answer {
-        Answer::Flame(Flame { tree, notes }) => (Some(tree), notes),
+        Answer::Flame(Flame { tree, notes, .. }) => (Some(tree), notes),
         Answer::Empty(reason) => (None, vec![reason]),
     };
     let mut response = match format {
