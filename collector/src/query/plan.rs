@@ -87,9 +87,10 @@ pub fn apps(sources: &Sources, limit: u64) -> Statement {
     let time = sources.time(&mut values).map(|time| format!("{time} AND ")).unwrap_or_default();
     let sql = format!(
         "SELECT app_service, sum(toUInt64(sample_count)) AS samples, \
-         sum(profile_value) AS value\n\
+         sum(profile_value) AS value, {} AS rolled_up\n\
          FROM {from}\nWHERE {time}app_service != ''\n\
-         GROUP BY app_service\nORDER BY value DESC, app_service LIMIT {limit}"
+         GROUP BY app_service\nORDER BY value DESC, app_service LIMIT {limit}",
+        sources.rolled_up()
     );
     Statement { sql, values }
 }
@@ -234,7 +235,7 @@ mod tests {
     #[test]
     fn apps_are_ordered_by_value() {
         assert_snapshot!(text(&apps(&Sources::raw(RANGE), 10)), @r#"
-        SELECT app_service, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value
+        SELECT app_service, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value, toInt64(0) AS rolled_up
         FROM profile.in_process_local
         WHERE time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND app_service != ''
         GROUP BY app_service

@@ -469,6 +469,12 @@ mod tests {
     }
 
     #[test]
+    fn what_can_be_filtered_is_a_column_of_each_branch() {
+        let columns: Vec<&str> = COLUMNS.split(", ").collect();
+        assert_eq!(ROLLED_UP.iter().find(|tag| !columns.contains(tag)), None);
+    }
+
+    #[test]
     fn each_table_is_a_branch_with_its_times() {
         let sources = chosen(
             "raw 23=5, min 23=5, raw 24=5, min 24=5, raw 25=6, min 25=5, raw 26=5, min 26=5, hour 0=5",

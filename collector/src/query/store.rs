@@ -59,6 +59,8 @@ pub struct App {
     pub samples: u64,
     /// Microseconds.
     pub value: i64,
+    /// Those of `value` that come from rollups.
+    pub rolled_up: i64,
 }
 
 #[derive(Row, Deserialize)]
@@ -198,12 +200,18 @@ impl Store {
         }
     }
 
-    /// The app services of a range, the hottest first, at most [`MAX_APPS`].
+    /// The app services of a range, the hottest first, at most [`MAX_APPS`], and notes.
     ///
     /// # Errors
     /// As [`Store::flame`].
-    pub async fn apps(&self, range: TimeRange) -> Result<Vec<App>, QueryError> {
-        self.rows(&plan::apps(&self.sources(range, None).await?, MAX_APPS)).await
+    pub async fn apps(&self, range: TimeRange) -> Result<(Vec<App>, Vec<String>), QueryError> {
+        let sources = self.sources(range, None).await?;
+        let apps: Vec<App> = self.rows(&plan::apps(&sources, MAX_APPS)).await?;
+        let window_seconds = self.limits.window_seconds;
+        let mut notes = sources.notes(range.aligned(window_seconds), window_seconds);
+        let of = |value: &dyn Fn(&App) -> i64| sum(apps.iter().map(value));
+        notes.extend(source::rolled_up_note(of(&|app| app.rolled_up), of(&|app| app.value)));
+        Ok((apps, notes))
     }
 
     /// Whether ClickHouse answers within two seconds.

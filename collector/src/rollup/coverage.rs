@@ -109,6 +109,7 @@ pub fn hours_of(day: u32) -> std::ops::RangeInclusive<u32> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 pub(crate) mod tests {
     use super::*;
 

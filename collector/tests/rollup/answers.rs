@@ -33,7 +33,8 @@ impl Days {
                 assert_eq!(json["nodes"][0]["total"], json!(sum), "{app} {filter}");
                 answers.push(folded.text);
             }
-            answers.push(self.collector.get(&format!("/api/v1/apps?from={from}&until={until}")).await.text);
+            let apps = self.collector.get(&format!("/api/v1/apps?from={from}&until={until}")).await.json();
+            answers.push(apps["apps"].to_string());
         }
         answers
     }
@@ -43,15 +44,18 @@ impl Days {
 async fn an_answer_by_rollups_is_the_answer_by_raw_rows() {
     let days = Days::full().await;
     let by_raw = days.answers().await;
-    assert!(by_raw.iter().all(|answer| answer.len() > 100), "{by_raw:?}");
+    assert_eq!(by_raw.iter().position(|answer| answer.len() < 80), None);
     days.build().await;
-    assert_eq!(days.answers().await, by_raw);
+    let by_rollups = days.answers().await;
+    assert_eq!(by_rollups.iter().zip(&by_raw).find(|(rolled_up, raw)| rolled_up != raw), None);
     // And it is by rollups.
     let (from, until) = RANGES[0];
     let note = " of the time is from rollups, by minute or hour and without process ids";
     for app in ["shop", "Total"] {
         assert!(notes(&days.folded(app, "", from, until).await).contains(note), "{app}");
     }
+    let apps = days.collector.get(&format!("/api/v1/apps?from={from}&until={until}")).await.json();
+    assert!(apps["notes"][0].as_str().unwrap().contains(note), "{apps}");
     // A filter on what they lack is not, nor a short range.
     assert!(!notes(&days.folded("shop", "pod = 'pod1'", from, until).await).contains(note));
     assert!(!notes(&days.folded("shop", "", from, from + 5 * HOUR).await).contains(note));

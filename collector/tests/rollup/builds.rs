@@ -36,6 +36,21 @@ async fn closed_hours_and_days_are_built_once() {
     assert!(hours < minutes && minutes <= 6000, "{hours} {minutes}");
 }
 
+/// What is renamed part by part could be half there after a crash.
+#[tokio::test]
+async fn an_hour_of_many_blocks_becomes_one_part() {
+    let mut days = Days::full().await;
+    for setting in ["max_block_size", "min_insert_block_size_rows"] {
+        days.client = days.client.with_setting(setting, "50");
+    }
+    days.build().await;
+    days.check_sums().await;
+    for (table, partitions) in [("in_process_1m", 15), ("in_process_1h", 2)] {
+        let parts = format!("SELECT uniqExact(_part) FROM profile.{table}");
+        assert_eq!(days.number(&parts).await, partitions, "{table}");
+    }
+}
+
 #[tokio::test]
 async fn a_late_batch_has_its_hour_and_its_day_built_again() {
     let days = Days::full().await;
