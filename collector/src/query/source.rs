@@ -20,7 +20,7 @@ const SHORT: u32 = 6 * HOUR;
 /// Raw rows are kept for no less.
 const LEAST_RETENTION: u32 = 3 * HOUR;
 
-/// The tags that rollups keep; every other one is known of raw rows alone.
+/// The columns of tags that rollups keep; every other one is known of raw rows alone.
 const ROLLED_UP: &[&str] = &[
     "app_service",
     "process_name",
@@ -35,6 +35,8 @@ const ROLLED_UP: &[&str] = &[
     "pod_group",
     "pod_group_type",
     "container",
+    "stack_id",
+    "stack_end",
 ];
 
 /// What all tables have and a question may need.
