@@ -66,7 +66,9 @@ async fn hottest(state: &QueryState) -> Result<Vec<App>, QueryError> {
     let now = u32::try_from(now()).unwrap_or(u32::MAX);
     let from = now.saturating_sub(DEFAULT_RANGE_SECONDS as u32);
     let _permit = state.permit()?;
-    state.store.apps(TimeRange { from, until: now }).await
+    // So short a range has no notes.
+    let (apps, _) = state.store.apps(TimeRange { from, until: now }).await?;
+    Ok(apps)
 }
 
 fn document(body: &str) -> String {
@@ -90,7 +92,7 @@ fn table(apps: &[App]) -> String {
     let rows: String = apps
         .iter()
         .take(SHOWN)
-        .map(|App { app_service, samples, value }| {
+        .map(|App { app_service, samples, value, rolled_up: _ }| {
             format!(
                 "<tr><td><a href=\"{}\">{}</a></td><td class=\"number\">{:.2}</td>\
                  <td class=\"number\">{samples}</td><td>{}</td></tr>\n",
@@ -142,7 +144,7 @@ mod tests {
     use super::*;
 
     fn app(name: &str) -> App {
-        App { app_service: name.to_owned(), samples: 3, value: 1_500_000 }
+        App { app_service: name.to_owned(), samples: 3, value: 1_500_000, rolled_up: 0 }
     }
 
     #[test]

@@ -8,7 +8,8 @@ use serde::Deserialize;
 use super::QueryError;
 use super::build::{self, AppRow, Stacks};
 use super::plan::{self, Statement};
-use super::request::{Request, Subject, TimeRange};
+use super::request::{Request, Subject};
+use super::source::{self, Need, Sources};
 use super::store::{Store, off_runtime};
 
 /// A row of [`statement`].
@@ -27,6 +28,7 @@ struct LabelledRow {
     end: i8,
     samples: u64,
     value: i64,
+    rolled_up: i64,
 }
 
 /// What a question for labelled samples found.
@@ -44,18 +46,22 @@ impl Store {
     /// # Errors
     /// As [`Store::flame`].
     pub async fn pprof(&self, request: &Request) -> Result<Labelled, QueryError> {
-        let (range, mut notes) = self.whole_windows(request.range);
-        let rows: Vec<LabelledRow> = self.rows(&statement(request, range)).await?;
+        let (sources, mut notes) = self.sources(request.range, Need::of(request)).await?;
+        let rows: Vec<LabelledRow> = self.rows(&statement(request, &sources)).await?;
         if rows.is_empty() {
-            return Ok(Labelled::Empty(self.reason(request, range).await?));
+            return Ok(Labelled::Empty(self.reason(request, &sources).await?));
         }
         // Stacks are stored before the rows that name them: asked in this order, none is missing.
         let stacks = match &request.subject {
-            Subject::App(app) => self.stacks(&plan::stacks(request, range, app)).await?,
+            Subject::App(app) => self.stacks(&plan::stacks(request, &sources, app)).await?,
             Subject::Total => Stacks::default(),
         };
-        let (subject, window) = (request.subject.clone(), self.window_seconds());
+        let (subject, window, range) = (request.subject.clone(), self.window_seconds(), sources.range());
         let write = move || {
+            let [rolled_up, total] = rows.iter().fold([0_i64; 2], |[rolled_up, total], row| {
+                [rolled_up.saturating_add(row.rolled_up), total.saturating_add(row.value)]
+            });
+            notes.extend(source::rolled_up_note(rolled_up, total));
             if matches!(subject, Subject::App(_)) {
                 notes.extend(quality(&rows, &stacks));
             }
@@ -68,18 +74,20 @@ impl Store {
 }
 
 /// Value by stack and everything that is a label. `Total` has no stacks.
-fn statement(request: &Request, range: TimeRange) -> Statement {
+fn statement(request: &Request, sources: &Sources) -> Statement {
     let (stack_id, app_service) = match &request.subject {
         Subject::Total => ("toFixedString('', 16)", None),
         Subject::App(app) => ("stack_id", Some(app.as_str())),
     };
-    let (condition, values) = plan::condition(request, range, app_service);
+    let (from, condition, values) = plan::condition(request, sources, app_service);
     let sql = format!(
         "SELECT {stack_id} AS stack, process_name, thread_name, main_thread, process_id, \
          pod_ns, pod, pod_node, container, toInt8(stack_end) AS end, \
-         sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value\n\
-         FROM profile.in_process_local\nWHERE {condition}\n\
-         GROUP BY stack, process_name, thread_name, main_thread, process_id, pod_ns, pod, pod_node, container, end"
+         sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value, \
+         {} AS rolled_up\n\
+         FROM {from}\nWHERE {condition}\n\
+         GROUP BY stack, process_name, thread_name, main_thread, process_id, pod_ns, pod, pod_node, container, end",
+        sources.rolled_up()
     );
     Statement { sql, values }
 }
@@ -87,7 +95,8 @@ fn statement(request: &Request, range: TimeRange) -> Statement {
 fn pprof(about: &About<'_>, subject: &Subject, rows: &[LabelledRow], stacks: &Stacks) -> Vec<u8> {
     let mut pprof = Pprof::new(about);
     for row in rows {
-        let process_id = row.process_id.to_string();
+        // Rollups have none.
+        let process_id = if row.process_id == 0 { String::new() } else { row.process_id.to_string() };
         let labels = [
             ("thread", row.thread_name.as_str()),
             ("pid", process_id.as_str()),
@@ -124,6 +133,7 @@ fn quality(rows: &[LabelledRow], stacks: &Stacks) -> Vec<String> {
         first_process: row.process_id,
         last_process: row.process_id,
         value: row.value,
+        rolled_up: row.rolled_up,
     };
     build::quality(&rows.iter().map(row).collect::<Vec<_>>(), stacks)
 }
@@ -132,7 +142,7 @@ fn quality(rows: &[LabelledRow], stacks: &Stacks) -> Vec<String> {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::query::filter;
+    use crate::query::{TimeRange, filter};
     use insta::assert_snapshot;
 
     fn sql(subject: &str) -> String {
@@ -145,7 +155,7 @@ mod tests {
             filter: filter::parse("pod_ns = 'a'").unwrap(),
             max_kernel_frames: None,
         };
-        let Statement { sql, values } = statement(&request, range);
+        let Statement { sql, values } = statement(&request, &Sources::raw(range));
         assert_eq!(sql.matches('?').count(), values.len());
         sql
     }
@@ -153,7 +163,7 @@ mod tests {
     #[test]
     fn an_app_is_aggregated_by_stack_and_labels_and_total_by_labels() {
         assert_snapshot!(sql("it's"), @"
-        SELECT stack_id AS stack, process_name, thread_name, main_thread, process_id, pod_ns, pod, pod_node, container, toInt8(stack_end) AS end, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value
+        SELECT stack_id AS stack, process_name, thread_name, main_thread, process_id, pod_ns, pod, pod_node, container, toInt8(stack_end) AS end, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value, toInt64(0) AS rolled_up
         FROM profile.in_process_local
         WHERE app_service = ? AND profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND `pod_ns` = ?
         GROUP BY stack, process_name, thread_name, main_thread, process_id, pod_ns, pod, pod_node, container, end

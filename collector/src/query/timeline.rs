@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::QueryError;
 use super::plan::{self, Statement, Value};
 use super::request::{Invalid, Request, Subject, TimeRange};
+use super::source::{Need, Sources};
 use super::store::Store;
 
 /// Most points of an answer.
@@ -88,7 +89,9 @@ impl Steps {
                 step
             }
         };
-        Ok(Self { range, step })
+        // At multiples of the step, as rollups and other clocks have their hours and days.
+        let from = range.from - range.from % step;
+        Ok(Self { range: TimeRange { from, ..range }, step })
     }
 
     fn points(&self, rows: &[SlotRow]) -> Vec<Point> {
@@ -111,26 +114,31 @@ impl Store {
     /// # Errors
     /// As [`Store::flame`].
     pub async fn timeline(&self, request: &Request, steps: Steps) -> Result<Timeline, QueryError> {
-        let (_, mut notes) = self.whole_windows(request.range);
-        let rows: Vec<SlotRow> = self.rows(&statement(request, steps)).await?;
+        let need = Need { step: Some(steps.step), ..Need::of(request) };
+        let (sources, mut notes) = self.sources(request.range, need).await?;
+        let rows: Vec<SlotRow> = self.rows(&statement(request, &sources, steps)).await?;
         if rows.is_empty() {
-            notes = vec![self.reason(request, steps.range).await?];
+            notes = vec![self.reason(request, &sources).await?];
+        } else if sources.coarser_than(steps.step) {
+            let note = "of a part of that time only rollups are stored: a value stands at the start of its minute or hour";
+            notes.push(note.to_owned());
         }
         Ok(Timeline { points: steps.points(&rows), notes })
     }
 }
 
-fn statement(request: &Request, Steps { range, step }: Steps) -> Statement {
+fn statement(request: &Request, sources: &Sources, steps: Steps) -> Statement {
+    let Steps { range, step } = steps;
     let app_service = match &request.subject {
         Subject::Total => None,
         Subject::App(app) => Some(app.as_str()),
     };
-    let (condition, mut values) = plan::condition(request, range, app_service);
-    values.splice(0..0, [range.from, step].map(|number| Value::Int(i64::from(number))));
+    let (from, condition, mut values) = plan::condition(request, sources, app_service);
+    values.splice(0..0, [range.from, range.from, step].map(|number| Value::Int(i64::from(number))));
     let sql = format!(
-        "SELECT toUInt32(intDiv(toUnixTimestamp(time) - ?, ?)) AS slot, \
+        "SELECT toUInt32(intDiv(greatest(toUnixTimestamp(time), toUInt32(?)) - ?, ?)) AS slot, \
          sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value\n\
-         FROM profile.in_process_local\nWHERE {condition}\nGROUP BY slot"
+         FROM {from}\nWHERE {condition}\nGROUP BY slot"
     );
     Statement { sql, values }
 }
@@ -174,7 +182,7 @@ mod tests {
 
     #[test]
     fn an_asked_step_is_of_whole_windows_and_bounded() {
-        check(1005, 1064, 10, Some(30), "1000 30 3");
+        check(1005, 1064, 10, Some(30), "990 30 3");
         for asked in [0, -10, 15, i64::MAX] {
             let expected = format!("step is {asked}: give a multiple of 10, the seconds of a window");
             check(0, 99, 10, Some(asked), &expected);
@@ -208,13 +216,13 @@ mod tests {
             filter: filter::parse("cpu = 1").unwrap(),
             max_kernel_frames: None,
         };
-        let Statement { sql, values } = statement(&request, Steps { range, step: 20 });
+        let Statement { sql, values } = statement(&request, &Sources::raw(range), Steps { range, step: 20 });
         assert_snapshot!(format!("{sql}\n{values:?}"), @r#"
-        SELECT toUInt32(intDiv(toUnixTimestamp(time) - ?, ?)) AS slot, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value
+        SELECT toUInt32(intDiv(greatest(toUnixTimestamp(time), toUInt32(?)) - ?, ?)) AS slot, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value
         FROM profile.in_process_local
         WHERE app_service = ? AND profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND `cpu` = ?
         GROUP BY slot
-        [Int(100), Int(20), Text("it's"), Text("on-cpu"), Text("eBPF"), Int(100), Int(200), Int(1)]
+        [Int(100), Int(100), Int(20), Text("it's"), Text("on-cpu"), Text("eBPF"), Int(100), Int(200), Int(1)]
         "#);
     }
 }

@@ -7,6 +7,7 @@ use super::QueryError;
 use super::filter::Tag;
 use super::plan::{self, Statement};
 use super::request::Request;
+use super::source::{Need, Sources};
 use super::store::Store;
 
 /// Most values of an answer.
@@ -45,11 +46,10 @@ impl Store {
         tag: &Tag,
         limit: u32,
     ) -> Result<TagValues, QueryError> {
-        let (range, mut notes) = self.whole_windows(request.range);
-        let request = Request { range, ..request.clone() };
-        let mut values: Vec<TagValue> = self.rows(&statement(&request, tag, limit)).await?;
+        let (sources, mut notes) = self.sources(request.range, Need::of(request).and_tag(tag)).await?;
+        let mut values: Vec<TagValue> = self.rows(&statement(request, &sources, tag, limit)).await?;
         if values.is_empty() {
-            notes = vec![self.reason(&request, range).await?];
+            notes = vec![self.reason(request, &sources).await?];
         }
         if values.len() > limit as usize {
             values.truncate(limit as usize);
@@ -62,11 +62,11 @@ impl Store {
 }
 
 /// One more than is listed: so it is known whether there are more.
-fn statement(request: &Request, tag: &Tag, limit: u32) -> Statement {
-    let (condition, values) = plan::condition(request, request.range, None);
+fn statement(request: &Request, sources: &Sources, tag: &Tag, limit: u32) -> Statement {
+    let (from, condition, values) = plan::condition(request, sources, None);
     let sql = format!(
         "SELECT toString(`{}`) AS name, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value\n\
-         FROM profile.in_process_local\nWHERE {condition}\n\
+         FROM {from}\nWHERE {condition}\n\
          GROUP BY name\nORDER BY value DESC, name LIMIT {}",
         tag.name,
         limit + 1
@@ -93,7 +93,7 @@ mod tests {
             max_kernel_frames: None,
         };
         let tag = filter::TAGS.iter().find(|tag| tag.name == "process_id").unwrap();
-        assert_snapshot!(statement(&request, tag, 100).sql, @r"
+        assert_snapshot!(statement(&request, &Sources::raw(request.range), tag, 100).sql, @r"
         SELECT toString(`process_id`) AS name, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value
         FROM profile.in_process_local
         WHERE profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND `pod_ns` = ?

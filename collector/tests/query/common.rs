@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use clickhouse::Client;
 use hearth_clickhouse::engine::Engine;
 use hearth_clickhouse::http as embedded;
 use hearth_collector::http::{HttpMetrics, QueryState, router};
 use hearth_collector::query::Limits;
+use hearth_collector::schema::{self, Retention};
 use hearth_profile::stack::{StackId, stack_id};
 use prometheus_client::registry::Registry;
 use serde_json::Value;
@@ -31,9 +33,8 @@ struct Store {
     first_answer: Value,
 }
 
-const SCHEMA: &str = include_str!("../../schema/0001_profile.sql");
 /// The tests' rows are of 2024: they must not expire meanwhile.
-const TTL_SECONDS: &str = "1000000000";
+const KEPT: Duration = Duration::from_secs(1_000_000_000);
 
 impl Collector {
     /// On the shared engine, with the usual limits.
@@ -180,14 +181,9 @@ fn store() -> &'static Store {
                 tokio::spawn(async move { serve.await.unwrap() });
 
                 let client = Client::default().with_url(&url);
-                let schema = SCHEMA.replace("{raw_ttl}", TTL_SECONDS).replace("{stacks_ttl}", TTL_SECONDS);
-                for statement in schema.split("\n;\n").filter(|s| !s.trim().is_empty()) {
-                    client
-                        .query_raw(statement)
-                        .execute()
-                        .await
-                        .unwrap_or_else(|e| panic!("{e}: {statement}"));
-                }
+                schema::apply(&client, Retention { raw: KEPT, minute: KEPT, hour: KEPT })
+                    .await
+                    .unwrap_or_else(|e| panic!("{e}"));
                 let collector = Collector::start_with(client, Limits::default()).await;
                 let first_answer = collector.ask("redis-server", 100, 200, &[]).await.json();
                 started.send(Store { url, first_answer }).unwrap();

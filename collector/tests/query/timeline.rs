@@ -41,7 +41,7 @@ async fn each_step_has_its_time_and_a_gap_is_zero() {
     let values = |answer: &Value| -> Vec<i64> {
         answer["points"].as_array().unwrap().iter().map(|p| p["value"].as_i64().unwrap()).collect()
     };
-    assert_eq!(values(&get("app_service=line&step=20").await), [70707, 0, 80808]);
+    assert_eq!(values(&get("app_service=line&step=20").await), [30303, 40404, 80808]);
     assert_eq!(values(&get("app_service=line&step=20&filter=pod_ns='b'").await), [20202, 0, 0]);
     assert_eq!(values(&get("app_service=Total&step=30").await), [70707, 90909]);
 

@@ -37,14 +37,13 @@ async fn list(state: &QueryState, query: &str) -> Result<Response, ApiError> {
     let mut parameters = Parameters::parse(query, &["from", "until"])?;
     let range = range(&mut parameters, Clock::of(state))?;
     let _permit = state.permit()?;
-    let apps = state.store.apps(range).await?;
-    let mut notes = Vec::new();
+    let (apps, mut notes) = state.store.apps(range).await?;
     if apps.len() as u64 == MAX_APPS {
         notes.push(format!("only the {MAX_APPS} hottest are listed"));
     }
     let apps = apps
         .into_iter()
-        .map(|App { app_service: name, samples, value }| ListedApp { name, samples, value })
+        .map(|App { app_service: name, samples, value, rolled_up: _ }| ListedApp { name, samples, value })
         .collect();
     let TimeRange { from, until } = range;
     Ok(Json(Apps { from, until, unit: UNIT, apps, notes }).into_response())

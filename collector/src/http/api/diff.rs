@@ -138,7 +138,7 @@ fn write_answer(comparison: &Comparison, base_answer: Answer, new_answer: Answer
 
 fn parts(answer: Answer) -> (Option<Tree>, Vec<String>) {
     match answer {
-        Answer::Flame(Flame { tree, notes }) => (Some(tree), notes),
+        Answer::Flame(Flame { tree, notes, .. }) => (Some(tree), notes),
         Answer::Empty(reason) => (None, vec![reason]),
     }
 }

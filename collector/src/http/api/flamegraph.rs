@@ -103,7 +103,7 @@ fn parse(query: &str, clock: Clock) -> Result<(Request, Format), Invalid> {
 
 fn write_answer(request: &Request, format: TreeFormat, answer: Answer) -> Result<Response, ApiError> {
     let (flame, notes) = match answer {
-        Answer::Flame(Flame { tree, notes }) => (Some(tree), notes),
+        Answer::Flame(Flame { tree, notes, .. }) => (Some(tree), notes),
         Answer::Empty(reason) => (None, vec![reason]),
     };
     let title = title(request);
