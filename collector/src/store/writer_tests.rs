@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 
 use super::*;
 use crate::ingest::decode::Agent;
-use crate::store::Batch;
+use crate::store::{Batch, Room};
 
 const DAY: i64 = 86_400 * 1_000_000;
 
@@ -80,11 +80,12 @@ fn queued(stacks: &str) -> Queued {
         rows: Vec::new(),
         stacks: stacks.collect(),
         losses: Vec::new(),
+        too_old: None,
         bytes: 0,
     };
     let (acks, _) = mpsc::channel(1);
     let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-    Queued { batch, maybe_stored: false, acks, _room: room }
+    Queued { batch, maybe_stored: false, tried: false, acks, _room: Room(room) }
 }
 
 #[tokio::test]
