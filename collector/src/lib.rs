@@ -1,8 +1,8 @@
 //! The collector: receive, store, query, serve.
 //!
 //! Agents → [`ingest`] (gRPC, checks) → [`store`] (queue, shared INSERTs) →
-//! ClickHouse, which [`embedded`] starts and [`schema`] fills with tables →
-//! [`query`] → [`http`].
+//! ClickHouse, which [`embedded`] starts, or [`store_check`] looks at, and
+//! [`schema`] fills with tables → [`query`] → [`http`].
 
 pub mod auth;
 pub mod cli;
@@ -14,3 +14,4 @@ pub mod query;
 pub mod schema;
 pub mod serve;
 pub mod store;
+pub mod store_check;

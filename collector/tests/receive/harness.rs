@@ -37,6 +37,8 @@ pub(crate) struct Collector {
     /// On the database `profile`.
     pub clickhouse: Client,
     pub grpc: CollectorClient<Channel>,
+    /// What `grpc` is a client of.
+    pub channel: Channel,
     pub stop: CancellationToken,
     pub writer: JoinHandle<usize>,
     registry: Registry,
@@ -62,8 +64,9 @@ impl Collector {
         let writer = tokio::spawn(writer.run(stop.clone()));
         let ingest = Ingest::new(queue, metrics, RETENTION.raw, stop.clone());
 
-        let grpc = serve(ingest, stop.clone()).await;
-        Self { embedded, clickhouse, grpc, stop, writer, registry, _dir: dir }
+        let channel = serve(ingest, stop.clone()).await;
+        let grpc = CollectorClient::new(channel.clone());
+        Self { embedded, clickhouse, grpc, channel, stop, writer, registry, _dir: dir }
     }
 
     pub(crate) async fn open(&self) -> Stream {
@@ -146,15 +149,15 @@ async fn ask(client: &Client, query: &str) -> String {
     String::from_utf8(bytes.unwrap().to_vec()).unwrap()
 }
 
-/// The service on a port of its own, and a client of it.
-pub(crate) async fn serve(ingest: Ingest, stop: CancellationToken) -> CollectorClient<Channel> {
+/// The service on a port of its own, and a connection to it.
+pub(crate) async fn serve(ingest: Ingest, stop: CancellationToken) -> Channel {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tonic::transport::Server::builder()
         .add_service(ingest.into_server())
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned());
     tokio::spawn(server);
-    CollectorClient::connect(format!("http://{address}")).await.unwrap()
+    Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
 }
 
 /// A value that a registry shows; 0 if it is not there yet.

@@ -4,12 +4,15 @@ use std::process::Command;
 use std::time::Duration;
 
 use clickhouse::Client;
+use clickhouse::error::Error;
 use hearth_collector::embedded::{Embedded, EmbeddedConfig};
 use hearth_collector::ingest::Ingest;
 use hearth_collector::ingest::limits::MAX_BATCH_BYTES;
 use hearth_collector::metrics::Metrics;
 use hearth_collector::schema::{self, SchemaError};
 use hearth_collector::store::Queue;
+use hearth_collector::store_check::{self, StoreError};
+use hearth_proto::collector::v1::collector_client::CollectorClient;
 use hearth_proto::collector::v1::{AckResult, Loss, LossReason, SampleBatch};
 
 use prometheus_client::registry::Registry;
@@ -95,7 +98,8 @@ async fn a_full_queue_stops_reading() {
     let metrics = Metrics::register(&mut registry);
     let (queue, mut receiver) = Queue::with_room(MAX_BATCH_BYTES + 50_000);
     let stop = CancellationToken::new();
-    let grpc = serve(Ingest::new(queue, metrics, RETENTION.raw, stop.clone()), stop.clone()).await;
+    let ingest = Ingest::new(queue, metrics, RETENTION.raw, stop.clone());
+    let grpc = CollectorClient::new(serve(ingest, stop.clone()).await);
     let (batches, outgoing) = tokio::sync::mpsc::channel(16);
     batches.send(first_batch(1, 1)).await.unwrap();
     for sequence in 2..=16 {
@@ -126,7 +130,7 @@ async fn the_number_of_streams_is_bounded() {
     let (queue, _receiver) = Queue::new();
     let stop = CancellationToken::new();
     let ingest = Ingest::new(queue, metrics, RETENTION.raw, stop.clone()).with_max_streams(2);
-    let grpc = serve(ingest, stop.clone()).await;
+    let grpc = CollectorClient::new(serve(ingest, stop.clone()).await);
     let open = || async {
         let (batches, outgoing) = tokio::sync::mpsc::channel(16);
         let answer = grpc.clone().export(tokio_stream::wrappers::ReceiverStream::new(outgoing)).await?;
@@ -215,6 +219,26 @@ async fn the_schema_is_applied_once_and_never_backwards() {
     client.query(future).execute().await.unwrap();
     let error = schema::apply(&client, RETENTION).await.unwrap_err();
     assert!(matches!(error, SchemaError::Newer { found: 1000 }), "{error}");
+    embedded.stop().await;
+}
+
+/// What a user that may only read is told, before it is tried.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_takes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let embedded = Embedded::start(engine(dir.path().join("data"))).await.unwrap();
+    let client = Client::default().with_url(embedded.url());
+    store_check::check(&client).await.unwrap();
+    for read_only in ["1", "2"] {
+        let client = client.clone().with_setting("readonly", read_only);
+        let error = store_check::check(&client).await.unwrap_err();
+        assert!(matches!(error, StoreError::ReadOnly), "{error}");
+        let error = schema::apply(&client, RETENTION).await.unwrap_err();
+        let SchemaError::Statement { source: Error::BadResponse(answer), .. } = error else {
+            panic!("{error}")
+        };
+        assert!(store_check::remedy(&answer).unwrap().contains("may only read"), "{answer}");
+    }
     embedded.stop().await;
 }
 
