@@ -2,19 +2,21 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
 use clickhouse::Compression;
 use hearth_profile::stack::StackId;
+use hearth_proto::collector::v1::{AckResult, StackEnd};
 use tokio::sync::Semaphore;
 
 use super::*;
 use crate::ingest::decode::Agent;
-use crate::store::{Batch, Room};
+use crate::metrics::Lost;
+use crate::store::{Batch, ProcessInfo, Queue, Room};
 
 const DAY: i64 = 86_400 * 1_000_000;
 
@@ -33,12 +35,7 @@ impl Store {
             record.send(body).unwrap();
             if failing.load(Ordering::Relaxed) { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK }
         };
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(axum::serve(listener, Router::new().fallback(answer)).into_future());
-        // Without the question for the table's columns, and as plain text.
-        let client =
-            Client::default().with_url(url).with_validation(false).with_compression(Compression::None);
+        let client = client_of(answer).await;
         let config = WriterConfig { cluster: None, stop_patience: Duration::ZERO };
         let (_, queue) = mpsc::unbounded_channel();
         Self { writer: Writer::new(client, config, Metrics::default(), queue), fails, sent }
@@ -54,6 +51,110 @@ impl Store {
         assert_eq!(inserted? as usize, found.len());
         Ok(found)
     }
+}
+
+/// A ClickHouse whose INSERT of rows failed here and runs on there.
+#[derive(Debug, Default)]
+struct Slow {
+    runs: AtomicBool,
+    has_committed: AtomicBool,
+    statements: Mutex<Vec<&'static str>>,
+}
+
+impl Slow {
+    /// Status and RowBinary.
+    fn answer(&self, insert: &str, question: &str) -> (StatusCode, Vec<u8>) {
+        let (statement, answer) = if insert.contains("in_process_local") {
+            ("rows", Err(()))
+        } else if insert.contains("losses") {
+            ("losses", Ok(vec![]))
+        } else if question.contains("system.processes") {
+            let mark = b"\x12hearth-insert-slow";
+            ("processes", Ok(if self.runs.load(Ordering::Relaxed) { mark.to_vec() } else { vec![] }))
+        } else if question.contains("FROM in_process_local") {
+            let found = if self.has_committed.load(Ordering::Relaxed) { vec![0; 8] } else { vec![] };
+            ("look up rows", Ok(found))
+        } else {
+            ("look up losses", Ok(vec![]))
+        };
+        self.statements.lock().unwrap().push(statement);
+        answer.map_or((StatusCode::GATEWAY_TIMEOUT, vec![]), |answer| (StatusCode::OK, answer))
+    }
+
+    fn count(&self, statement: &str) -> usize {
+        self.statements.lock().unwrap().iter().filter(|said| **said == statement).count()
+    }
+}
+
+/// What an INSERT that failed here has brought there is found once it is over,
+/// not inserted again, and counted once.
+#[tokio::test]
+async fn an_insert_that_runs_on_after_it_failed_here_is_waited_for() {
+    let slow = Arc::new(Slow::default());
+    slow.runs.store(true, Ordering::Relaxed);
+    let answering = Arc::clone(&slow);
+    let answer = move |uri: Uri, body: Bytes| async move {
+        answering.answer(uri.query().unwrap_or_default(), &String::from_utf8_lossy(&body))
+    };
+    let mut registry = prometheus_client::registry::Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let (queue, receiver) = Queue::new();
+    let config = WriterConfig { cluster: None, stop_patience: Duration::ZERO };
+    let writer = Writer::new(client_of(answer).await, config, metrics.clone(), receiver);
+    let writer = tokio::spawn(writer.run(CancellationToken::new()));
+
+    let (acks, mut answers) = mpsc::channel(1);
+    let Queued { mut batch, .. } = queued("a");
+    batch.stacks.clear();
+    batch.losses = vec![(Lost::RingFull, 9)];
+    batch.rows = vec![row()];
+    queue.put(batch, false, acks, queue.room().await.unwrap()).unwrap();
+    while slow.count("processes") < 3 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((slow.count("rows"), slow.count("look up rows")), (1, 0));
+    slow.has_committed.store(true, Ordering::Relaxed);
+    slow.runs.store(false, Ordering::Relaxed);
+    assert_eq!(answers.recv().await.unwrap().unwrap().result(), AckResult::Stored);
+    let counted = [slow.count("rows"), slow.count("losses"), slow.count("look up rows")];
+    assert_eq!(counted, [1, 1, 1]);
+    assert_eq!((metrics.batches.get(), metrics.rows.get()), (1, 1));
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    assert!(text.contains("samples_lost_total{reason=\"RingFull\"} 9"), "{text}");
+    assert!(!text.contains("Duplicate"), "{text}");
+    drop(queue);
+    assert_eq!(writer.await.unwrap(), 0);
+}
+
+fn row() -> crate::store::Row {
+    let process = ProcessInfo {
+        pid: 1,
+        start_time_millis: 0,
+        name: "p".into(),
+        app_service: "app".into(),
+        policy: "".into(),
+        period_micros: 10_101,
+    };
+    crate::store::Row {
+        process: Arc::new(process),
+        thread_name: "t".into(),
+        main_thread: true,
+        stack: StackId(1),
+        end: StackEnd::Complete,
+        cpu: 0,
+        samples: 1,
+        value_micros: 10_101,
+    }
+}
+
+/// A client of a server that answers so, without its question for the table's
+/// columns, and in plain bytes.
+async fn client_of<T: 'static>(answer: impl axum::handler::Handler<T, ()>) -> Client {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(axum::serve(listener, Router::new().fallback(answer)).into_future());
+    Client::default().with_url(url).with_validation(false).with_compression(Compression::None)
 }
 
 fn frames(stack: &str) -> String {
