@@ -156,6 +156,8 @@ pub struct Queued {
     /// An INSERT with it ended in an error, so that what is found of it is ours
     /// and was not counted.
     tried: bool,
+    /// All of it was found, and it is in the metrics.
+    counted: bool,
     acks: AckSender,
     _room: Room,
 }
@@ -253,7 +255,7 @@ impl Queue {
         mut room: Room,
     ) -> Result<(), Closed> {
         room.shrink(batch.bytes);
-        let queued = Queued { batch, maybe_stored, tried: false, acks, _room: room };
+        let queued = Queued { batch, maybe_stored, tried: false, counted: false, acks, _room: room };
         self.sender.send(queued).map_err(|_| Closed)
     }
 }

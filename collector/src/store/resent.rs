@@ -131,7 +131,12 @@ impl Found {
 
     /// Whether this loss is accounted for; that of rows, also as rows.
     pub(super) fn has_loss(&self, batch: u64, lost: Lost) -> bool {
-        self.losses.contains(&(batch, lost)) || (lost == Lost::TooOld && self.rows.contains(&batch))
+        self.has_exactly(batch, lost) || (lost == Lost::TooOld && self.rows.contains(&batch))
+    }
+
+    /// Whether this loss is there as one.
+    pub(super) fn has_exactly(&self, batch: u64, lost: Lost) -> bool {
+        self.losses.contains(&(batch, lost))
     }
 
     /// Whether all of the batch is accounted for; not if there was never anything

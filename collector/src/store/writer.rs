@@ -78,12 +78,14 @@ impl Work {
         self.fresh.len() + self.resent.iter().map(|resent| resent.batches.len()).sum::<usize>()
     }
 
+    fn lists(&mut self) -> impl Iterator<Item = &mut Vec<Queued>> {
+        self.resent.iter_mut().map(|resent| &mut resent.batches).chain([&mut self.fresh])
+    }
+
     /// A stream that ended sends its batches again on the next one.
     fn drop_abandoned(&mut self) -> usize {
         let before = self.len();
-        for batches in self.resent.iter_mut().map(|resent| &mut resent.batches).chain([&mut self.fresh]) {
-            batches.retain(|queued| !queued.acks.is_closed());
-        }
+        self.lists().for_each(|batches| batches.retain(|queued| !queued.acks.is_closed()));
         self.drop_stored();
         before - self.len()
     }
@@ -181,6 +183,7 @@ impl Writer {
         work.fresh = fresh;
         work.resent.push(Resent::new(resent));
         work.drop_stored();
+        Point::CollectorBeforeInsert.reached();
         true
     }
 
@@ -193,6 +196,10 @@ impl Writer {
             work.resent.iter_mut().for_each(|resent| resent.see(&running));
             self.note_waiting(&work.resent);
         }
+        // Also of those that wait: a later batch of their stream has rows with their
+        // stacks, and may be stored before them.
+        self.insert_stacks(work.lists().flat_map(|batches| &*batches), now_micros()).await?;
+        work.lists().flatten().for_each(|queued| queued.batch.stacks = Vec::new());
         if !work.fresh.is_empty()
             && let Err(error) = self.store(&mut work.fresh, &Found::default()).await
         {
@@ -214,38 +221,48 @@ impl Writer {
     /// Stores what was not `found` of `batches` and acknowledges all, or leaves
     /// all in it.
     async fn store(&mut self, batches: &mut Vec<Queued>, found: &Found) -> Result<(), Error> {
-        let stored = self.insert_all(batches, found).await;
-        if stored.is_err() {
-            batches.iter_mut().for_each(|queued| queued.tried = true);
-            return stored;
+        batches.iter_mut().for_each(|queued| self.settle(queued, found));
+        let stored = self.insert_all(batches).await;
+        // An agent may have two streams, and the same batch on both.
+        let mut seen = HashSet::new();
+        for queued in batches.iter_mut().filter(|queued| !queued.counted) {
+            let is_first = seen.insert(queued.batch.key);
+            match stored {
+                Ok(()) => self.count(queued, !is_first),
+                Err(_) => queued.tried |= is_first,
+            }
         }
+        stored?;
         batches.drain(..).for_each(|queued| queued.acknowledge());
         Ok(())
     }
 
-    async fn insert_all(&mut self, batches: &mut [Queued], found: &Found) -> Result<(), Error> {
-        let now = now_micros();
+    /// Takes out what was found, so that only the rest is inserted. What is found of
+    /// one that we tried is ours, and counted now.
+    fn settle(&self, queued: &mut Queued, found: &Found) {
+        let key = queued.batch.key;
+        if !queued.counted && found.has_all(&queued.batch) {
+            self.count(queued, !queued.tried);
+            queued.counted = true;
+        }
+        if found.has_rows(key) {
+            queued.batch.rows = Vec::new();
+        }
+        queued.batch.losses.retain(|(lost, samples)| {
+            if queued.tried && found.has_exactly(key, *lost) {
+                self.metrics.lost(*lost, *samples);
+            }
+            !found.has_loss(key, *lost)
+        });
+    }
+
+    async fn insert_all(&self, batches: &mut [Queued]) -> Result<(), Error> {
         let started = Instant::now();
-        // What is found of one that we tried is ours, and not counted yet.
-        let is_known = |queued: &Queued| !queued.tried && found.has_all(&queued.batch);
-        let known: Vec<bool> = batches.iter().map(is_known).collect();
-        Point::CollectorBeforeInsert.reached();
-        let new_stacks = self.insert_stacks(batches, now).await?;
-        self.metrics.stacks.inc_by(new_stacks);
-        self.insert_losses(batches, found).await?;
+        self.insert_losses(batches).await?;
         Point::CollectorBetweenStacksAndRows.reached();
-        let mut seen = HashSet::new();
-        let missing: Vec<&Queued> = batches
-            .iter()
-            .filter(|queued| !found.has_rows(queued.batch.key) && seen.insert(queued.batch.key))
-            .collect();
-        self.insert_rows(&missing, now).await?;
+        self.insert_rows(batches).await?;
         Point::CollectorAfterInsert.reached();
         self.metrics.insert_seconds.observe(started.elapsed().as_secs_f64());
-        seen.clear();
-        for (queued, is_known) in batches.iter().zip(known) {
-            self.count(queued, is_known || !seen.insert(queued.batch.key));
-        }
         Ok(())
     }
 
@@ -260,74 +277,70 @@ impl Writer {
         }
     }
 
-    /// Sends the stacks that were not sent today; answers how many.
-    async fn insert_stacks(&mut self, pending: &[Queued], now_micros: i64) -> Result<u64, Error> {
+    /// Sends the stacks that were not sent today.
+    async fn insert_stacks<'a>(
+        &mut self,
+        batches: impl Iterator<Item = &'a Queued>,
+        now_micros: i64,
+    ) -> Result<(), Error> {
         let now = u32::try_from(now_micros / 1_000_000).unwrap_or(u32::MAX);
         let today = now / 86_400;
         let mut unsent: HashMap<(u64, u128), &StackText> = HashMap::new();
-        for stack in pending.iter().flat_map(|queued| &queued.batch.stacks) {
+        for stack in batches.flat_map(|queued| &queued.batch.stacks) {
             let key = stack.key();
             if self.known_stacks.get(&key) != Some(&today) {
                 unsent.insert(key, stack);
             }
         }
         if unsent.is_empty() {
-            return Ok(0);
+            return Ok(());
         }
         let mut insert = self.insert::<StackRow<'_>>("stacks").await?;
         for stack in unsent.values() {
             insert.write(&StackRow::new(stack, now)).await?;
         }
         insert.end().await?;
-        let sent = unsent.len() as u64;
+        self.metrics.stacks.inc_by(unsent.len() as u64);
         for key in unsent.into_keys() {
             self.known_stacks.put(key, today);
         }
-        Ok(sent)
+        Ok(())
     }
 
-    /// Inserts the losses that were not `found`, and takes them out of their
-    /// batches: should the rows fail, they are not lost again.
-    async fn insert_losses(&mut self, batches: &mut [Queued], found: &Found) -> Result<(), Error> {
+    /// Inserts the losses, and takes them out of their batches: should the rows
+    /// fail, they are not lost again.
+    async fn insert_losses(&self, batches: &mut [Queued]) -> Result<(), Error> {
         let mut seen = HashSet::new();
-        let mut missing = Vec::new();
-        let mut counted = Vec::new();
-        for queued in batches.iter() {
-            let batch = &queued.batch;
-            for (lost, samples) in batch.losses.iter().copied() {
-                let is_first = seen.insert((batch.key, lost));
-                let is_found = found.has_loss(batch.key, lost);
-                if is_first && !is_found {
-                    missing.push((batch, lost, samples));
-                }
-                if is_first && (!is_found || queued.tried) {
-                    counted.push((lost, samples));
-                }
-            }
+        let all = batches.iter().map(|queued| &queued.batch);
+        let losses =
+            all.flat_map(|batch| batch.losses.iter().map(move |(lost, samples)| (batch, *lost, *samples)));
+        let losses: Vec<_> = losses.filter(|(batch, lost, _)| seen.insert((batch.key, *lost))).collect();
+        if losses.is_empty() {
+            return Ok(());
         }
-        if !missing.is_empty() {
-            let mut insert = self.insert::<LossRow<'_>>("losses").await?;
-            let cluster = self.config.cluster.as_deref();
-            for (batch, lost, samples) in missing {
-                insert.write(&LossRow::new(batch, lost, samples, cluster)).await?;
-            }
-            insert.end().await?;
+        let mut insert = self.insert::<LossRow<'_>>("losses").await?;
+        let cluster = self.config.cluster.as_deref();
+        for (batch, lost, samples) in &losses {
+            insert.write(&LossRow::new(batch, *lost, *samples, cluster)).await?;
         }
-        counted.into_iter().for_each(|(lost, samples)| self.metrics.lost(lost, samples));
+        insert.end().await?;
+        losses.into_iter().for_each(|(_, lost, samples)| self.metrics.lost(lost, samples));
         batches.iter_mut().for_each(|queued| queued.batch.losses.clear());
         Ok(())
     }
 
-    async fn insert_rows(&self, missing: &[&Queued], now_micros: i64) -> Result<(), Error> {
+    async fn insert_rows(&self, batches: &[Queued]) -> Result<(), Error> {
         // Agents with nothing to say send batches without rows.
-        if missing.iter().all(|queued| queued.batch.rows.is_empty()) {
+        if batches.iter().all(|queued| queued.batch.rows.is_empty()) {
             return Ok(());
         }
+        let now = now_micros();
         let mut insert = self.insert::<SampleRow<'_>>("in_process_local").await?;
         let cluster = self.config.cluster.as_deref();
-        for queued in missing {
-            for row in &queued.batch.rows {
-                insert.write(&SampleRow::new(&queued.batch, row, cluster, now_micros)).await?;
+        let mut seen = HashSet::new();
+        for batch in batches.iter().map(|queued| &queued.batch).filter(|batch| seen.insert(batch.key)) {
+            for row in &batch.rows {
+                insert.write(&SampleRow::new(batch, row, cluster, now)).await?;
             }
         }
         insert.end().await

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use clickhouse::Client;
+use hearth_collector::ingest::decode::StreamTables;
 use hearth_collector::store::Batch;
 use hearth_proto::collector::v1::{AckResult, Loss, LossReason, Rows, SampleBatch};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -82,6 +83,23 @@ async fn a_resent_batch_waits_for_the_inserts_before_it() {
     assert!(store.ask(ROWS).await.contains(&format!("{key}\t1\n")), "{}", store.ask(ROWS).await);
     assert_eq!(store.metric(DUPLICATES), 1);
     assert_eq!(store.metric("hearth_collector_batches_total"), 3);
+    store.embedded.stop().await;
+}
+
+/// A later batch of the same stream has rows with stacks that came with the one
+/// that waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stacks_of_a_batch_that_waits_are_stored() {
+    let mut store = Store::start().await;
+    let hanging = Hanging::start(&store.client, "hearth-insert-of-before", 1).await;
+    let mut tables = StreamTables::default();
+    store.put(tables.accept(first_batch(1, 1)).unwrap(), true).await;
+    store.put(tables.accept(next_batch(2)).unwrap(), false).await;
+    assert_eq!(store.ack().await, (2, AckResult::Stored));
+    let shown = "SELECT profile_location_str FROM in_process WHERE app_service != 'Total'";
+    assert_eq!(store.ask(shown).await, "[t] bio_close_file;main;work\n");
+    hanging.let_go().await;
+    assert_eq!(store.ack().await, (1, AckResult::Stored));
     store.embedded.stop().await;
 }
 
