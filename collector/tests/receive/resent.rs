@@ -37,7 +37,7 @@ impl Hanging {
                 let (mut peer, _) = listener.accept().await.unwrap();
                 let gate = Arc::clone(&gate);
                 tokio::spawn(async move {
-                    peer.read(&mut [0; 4096]).await.unwrap();
+                    assert_ne!(peer.read(&mut [0; 4096]).await.unwrap(), 0);
                     let _open = gate.acquire().await.unwrap();
                     let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n1\n";
                     // It may have what it wants from another connection.
