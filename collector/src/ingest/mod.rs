@@ -215,3 +215,48 @@ fn now_micros() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::decode::Agent;
+
+    /// What was forgotten may have been received: from then on it counts as such.
+    #[test]
+    fn who_is_forgotten_may_have_sent_everything_before() {
+        let (queue, _receiver) = Queue::new();
+        let stop = CancellationToken::new();
+        let ingest = Ingest::new(queue, Metrics::default(), Duration::from_secs(72 * 3600), stop);
+        let started = ingest.instances.lock().unwrap_or_else(PoisonError::into_inner).remember_since;
+        let note = |instance: usize, now: u32| {
+            let mut bytes = [0; 16];
+            bytes[..8].copy_from_slice(&instance.to_le_bytes());
+            let agent =
+                Agent { instance: bytes, node: "n".into(), version: String::new(), cluster: "".into() };
+            let sent_at_micros = i64::from(now) * 1_000_000;
+            let batch = Batch {
+                key: 0,
+                agent,
+                sequence: 1,
+                time: now,
+                window_seconds: 10,
+                sent_at_micros,
+                rows: Vec::new(),
+                stacks: Vec::new(),
+                losses: Vec::new(),
+                too_old: None,
+                bytes: 0,
+            };
+            let (Noted { known, .. }, remember_since) = ingest.note(&batch, sent_at_micros, true);
+            (known, remember_since)
+        };
+        for instance in 0..KNOWN_INSTANCES.get() {
+            assert_eq!(note(instance, started + 500), (false, started));
+        }
+        assert_eq!(note(0, started + 600), (true, started));
+        // The second is the oldest now, and makes room.
+        assert_eq!(note(KNOWN_INSTANCES.get(), started + 700), (false, started + 700));
+        assert_eq!(note(0, started + 800), (true, started + 700));
+        assert_eq!(note(1, started + 900), (false, started + 900));
+    }
+}

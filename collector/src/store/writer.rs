@@ -16,6 +16,7 @@ use super::resent::{Found, Resent, mark, running_inserts};
 use super::rows::{LossRow, SampleRow, StackRow};
 use super::{Queued, StackText};
 use crate::metrics::{DropReason, Metrics};
+use crate::store_check;
 
 /// How long the first batch of an INSERT waits for others: windows end at the
 /// same moment on all nodes, and agents that share an INSERT share a part.
@@ -380,7 +381,11 @@ impl Writer {
     /// Says why when that changes, and else now and then.
     fn note_failure(&mut self, error: &Error) {
         self.metrics.insert_failures.inc();
-        let text = error.to_string();
+        let remedy = match error {
+            Error::BadResponse(answer) => store_check::remedy(answer),
+            _ => None,
+        };
+        let text = remedy.map_or_else(|| error.to_string(), |remedy| format!("{remedy}: {error}"));
         let is_known = self
             .failing
             .as_ref()
