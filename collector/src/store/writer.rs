@@ -208,14 +208,20 @@ impl Writer {
             work.resent.push(Resent::new(std::mem::take(&mut work.fresh)));
             return Err(error);
         }
-        for resent in work.resent.iter_mut().filter(|resent| resent.can_be_looked_up()) {
-            let found = Found::look_up(&self.client, &resent.batches).await?;
-            if let Err(error) = self.store(&mut resent.batches, &found).await {
+        while let Some(at) = work.resent.iter().position(Resent::can_be_looked_up) {
+            let batches = &mut work.resent[at].batches;
+            let stored = match Found::look_up(&self.client, batches).await {
+                Ok(found) => self.store(batches, &found).await,
+                Err(error) => Err(error),
+            };
+            let mut resent = work.resent.remove(at);
+            if let Err(error) = stored {
                 resent.failed();
+                // Behind the others, which may be taken where this one is refused.
+                work.resent.push(resent);
                 return Err(error);
             }
         }
-        work.drop_stored();
         Ok(())
     }
 
@@ -293,17 +299,21 @@ impl Writer {
                 unsent.insert(key, stack);
             }
         }
-        if unsent.is_empty() {
-            return Ok(());
-        }
-        let mut insert = self.insert::<StackRow<'_>>("stacks").await?;
-        for stack in unsent.values() {
-            insert.write(&StackRow::new(stack, now)).await?;
-        }
-        insert.end().await?;
-        self.metrics.stacks.inc_by(unsent.len() as u64);
-        for key in unsent.into_keys() {
-            self.known_stacks.put(key, today);
+        let mut unsent = unsent.into_iter().peekable();
+        while unsent.peek().is_some() {
+            let mut insert = self.insert::<StackRow<'_>>("stacks").await?;
+            let (mut keys, mut bytes) = (Vec::new(), 0);
+            // Of all that waits they may be more than one INSERT takes.
+            while bytes < INSERT_BYTES
+                && let Some((key, stack)) = unsent.next()
+            {
+                insert.write(&StackRow::new(stack, now)).await?;
+                bytes += stack.text.len() + size_of::<StackText>();
+                keys.push(key);
+            }
+            insert.end().await?;
+            self.metrics.stacks.inc_by(keys.len() as u64);
+            keys.into_iter().for_each(|key| _ = self.known_stacks.put(key, today));
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -128,6 +128,38 @@ async fn an_insert_that_runs_on_after_it_failed_here_is_waited_for() {
     assert!(!text.contains("Duplicate"), "{text}");
     drop(queue);
     assert_eq!(writer.await.unwrap(), 0);
+}
+
+/// What ClickHouse refuses, however often it is sent, holds up nothing else.
+#[tokio::test]
+async fn a_batch_that_is_refused_is_tried_behind_the_others() {
+    let refusals = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&refusals);
+    let answer = move |body: Bytes| async move {
+        if !body.windows(6).any(|bytes| bytes == b"poison") {
+            return StatusCode::OK;
+        }
+        counted.fetch_add(1, Ordering::Relaxed);
+        StatusCode::INTERNAL_SERVER_ERROR
+    };
+    let (queue, receiver) = Queue::new();
+    let config = WriterConfig { cluster: None, stop_patience: Duration::ZERO };
+    let writer = Writer::new(client_of(answer).await, config, Metrics::default(), receiver);
+    let writing = tokio::spawn(writer.run(CancellationToken::new()));
+    let (acks, mut answers) = mpsc::channel(1);
+    for (sequence, thread) in [(1, "poison"), (2, "t")] {
+        let Queued { mut batch, .. } = queued("a");
+        batch.key = sequence;
+        batch.sequence = sequence;
+        batch.rows = vec![crate::store::Row { thread_name: thread.into(), ..row() }];
+        queue.put(batch, true, acks.clone(), queue.room().await.unwrap()).unwrap();
+        while refusals.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let ack = tokio::time::timeout(Duration::from_secs(20), answers.recv()).await.unwrap();
+    assert_eq!(ack.unwrap().unwrap().sequence, 2);
+    writing.abort();
 }
 
 fn row() -> crate::store::Row {
