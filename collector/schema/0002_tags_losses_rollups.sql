@@ -90,9 +90,10 @@ TTL time + toIntervalSecond({hour_ttl})
 SETTINGS ttl_only_drop_parts = 1
 ;
 -- The documented name: rows with their stack in plain text and every collected tag; every row again under 'Total'.
+-- The rows that were asked for are kept, stacks stream past them: there are more stacks in the table than fit into memory.
 CREATE OR REPLACE VIEW profile.in_process AS
 SELECT
-    r.* EXCEPT (k8s_label, k8s_annotation) REPLACE (lower(hex(r.stack_id)) AS stack_id),
+    r.* EXCEPT (k8s_label, k8s_annotation) REPLACE (r.app_service AS app_service, lower(hex(r.stack_id)) AS stack_id),
     bitShiftRight(sipHash64(r.app_service, r.batch, r.policy, r.process_id, r.process_start_time, r.thread_name, r.main_thread, r.stack_id, r.stack_end, r.cpu), 1) AS `_id`,
     r.k8s_label AS `k8s.label`,
     r.k8s_annotation AS `k8s.annotation`,
@@ -104,9 +105,10 @@ SELECT
     r.agent AS vtap,
     concat('[t] ', r.thread_name, multiIf(r.stack_id = toFixedString('', 16), '', s.frames = '', ';[stack trace lost]', concat(';',
         replaceAll(s.frames, '[/tmp/perf-PID.map]', concat('[/tmp/perf-', toString(r.process_id), '.map]'))))) AS profile_location_str
-FROM profile.in_process_local AS r
-ANY LEFT JOIN profile.stacks AS s ON r.app_service = s.app_service AND r.stack_id = s.stack_id
+FROM profile.stacks AS s
+ANY RIGHT JOIN profile.in_process_local AS r ON r.app_service = s.app_service AND r.stack_id = s.stack_id
 WHERE r.app_service NOT IN ('', 'Total')
+SETTINGS join_algorithm = 'grace_hash', max_bytes_in_join = 268435456, join_use_nulls = 0
 UNION ALL
 SELECT
     r.* EXCEPT (k8s_label, k8s_annotation) REPLACE ('Total' AS app_service, lower(hex(r.stack_id)) AS stack_id),
