@@ -115,7 +115,8 @@ mod tests {
             .filter(|name| *name != "schema_version" && *name != "in_process" && !name.ends_with("_all"));
         let mut made: Vec<_> = made.collect();
         let mut all: Vec<_> = ALL.iter().map(|(table, _)| *table).collect();
-        (made.sort_unstable(), all.sort_unstable());
+        made.sort_unstable();
+        all.sort_unstable();
         assert_eq!(made, all);
     }
 }
