@@ -80,7 +80,10 @@ impl Hour {
                 instance: (0..16).map(|_| random.next() as u8).collect(),
                 node: node_name(node),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
-                cluster: String::new(),
+                // As an agent sends them: they cost what they cost.
+                host_name: node_name(node),
+                host_ip: format!("10.0.0.{node}"),
+                ..Default::default()
             };
             let mut encoder = StreamEncoder::new(identity, Limits { entries: usize::MAX, bytes: usize::MAX });
             let processes: Vec<_> = (0..SERVICES_PER_NODE).map(|i| process(node, i, start)).collect();

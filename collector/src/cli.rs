@@ -25,7 +25,21 @@ pub struct Cli {
 pub enum Command {
     /// Print the DDL of the tables
     #[command(after_help = SCHEMA_EXAMPLES)]
-    Schema(RetentionArgs),
+    Schema(SchemaArgs),
+}
+
+/// Which DDL.
+#[derive(Debug, Args)]
+pub struct SchemaArgs {
+    /// Replicated tables, and tables over all shards, instead of those of one server
+    #[arg(long, env = "HEARTH_COLLECTOR_REPLICATED", requires = "clickhouse_cluster")]
+    pub replicated: bool,
+    /// Name of the ClickHouse cluster, as its servers' remote_servers has it
+    #[arg(long, visible_alias = "cluster", env = "HEARTH_COLLECTOR_CLICKHOUSE_CLUSTER", requires = "replicated", value_parser = cluster)]
+    pub clickhouse_cluster: Option<String>,
+    /// How long things are kept.
+    #[command(flatten)]
+    pub retention: RetentionArgs,
 }
 
 /// How long things are kept.
@@ -104,7 +118,8 @@ Exit codes: 0 stopped, 1 failure, 2 usage.";
 const SCHEMA_EXAMPLES: &str = "\
 Examples:
   hearth-collector schema > schema.sql
-  hearth-collector schema --retention-raw 7d | clickhouse-client --multiquery";
+  hearth-collector schema --retention-raw 7d | clickhouse-client --multiquery
+  hearth-collector schema --replicated --clickhouse-cluster prod";
 
 /// A command line that parses and is refused.
 #[derive(Debug, PartialEq, thiserror::Error)]
@@ -129,6 +144,28 @@ pub enum Refused {
     /// Its address must be known before it starts.
     #[error("--clickhouse-http {0}: give the port")]
     ClickhousePort(SocketAddr),
+    /// What is finer is not kept longer: rollups are made from it, and answer for what it no longer can.
+    #[error("{finer} keeps longer than {coarser}: give {coarser} at least as long a time")]
+    Retention {
+        /// The flag of the finer rows.
+        finer: &'static str,
+        /// The flag of the coarser rows.
+        coarser: &'static str,
+    },
+}
+
+impl RetentionArgs {
+    /// What clap cannot see.
+    pub fn check(&self) -> Result<(), Refused> {
+        let Self { retention_raw, retention_minute, retention_hour } = *self;
+        if retention_raw > retention_minute {
+            return Err(Refused::Retention { finer: "--retention-raw", coarser: "--retention-minute" });
+        }
+        if retention_minute > retention_hour {
+            return Err(Refused::Retention { finer: "--retention-minute", coarser: "--retention-hour" });
+        }
+        Ok(())
+    }
 }
 
 impl ServeArgs {
@@ -149,7 +186,7 @@ impl ServeArgs {
         if self.clickhouse_http.port() == 0 {
             return Err(Refused::ClickhousePort(self.clickhouse_http));
         }
-        Ok(())
+        self.retention.check()
     }
 }
 
@@ -165,6 +202,16 @@ fn retention(text: &str) -> Result<Duration, String> {
     duration(text)
         .filter(|duration| (least..=most).contains(duration))
         .ok_or_else(|| "is not a time from 3h to 3650d, such as 72h".to_owned())
+}
+
+/// It stands between quotes in the DDL.
+fn cluster(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("is not a name of letters, digits, _, - and .".to_owned())
+    }
 }
 
 fn window(text: &str) -> Result<Duration, String> {
@@ -198,7 +245,13 @@ mod tests {
         let arguments = std::iter::once("hearth-collector").chain(arguments.split_whitespace());
         let outcome = match Cli::try_parse_from(arguments) {
             Err(error) => error.to_string(),
-            Ok(cli) => cli.serve.check().map_or_else(|refused| refused.to_string(), |()| "ok".into()),
+            Ok(Cli { command, serve }) => {
+                let checked = match command {
+                    Some(Command::Schema(schema)) => schema.retention.check(),
+                    None => serve.check(),
+                };
+                checked.map_or_else(|refused| refused.to_string(), |()| "ok".into())
+            }
         };
         assert!(outcome.contains(expected), "{outcome}");
     }
@@ -222,6 +275,24 @@ mod tests {
         check("--data-dir d --retention-raw 3µ", "from 3h");
         check("--data-dir d --retention-raw 7d --window 30s", "ok");
         check("--data-dir d --window 0s", "from 1s");
+    }
+
+    #[test]
+    fn what_is_coarser_is_kept_at_least_as_long() {
+        check("--data-dir d --retention-raw 14d", "ok");
+        check("--data-dir d --retention-raw 15d", "--retention-raw keeps longer than --retention-minute");
+        check("--data-dir d --retention-minute 91d", "--retention-minute keeps longer than --retention-hour");
+        check("schema --retention-raw 90d --retention-minute 90d", "ok");
+        check("schema --retention-hour 10d", "--retention-minute keeps longer than --retention-hour");
+    }
+
+    #[test]
+    fn replicated_tables_need_a_cluster_and_a_cluster_needs_them() {
+        check("schema --replicated --clickhouse-cluster prod-1", "ok");
+        check("schema --replicated --cluster prod", "ok");
+        check("schema --replicated", "--clickhouse-cluster <CLICKHOUSE_CLUSTER>");
+        check("schema --clickhouse-cluster prod", "--replicated");
+        check("schema --replicated --clickhouse-cluster it's", "letters, digits");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use hearth_collector::cli::{Cli, Command};
+use hearth_collector::cli::{Cli, Command, SchemaArgs};
 use hearth_collector::{schema, serve};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -14,13 +14,20 @@ const USAGE: u8 = 2;
 #[tokio::main]
 async fn main() -> ExitCode {
     let Cli { command, serve: args } = Cli::parse();
-    if let Some(Command::Schema(retention)) = command {
-        print!("{}", schema::ddl(retention.into()));
-        return ExitCode::SUCCESS;
-    }
-    if let Err(refused) = args.check() {
+    let checked = match &command {
+        Some(Command::Schema(SchemaArgs { retention, .. })) => retention.check(),
+        None => args.check(),
+    };
+    if let Err(refused) = checked {
         eprintln!("error: {refused}");
         return ExitCode::from(USAGE);
+    }
+    if let Some(Command::Schema(SchemaArgs { replicated: _, clickhouse_cluster, retention })) = command {
+        let retention = retention.into();
+        let ddl = clickhouse_cluster
+            .map_or_else(|| schema::ddl(retention), |cluster| schema::cluster_ddl(retention, &cluster));
+        print!("{ddl}");
+        return ExitCode::SUCCESS;
     }
     tracing_subscriber::fmt()
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))

@@ -1,8 +1,12 @@
 //! Brings the store's tables to this version.
 
+mod cluster;
+
 use std::time::Duration;
 
 use clickhouse::Client;
+
+pub use cluster::cluster_ddl;
 
 /// The versions, in order. A file that was released is never changed.
 const MIGRATIONS: &[(u32, &str)] = &[

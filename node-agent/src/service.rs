@@ -15,13 +15,13 @@ use crate::cli::Cli;
 use crate::clock::unix_seconds;
 use crate::durations::Accepted;
 use crate::export::client::{self, Exporter};
-use crate::http;
 use crate::metrics::Metrics;
 use crate::policies::PolicySet;
 use crate::policy_file::{self, PolicyFileError};
 use crate::preflight::Machine;
 use crate::reload::{Look, Reload};
 use crate::symbols::{KernelNames, Limits, Symbolizer};
+use crate::{host, http};
 
 /// How long a stopping agent waits for the collector to acknowledge what is queued.
 const LAST_FLUSH: Duration = Duration::from_secs(10);
@@ -74,6 +74,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         node,
         version: env!("CARGO_PKG_VERSION").into(),
         cluster,
+        host_name: host::name(),
+        host_ip: host::address(&collector).await,
     };
     let counters = Arc::new(Metrics::default());
     let exporter = client::Options { queue_bytes, ..client::Options::new(collector, identity) };
@@ -179,7 +181,7 @@ fn forward_hangups(mut hangup: tokio::signal::unix::Signal, changed: Sender<Look
 }
 
 fn host_name() -> anyhow::Result<String> {
-    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let name = host::name();
     anyhow::ensure!(!name.is_empty(), "this host has no name: give one with --node");
     Ok(name)
 }

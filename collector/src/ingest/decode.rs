@@ -3,6 +3,7 @@
 //! Pure: no IO, no clock. Everything an agent sends is checked here.
 
 use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use hearth_profile::stack::{StackId, stack_id};
@@ -35,7 +36,7 @@ impl From<Violation> for Status {
 }
 
 /// Who a stream's agent is, checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Agent {
     /// Drawn by the agent when it started.
     pub instance: [u8; 16],
@@ -45,6 +46,10 @@ pub struct Agent {
     pub version: String,
     /// What it wants `pod_cluster` to be; may be empty.
     pub cluster: Arc<str>,
+    /// What its host calls itself; may be empty.
+    pub host_name: Arc<str>,
+    /// An IPv4 or IPv6 address of its host; may be empty.
+    pub host_ip: Arc<str>,
 }
 
 /// The tables of one stream. Index 0 is none, so entry `i` is at `i - 1`.
@@ -416,19 +421,34 @@ fn lost(losses: Vec<Loss>) -> Result<Vec<(Lost, u64)>, Violation> {
 }
 
 fn check_identity(agent: AgentIdentity) -> Result<Agent, Violation> {
-    let AgentIdentity { instance, node, version, cluster } = agent;
+    let AgentIdentity { instance, node, version, cluster, host_name, host_ip } = agent;
     let Ok(instance) = <[u8; 16]>::try_from(instance.as_slice()) else {
         return invalid(format!("the agent's instance has {} bytes instead of 16", instance.len()));
     };
     if node.is_empty() {
         return invalid("the agent's node has no name");
     }
-    for (what, name) in [("node", &node), ("version", &version), ("cluster", &cluster)] {
+    for (what, name) in
+        [("node", &node), ("version", &version), ("cluster", &cluster), ("host_name", &host_name)]
+    {
         if name.len() > MAX_NAME_BYTES {
             return invalid(format!("the agent's {what} is longer than {MAX_NAME_BYTES} bytes"));
         }
     }
-    Ok(Agent { instance, node: node.into(), version, cluster: cluster.into() })
+    // One address has one text: it is compared as text.
+    let host_ip = match host_ip.parse::<IpAddr>() {
+        Ok(address) => address.to_string(),
+        Err(_) if host_ip.is_empty() => host_ip,
+        Err(_) => return invalid("the agent's host_ip is no IPv4 or IPv6 address"),
+    };
+    Ok(Agent {
+        instance,
+        node: node.into(),
+        version,
+        cluster: cluster.into(),
+        host_name: host_name.into(),
+        host_ip: host_ip.into(),
+    })
 }
 
 /// The window's start in Unix seconds.

@@ -231,8 +231,7 @@ mod tests {
         let note = |instance: usize, now: u32| {
             let mut bytes = [0; 16];
             bytes[..8].copy_from_slice(&instance.to_le_bytes());
-            let agent =
-                Agent { instance: bytes, node: "n".into(), version: String::new(), cluster: "".into() };
+            let agent = Agent { instance: bytes, node: "n".into(), ..Agent::default() };
             let sent_at_micros = i64::from(now) * 1_000_000;
             let batch = Batch {
                 key: 0,

@@ -111,7 +111,16 @@ impl Row {
     pub(crate) fn bytes(&self, agent: &Agent) -> usize {
         let ProcessInfo { name, app_service, policy, .. } = &*self.process;
         // pod_node, host and agent are the node.
-        let names = [name, app_service, policy, &self.thread_name, &agent.cluster, &agent.node];
+        let names = [
+            name,
+            app_service,
+            policy,
+            &self.thread_name,
+            &agent.cluster,
+            &agent.node,
+            &agent.host_name,
+            &agent.host_ip,
+        ];
         ROW_BYTES + names.map(|name| name.len()).iter().sum::<usize>() + 2 * agent.node.len()
     }
 }
@@ -270,7 +279,7 @@ mod tests {
     use super::*;
 
     fn batch(sequence: u64, bytes: usize) -> Batch {
-        let agent = Agent { instance: [0; 16], node: "n".into(), version: String::new(), cluster: "".into() };
+        let agent = Agent { node: "n".into(), ..Agent::default() };
         Batch {
             key: sequence,
             agent,

@@ -197,7 +197,7 @@ fn frames(stack: &str) -> String {
 }
 
 fn queued(stacks: &str) -> Queued {
-    let agent = Agent { instance: [0; 16], node: "n".into(), version: String::new(), cluster: "".into() };
+    let agent = Agent { node: "n".into(), ..Agent::default() };
     let stacks =
         stacks.split(' ').map(|stack| stack.split_once('/').unwrap_or(("app", stack))).map(|(app, stack)| {
             StackText {

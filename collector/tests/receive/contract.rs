@@ -71,6 +71,31 @@ async fn rows_arrive_exactly() {
     assert_eq!(collector.metric("hearth_collector_samples_lost_total{reason=\"RingFull\"}"), 9);
 }
 
+/// Where the agent runs, in the columns that DeepFlow documents; of an agent
+/// that does not say it yet, nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_say_on_which_host() {
+    let collector = Collector::start().await;
+    let mut old = first_batch(3, 1);
+    let agent = old.agent.as_mut().unwrap();
+    (agent.host_name, agent.host_ip) = (String::new(), String::new());
+    let mut ipv4 = first_batch(2, 1);
+    ipv4.agent.as_mut().unwrap().host_ip = "10.0.0.2".into();
+    for batch in [first_batch(1, 1), ipv4, old] {
+        let mut stream = collector.open().await;
+        stream.send(batch).await;
+        assert_eq!(stream.ack().await.unwrap(), (1, AckResult::Stored));
+    }
+    let hosts = "SELECT DISTINCT pod_node, host_hostname, host_ip, ip, is_ipv4, pod_node_hostname, pod_node_ip \
+                 FROM in_process ORDER BY ALL";
+    assert_eq!(
+        collector.ask(hosts).await,
+        "node-1\thost-1\t2001:db8::1\t2001:db8::1\t0\thost-1\t2001:db8::1\n\
+         node-2\thost-2\t10.0.0.2\t10.0.0.2\t1\thost-2\t10.0.0.2\n\
+         node-3\t\t\t\t0\t\t\n"
+    );
+}
+
 /// Each case breaks one rule in a good first batch; the stream ends with
 /// INVALID_ARGUMENT and a reason that holds the text. Another stream, opened
 /// before them all, lives on.
@@ -92,6 +117,8 @@ async fn violations_end_their_stream_only() {
         ("node has no name", Box::new(|b| b.agent.as_mut().unwrap().node.clear())),
         ("node is longer than", Box::new(|b| b.agent.as_mut().unwrap().node = "n".repeat(254))),
         ("cluster is longer than", Box::new(|b| b.agent.as_mut().unwrap().cluster = "n".repeat(254))),
+        ("host_name is longer", Box::new(|b| b.agent.as_mut().unwrap().host_name = "n".repeat(254))),
+        ("host_ip is no IPv4", Box::new(|b| b.agent.as_mut().unwrap().host_ip = "10.0.0.256".into())),
         ("sequence 0", Box::new(|b| b.sequence = 0)),
         ("window starts at -1", Box::new(|b| b.window_start = -1)),
         ("window of 0 s", Box::new(|b| b.window_seconds = 0)),

@@ -248,6 +248,8 @@ pub(crate) fn identity(instance: u8) -> AgentIdentity {
         node: format!("node-{instance}"),
         version: "0.1.0".into(),
         cluster: "home".into(),
+        host_name: format!("host-{instance}"),
+        host_ip: format!("2001:DB8:0::{instance}"),
     }
 }
 

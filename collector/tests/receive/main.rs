@@ -7,4 +7,5 @@ mod contract;
 mod harness;
 mod program;
 mod resent;
+mod schema;
 mod store;

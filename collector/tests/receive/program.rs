@@ -21,11 +21,21 @@ fn schema_is_printed() {
     let output = collector(&["schema", "--retention-raw", "5h"]).output().unwrap();
     assert!(output.status.success());
     assert!(text(&output).contains("TTL time + toIntervalSecond(18000)"), "{}", text(&output));
+    let output = collector(&["schema", "--replicated", "--clickhouse-cluster", "prod"]).output().unwrap();
+    assert!(output.status.success());
+    assert!(text(&output).contains("profile.stacks ON CLUSTER 'prod'"), "{}", text(&output));
 }
 
 #[test]
 fn usage_errors_exit_with_2() {
-    for arguments in [&[] as &[&str], &["--nosuch"], &["--data-dir", "d", "--http", "0.0.0.0:1"]] {
+    for arguments in [
+        &[] as &[&str],
+        &["--nosuch"],
+        &["--data-dir", "d", "--http", "0.0.0.0:1"],
+        &["--data-dir", "d", "--retention-raw", "30d"],
+        &["schema", "--retention-raw", "30d"],
+        &["schema", "--replicated"],
+    ] {
         let output = collector(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", text(&output));
     }

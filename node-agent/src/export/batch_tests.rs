@@ -41,7 +41,7 @@ fn entry(pid: u32, name: &str) -> Arc<ProcessEntry> {
 }
 
 pub(crate) fn identity() -> AgentIdentity {
-    AgentIdentity { instance: vec![7; 16], node: "n".into(), version: "0".into(), cluster: String::new() }
+    AgentIdentity { instance: vec![7; 16], node: "n".into(), version: "0".into(), ..Default::default() }
 }
 
 fn encoder() -> StreamEncoder {
