@@ -106,7 +106,10 @@ fn condition(request: &Request, range: TimeRange, app_service: Option<&str>) -> 
     parts.push(type_condition(request, &mut values));
     parts.push(time_condition(range, &mut values));
     if let Some(filter) = &request.filter {
-        parts.push(filter.sql(&mut values));
+        parts.push(match app_service {
+            Some(_) => filter.sql(&mut values),
+            None => filter.sql_of_total(&mut values),
+        });
     }
     (parts.join(" AND "), values)
 }

@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use clickhouse::Client;
 use hearth_clickhouse::engine::Engine;
 use hearth_clickhouse::http as embedded;
 use hearth_collector::http::{HttpMetrics, QueryState, router};
 use hearth_collector::query::Limits;
+use hearth_collector::schema::{self, Retention};
 use hearth_profile::stack::{StackId, stack_id};
 use prometheus_client::registry::Registry;
 use serde_json::Value;
@@ -31,9 +33,8 @@ struct Store {
     first_answer: Value,
 }
 
-const SCHEMA: &str = include_str!("../../schema/0001_profile.sql");
 /// The tests' rows are of 2024: they must not expire meanwhile.
-const TTL_SECONDS: &str = "1000000000";
+const RETENTION: Duration = Duration::from_secs(1_000_000_000);
 
 impl Collector {
     /// On the shared engine, with the usual limits.
@@ -108,6 +109,13 @@ pub(crate) fn client() -> Client {
     Client::default().with_url(&store().url)
 }
 
+/// What the engine itself answers, as text.
+pub(crate) async fn sql(statement: &str) -> String {
+    let reply = reply(reqwest::Client::new().post(&store().url).body(statement.to_owned())).await;
+    assert_eq!(reply.status, 200, "{}: {statement}", reply.text);
+    reply.text
+}
+
 /// What a question was answered before anything was stored.
 pub(crate) fn first_answer() -> Value {
     store().first_answer.clone()
@@ -175,14 +183,8 @@ fn store() -> &'static Store {
                 tokio::spawn(async move { serve.await.unwrap() });
 
                 let client = Client::default().with_url(&url);
-                let schema = SCHEMA.replace("{raw_ttl}", TTL_SECONDS).replace("{stacks_ttl}", TTL_SECONDS);
-                for statement in schema.split("\n;\n").filter(|s| !s.trim().is_empty()) {
-                    client
-                        .query_raw(statement)
-                        .execute()
-                        .await
-                        .unwrap_or_else(|e| panic!("{e}: {statement}"));
-                }
+                let retention = Retention { raw: RETENTION, minute: RETENTION, hour: RETENTION };
+                schema::apply(&client, retention).await.unwrap_or_else(|e| panic!("{e}"));
                 let collector = Collector::start_with(client, Limits::default()).await;
                 let first_answer = collector.ask("redis-server", 100, 200, &[]).await.json();
                 started.send(Store { url, first_answer }).unwrap();

@@ -5,6 +5,8 @@
 
 mod common;
 mod empty;
+mod filter;
+mod injection;
 mod limits;
 mod own_api;
 mod refused;
