@@ -2,14 +2,12 @@
 
 use super::lexer::{Lexer, Token};
 use super::operand::{Operand, operand};
-use super::pattern::{self, MAX_PATTERN_BYTES};
+use super::pattern::{self, MAX_COST, MAX_PATTERN_BYTES};
 use super::tags::{self, Kind, TAGS};
 use super::{Column, Expr, FilterError};
 
 /// Most comparisons and values of one filter.
 const MAX_VALUES: usize = 1000;
-/// Most patterns of one filter: each costs far more than a value.
-const MAX_PATTERNS: usize = 100;
 /// Deepest nesting of NOT and parentheses.
 const MAX_DEPTH: usize = 50;
 /// Longest key of a map tag, in bytes: a label's has at most 253 + 1 + 63.
@@ -22,7 +20,8 @@ pub(super) struct Parser {
     tokens: Vec<(usize, Token)>,
     next: usize,
     values: usize,
-    patterns: usize,
+    /// What patterns may still cost.
+    budget: usize,
 }
 
 impl Parser {
@@ -31,7 +30,7 @@ impl Parser {
     pub(super) fn new(filter: &str) -> Result<Self, FilterError> {
         let lexer = Lexer::new(filter);
         let tokens = lexer.tokens()?;
-        Ok(Self { lexer, tokens, next: 0, values: 0, patterns: 0 })
+        Ok(Self { lexer, tokens, next: 0, values: 0, budget: MAX_COST })
     }
 
     /// The whole filter; `None` if it is blank.
@@ -104,7 +103,8 @@ impl Parser {
             return Ok(negated(not, self.list(column)?));
         }
         if self.take_keyword("LIKE") {
-            let pattern = pattern::like(self.pattern("LIKE")?);
+            let (pattern, cost) = pattern::like(self.pattern("LIKE")?);
+            self.pay(cost)?;
             self.next += 1;
             return Ok(negated(not, Expr::Like(column, pattern)));
         }
@@ -167,10 +167,6 @@ impl Parser {
     /// The pattern that stands next; the caller goes on behind it.
     fn pattern(&mut self, operator: &str) -> Result<&str, FilterError> {
         self.count_value()?;
-        self.patterns += 1;
-        if self.patterns > MAX_PATTERNS {
-            return Err(self.problem(format!("more than {MAX_PATTERNS} patterns")));
-        }
         match self.peek() {
             Token::Text(pattern) if pattern.len() <= MAX_PATTERN_BYTES => Ok(pattern),
             Token::Text(pattern) => {
@@ -185,12 +181,20 @@ impl Parser {
     fn regexp(&mut self) -> Result<String, FilterError> {
         let pattern = self.pattern("REGEXP")?.to_owned();
         let start = self.tokens[self.next].0;
-        pattern::check_regexp(&pattern).map_err(|error| {
+        let cost = pattern::regexp_cost(&pattern).map_err(|error| {
             let at = self.lexer.place_in_quoted(start, error.at);
             FilterError::at(at, format!("in the pattern: {}", error.problem))
         })?;
+        self.pay(cost)?;
         self.next += 1;
         Ok(pattern)
+    }
+
+    fn pay(&mut self, cost: usize) -> Result<(), FilterError> {
+        self.budget = self.budget.checked_sub(cost).ok_or_else(|| {
+            self.problem("the patterns cost too much: use fewer or shorter ones, or smaller counts")
+        })?;
+        Ok(())
     }
 
     fn count_value(&mut self) -> Result<(), FilterError> {

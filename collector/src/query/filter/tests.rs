@@ -247,8 +247,12 @@ fn nesting_and_length_are_bounded() {
     check(&format!("{}pod='a'", "NOT ".repeat(60)), "at position 205: nested deeper than 50 levels");
     let long = format!("cpu IN ({}1)", "1,".repeat(1000));
     check(&long, "at position 2009: more than 1000 values");
-    let patterns = vec!["pod LIKE 'a'"; 101].join(" OR ");
-    check(&patterns, "at position 1610: more than 100 patterns");
+    const TOO_MUCH: &str = "the patterns cost too much: use fewer or shorter ones, or smaller counts";
+    check(&vec!["pod LIKE '***'"; 401].join(" OR "), &format!("at position 7210: {TOO_MUCH}"));
+    check(
+        "pod REGEXP 'a{900}' OR pod REGEXP '.{900}' OR pod REGEXP '.{920}'",
+        &format!("at position 58: {TOO_MUCH}"),
+    );
     let long = format!("pod REGEXP '{}'", "a".repeat(1025));
     check(&long, "at position 12: the pattern has 1025 bytes: give at most 1024");
     let key = format!("`k8s.label.{}` = 'a'", "a".repeat(513));

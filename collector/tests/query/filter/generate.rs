@@ -54,7 +54,14 @@ impl<'a> Generator<'a> {
             Operator::Regexp | Operator::NotRegexp => vec![Literal::Text(self.regexp(&tag))],
             _ => vec![self.literal(&tag)],
         };
-        Condition { tag, operator, values }
+        let regex = match (operator, values.as_slice()) {
+            (Operator::Regexp | Operator::NotRegexp, [Literal::Text(pattern)]) => {
+                let regex = regex::RegexBuilder::new(pattern).dot_matches_new_line(true).build();
+                Some(regex.unwrap_or_else(|e| panic!("{e}")))
+            }
+            _ => None,
+        };
+        Condition { tag, operator, values, regex }
     }
 
     /// The value of some row.
@@ -201,7 +208,7 @@ impl<'a> Generator<'a> {
     }
 
     pub(super) fn written_condition(&mut self, condition: &Condition) -> String {
-        let Condition { tag, operator, values } = condition;
+        let Condition { tag, operator, values, regex: _ } = condition;
         let tag = if tag.contains([' ', '`']) || self.below(2) == 0 {
             format!("`{}`", tag.replace('\\', "\\\\").replace('`', "``"))
         } else {

@@ -22,6 +22,8 @@ pub(super) struct Condition {
     pub(super) tag: String,
     pub(super) operator: Operator,
     pub(super) values: Vec<Literal>,
+    /// For REGEXP.
+    pub(super) regex: Option<regex::Regex>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,11 +138,7 @@ impl Condition {
                 let Literal::Text(pattern) = &self.values[0] else { panic!("LIKE {:?}", self.values) };
                 is_like(&self.shown(row), pattern)
             }
-            Operator::Regexp => {
-                let Literal::Text(pattern) = &self.values[0] else { panic!("REGEXP {:?}", self.values) };
-                let regex = regex::RegexBuilder::new(pattern).dot_matches_new_line(true).build();
-                regex.unwrap_or_else(|e| panic!("{e}")).is_match(&self.shown(row))
-            }
+            Operator::Regexp => self.regex.as_ref().unwrap().is_match(&self.shown(row)),
             operator => self.compares(operator, &self.values[0], row),
         }
     }
