@@ -1,6 +1,7 @@
 //! Strings that would be SQL if they were ever pasted into it, through every string of every request.
 //! Nothing of another app's row may come back, and the tables stay as they are.
 
+use hearth_collector::query::Limits;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -154,7 +155,7 @@ fn check(what: &str, hostile: &str, reply: &common::Reply) {
 async fn no_string_of_a_request_becomes_sql() {
     let before = stored().await;
     assert!(before.contains("profile.in_process_local") && before.contains("someone-else\t2"), "{before}");
-    let collector = Collector::start().await;
+    let collector = Collector::start_with(common::single_threaded(), Limits::default()).await;
     for hostile in HOSTILE {
         for field in FIELDS {
             let reply = collector.ask("asker", FROM, UNTIL, &[(field, json!(hostile))]).await;
@@ -181,7 +182,7 @@ async fn no_string_of_a_request_becomes_sql() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_string_of_a_filter_becomes_sql() {
     let before = stored().await;
-    let collector = Collector::start().await;
+    let collector = Collector::start_with(common::single_threaded(), Limits::default()).await;
     let mut answered = 0;
     for hostile in HOSTILE {
         let in_quotes = format!("'{}'", hostile.replace('\\', "\\\\").replace('\'', "''"));

@@ -1,5 +1,6 @@
 //! Filters as text in, SQL or errors out.
 
+use super::tags::Kind;
 use super::*;
 
 /// A filter in; its SQL with the bound values, or the error, out.
@@ -257,4 +258,121 @@ fn nesting_and_length_are_bounded() {
     check(&long, "at position 12: the pattern has 1025 bytes: give at most 1024");
     let key = format!("`k8s.label.{}` = 'a'", "a".repeat(513));
     check(&key, "at position 1: k8s.label needs a key of 1 to 512 bytes");
+}
+
+/// The tags of DeepFlow's table `in_process`, as documented.
+const DOCUMENTED: [&str; 54] = [
+    "_id",
+    "time",
+    "region",
+    "az",
+    "host",
+    "chost",
+    "vpc",
+    "router",
+    "dhcpgw",
+    "lb",
+    "lb_listener",
+    "natgw",
+    "redis",
+    "rds",
+    "pod_cluster",
+    "pod_ns",
+    "pod_node",
+    "pod_ingress",
+    "pod_service",
+    "pod_group_type",
+    "pod_group",
+    "pod",
+    "service",
+    "auto_instance_type",
+    "auto_instance",
+    "auto_service_type",
+    "auto_service",
+    "gprocess",
+    "host_ip",
+    "host_hostname",
+    "chost_ip",
+    "chost_hostname",
+    "pod_node_ip",
+    "pod_node_hostname",
+    "k8s.label",
+    "k8s.annotation",
+    "k8s.env",
+    "cloud.tag",
+    "biz_service.group",
+    "ip",
+    "is_ipv4",
+    "app_service",
+    "app_instance",
+    "process_id",
+    "trace_id",
+    "span_name",
+    "vtap",
+    "agent",
+    "profile_value_unit",
+    "profile_event_type",
+    "profile_create_timestamp",
+    "profile_in_timestamp",
+    "profile_language_type",
+    "profile_id",
+];
+
+#[test]
+fn every_documented_tag_is_collected_or_refused_by_name() {
+    const OWN: [&str; 8] =
+        ["policy", "process_name", "thread_name", "main_thread", "cpu", "container", "stack_id", "stack_end"];
+    let mut expected: Vec<&str> = DOCUMENTED.into_iter().chain(OWN).collect();
+    let collected = TAGS.iter().map(|tag| tag.name);
+    let mut known: Vec<&str> = collected.chain(tags::NOT_COLLECTED.iter().map(|tag| tag.name)).collect();
+    expected.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(known, expected);
+    assert_eq!((TAGS.len(), tags::NOT_COLLECTED.len()), (35 + OWN.len(), 19));
+}
+
+#[test]
+fn the_documentation_has_every_tag() {
+    let page = include_str!("../../../../docs/tag-filter.md");
+    for tag in TAGS {
+        let row = format!("| `{}` | {} | {} |", tag.name, kind_in_words(tag.kind), tag.about);
+        assert!(page.contains(&row), "docs/tag-filter.md lacks: {row}");
+    }
+    for tag in tags::NOT_COLLECTED {
+        let row = format!("| `{}` | {} |", tag.name, tag.why);
+        assert!(page.contains(&row), "docs/tag-filter.md lacks: {row}");
+    }
+}
+
+#[test]
+fn the_documented_errors_are_the_real_ones() {
+    let page = include_str!("../../../../docs/tag-filter.md");
+    let errors = page.split("## Errors").nth(1).unwrap_or_default();
+    let mut found = 0;
+    for row in errors.lines().filter_map(|line| line.strip_prefix("| `")) {
+        let (filter, error) = row.split_once("` | ").unwrap_or_else(|| panic!("{row}"));
+        check(filter, error.trim_end_matches(" |"));
+        found += 1;
+    }
+    assert_eq!(found, 5);
+}
+
+#[test]
+fn the_documented_examples_are_understood() {
+    let page = include_str!("../../../../docs/tag-filter.md");
+    let examples = page.split("```").nth(1).unwrap_or_default();
+    for filter in examples.trim().lines() {
+        assert!(matches!(parse(filter), Ok(Some(_))), "{filter}");
+    }
+}
+
+fn kind_in_words(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Text => "text",
+        Kind::Number => "number",
+        Kind::Enum(_) => "number with names",
+        Kind::Time { .. } => "time",
+        Kind::Ip => "address",
+        Kind::Map => "map",
+    }
 }

@@ -6,6 +6,7 @@ mod generate;
 mod oracle;
 mod patterns;
 
+use hearth_collector::query::Limits;
 use hearth_collector::query::filter::{self, tags::NOT_COLLECTED};
 use hearth_collector::query::plan::Value;
 use serde_json::json;
@@ -63,7 +64,7 @@ const TAGS: [&str; 43] = [
 ];
 
 /// Filters by chance; `HEARTH_FILTERS` asks for more, `HEARTH_FILTERS_SEED` for others.
-const FILTERS: u64 = 3_000;
+const FILTERS: u64 = 2_000;
 const SEED: u64 = 20_240_301;
 /// So many in one statement.
 const BATCH: usize = 200;
@@ -117,7 +118,7 @@ async fn check_sums(cases: &[Case], which: Rows, seed: u64) {
          WHERE time >= toDateTime({DAY}, 'UTC') AND time <= toDateTime({LAST}, 'UTC'){apps}",
         sums.join(",\n")
     );
-    let client = common::client().with_setting("max_query_size", "10000000");
+    let client = common::single_threaded().with_setting("max_query_size", "10000000");
     let query = values.iter().fold(client.query(&sql), |query, value| match value {
         Value::Text(text) => query.bind(text.as_str()),
         Value::Int(number) => query.bind(number),
@@ -164,7 +165,7 @@ async fn every_operator_on_every_tag_finds_exactly_its_rows() {
         check_sums(batch, Rows::OfApps, SEED).await;
         check_sums(batch, Rows::OfTotal, SEED).await;
     }
-    let collector = Collector::start().await;
+    let collector = Collector::start_with(common::single_threaded(), Limits::default()).await;
     for (at, case) in cases.iter().enumerate().step_by(7) {
         let which = if at % 2 == 0 { Rows::OfApps } else { Rows::OfTotal };
         check_through_the_api(&collector, case, which, SEED).await;
@@ -173,7 +174,7 @@ async fn every_operator_on_every_tag_finds_exactly_its_rows() {
 
 #[tokio::test]
 async fn what_is_not_collected_is_refused_by_every_operator() {
-    let collector = Collector::start().await;
+    let collector = Collector::start_with(common::single_threaded(), Limits::default()).await;
     for tag in NOT_COLLECTED {
         for (operator, text) in Operator::ALL {
             let value = match operator {
@@ -213,7 +214,7 @@ async fn filters_by_chance_find_exactly_their_rows() {
         let which = if at % 2 == 0 { Rows::OfApps } else { Rows::OfTotal };
         check_sums(batch, which, seed).await;
     }
-    let collector = Collector::start().await;
+    let collector = Collector::start_with(common::single_threaded(), Limits::default()).await;
     for (at, case) in cases.iter().take(THROUGH_THE_API).enumerate() {
         let which = if at % 2 == 0 { Rows::OfApps } else { Rows::OfTotal };
         check_through_the_api(&collector, case, which, seed).await;

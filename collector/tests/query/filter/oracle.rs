@@ -251,7 +251,7 @@ fn is_in_network(operator: Operator, address: &str, network: &str) -> bool {
 /// A row for each character of the pattern says which beginnings of the text it matches.
 fn is_like(text: &str, pattern: &str) -> bool {
     let text: Vec<char> = text.chars().collect();
-    let lower = |c: char| c.to_lowercase().to_string();
+    let alike = |a: char, b: char| a.to_lowercase().eq(b.to_lowercase());
     let mut matched: Vec<bool> = (0..=text.len()).map(|length| length == 0).collect();
     let mut pattern = pattern.chars().peekable();
     while let Some(c) = pattern.next() {
@@ -263,7 +263,7 @@ fn is_like(text: &str, pattern: &str) -> bool {
         };
         for end in 0..=text.len() {
             next[end] = match literal {
-                Some(literal) => end > 0 && matched[end - 1] && lower(text[end - 1]) == lower(literal),
+                Some(literal) => end > 0 && matched[end - 1] && alike(text[end - 1], literal),
                 None if c == '_' => end > 0 && matched[end - 1],
                 None => matched[..=end].contains(&true),
             };
