@@ -13,6 +13,9 @@ const FROM: u32 = 1_709_370_000;
 const UNTIL: u32 = FROM + 60;
 
 const HOSTILE: &[&str] = &[
+    // Right SQL, if it were pasted.
+    "asker' OR app_service = 'someone-else",
+    "asker' OR '1'='1",
     "'",
     "''",
     "\\",

@@ -129,7 +129,11 @@ fn row(i: usize) -> Vec<(&'static str, String)> {
         ("main_thread", (i / 2 % 2).to_string()),
         (
             "stack_id",
-            if i % 5 == 0 { "unhex('')".into() } else { format!("unhex(repeat('{:02x}', 16))", i + 100) },
+            if i.is_multiple_of(5) {
+                "unhex('')".into()
+            } else {
+                format!("unhex(repeat('{:02x}', 16))", i + 100)
+            },
         ),
         ("stack_end", one_of(&["complete", "truncated", "no-unwind-info", "jit", "lost", "counted"])),
         ("cpu", ["0", "1", "7", "4095"][i % 4].to_owned()),
@@ -147,7 +151,7 @@ fn row(i: usize) -> Vec<(&'static str, String)> {
         ),
         ("profile_in_timestamp", format!("fromUnixTimestamp64Micro({}, 'UTC')", (time + 11) * 1_000_000)),
         ("ip", quoted(&address)),
-        ("host_ip", quoted(if i % 3 == 0 { "" } else { &address })),
+        ("host_ip", quoted(if i.is_multiple_of(3) { "" } else { &address })),
         ("pod_group_type", ["0", "130", "131", "132", "133", "134", "135", "99"][i % 8].to_owned()),
         ("k8s_label", labels[i % 4].clone()),
         ("k8s_annotation", labels[i / 4 % 4].clone()),
