@@ -84,7 +84,7 @@ cat >&2 <<TEXT
 
 Profiling this machine. Look at it here:
   http://$http/                                       what is hot
-  http://$http/api/v1/flamegraph?app_service=Total&format=svg
+  http://$http/api/v1/flamegraph?app_service=Total&format=html
 and ask as DeepFlow's users do:
   curl -X POST http://$http/v1/profile/ProfileTracing -H 'Content-Type: application/json' -d '{
     "app_service": "Total", "profile_language_type": "eBPF", "profile_event_type": "on-cpu",

@@ -76,6 +76,9 @@ case $want in
     # Compilers of the programs that the tests profile, others to profile, and perf to compare with.
     packages gcc g++ libc6-dev util-linux linux-perf redis-server redis-tools
     has_command go golang-go
+    # go builds its tools when they are first used, which takes half a minute.
+    go tool -n pprof >/dev/null
+    "$root/scripts/setup-speedscope.sh" >/dev/null
     ;;&
   bench | kernels)
     packages bpftrace

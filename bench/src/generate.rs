@@ -1,6 +1,6 @@
 //! An hour of a small cluster's rows, made up, and encoded by the agent's own encoder.
 //!
-//! Twenty nodes run twelve of forty services each; a service has 3,000 stacks, the nodes of a random tree of
+//! Each node runs twelve of forty services each; a service has 3,000 stacks, the nodes of a random tree of
 //! calls; services and stacks are drawn by Zipf's law. Every run makes the same rows, except for their hour.
 
 use std::collections::HashMap;
@@ -9,7 +9,6 @@ use std::sync::Arc;
 use hearth_node_agent::export::batch::{Limits, ProcessEntry, Row, StreamEncoder, Window};
 use hearth_proto::collector::v1::{AgentIdentity, SampleBatch, StackEnd};
 
-const NODES: u32 = 20;
 const SERVICES: u32 = 40;
 const SERVICES_PER_NODE: u32 = 12;
 const STACKS_PER_SERVICE: usize = 3000;
@@ -63,8 +62,8 @@ pub(crate) fn micros(samples: u32) -> i64 {
 }
 
 impl Hour {
-    /// About `rows` rows in the hour that begins at `start`.
-    pub(crate) fn generate(start: i64, rows: u32) -> Self {
+    /// So many rows a node and window in the hour that begins at `start`.
+    pub(crate) fn generate(start: i64, nodes: u32, rows_a_window: u32) -> Self {
         let mut random = Random(42);
         let stacks: Vec<Vec<Arc<[Arc<str>]>>> = (0..SERVICES).map(|s| tree(s, &mut random)).collect();
         let text = |stack: &Arc<[Arc<str>]>| stack.join(";");
@@ -74,10 +73,9 @@ impl Hour {
             rows: Vec::new(),
             stacks: stacks.iter().map(|stacks| stacks.iter().map(text).collect()).collect(),
         };
-        let per_window = rows / (NODES * WINDOWS);
         let (services, popular) =
             (Zipf::new(SERVICES_PER_NODE as usize, 0.8), Zipf::new(STACKS_PER_SERVICE, 1.1));
-        for node in 0..NODES {
+        for node in 0..nodes {
             let identity = AgentIdentity {
                 instance: (0..16).map(|_| random.next() as u8).collect(),
                 node: node_name(node),
@@ -90,7 +88,7 @@ impl Hour {
             let batches = (0..WINDOWS).map(|window| {
                 let time = start + i64::from(window * WINDOW_SECONDS);
                 let mut drawn: HashMap<(usize, usize, usize), u32> = HashMap::new();
-                while drawn.len() < per_window as usize {
+                while drawn.len() < rows_a_window as usize {
                     let key =
                         (services.draw(&mut random), random.below(THREADS.len()), popular.draw(&mut random));
                     *drawn.entry(key).or_default() += 1;
@@ -126,6 +124,12 @@ impl Hour {
     /// The same hour, less all but the first `windows` of each node.
     pub(crate) fn first_windows(&self, windows: usize) -> Vec<Vec<SampleBatch>> {
         self.nodes.iter().map(|batches| batches[..windows.min(batches.len())].to_vec()).collect()
+    }
+
+    /// CPUs that are busy all the time on one node.
+    pub(crate) fn busy_cpus(&self) -> f64 {
+        let micros: i64 = self.rows.iter().map(|row| micros(row.samples)).sum();
+        micros as f64 / 1e6 / 3600.0 / self.nodes.len() as f64
     }
 
     /// Different stacks that occur, and the bytes of their text.
@@ -236,7 +240,7 @@ mod tests {
 
     #[test]
     fn an_hour_has_its_rows_in_its_windows() {
-        let hour = Hour::generate(7200, 20 * 360 * 3);
+        let hour = Hour::generate(7200, 20, 3);
         assert_eq!(hour.rows.len(), 20 * 360 * 3);
         assert!(hour.rows.iter().all(|row| (7200..10_800).contains(&row.time) && row.time % 10 == 0));
         let encoded: usize =

@@ -13,7 +13,7 @@ use tokio::sync::{Barrier, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::Bench;
-use crate::child::{Running, wait_until};
+use crate::child::{self, Running, wait_until};
 use crate::profiler::free_port;
 
 /// A running collector.
@@ -93,6 +93,23 @@ impl Store {
             anyhow::ensure!(status.is_success(), "the engine answers {status} to {sql:?}: {text}");
             Ok(text)
         })
+    }
+
+    /// The answer to a statement as it comes.
+    pub(crate) fn bytes(&self, bench: &Bench, sql: &str) -> anyhow::Result<Vec<u8>> {
+        bench.runtime.block_on(async {
+            let request = bench.http.post(&self.clickhouse).body(sql.to_owned());
+            let answer = request.header("X-ClickHouse-Key", &self.password).send().await?;
+            Ok(answer.error_for_status()?.bytes().await?.into())
+        })
+    }
+
+    /// CPU seconds since the start, of the collector and of its engine.
+    pub(crate) fn cpu(&self) -> anyhow::Result<[f64; 2]> {
+        let collector = self.running.pid();
+        let engine = child::children(collector)?;
+        let engine = engine.iter().map(|pid| child::cpu_seconds(*pid)).sum::<anyhow::Result<f64>>()?;
+        Ok([child::cpu_seconds(collector)?, engine])
     }
 
     /// What the active parts of a table take, indexes and checksums included.

@@ -27,11 +27,14 @@ ORDER BY (time, pod_cluster, pod_node)
 TTL time + toIntervalSecond({hour_ttl})
 SETTINGS ttl_only_drop_parts = 1
 ;
--- Minutes. A closed hour is rebuilt from raw as a whole and swapped, so the two cannot drift apart.
+-- Minutes. A closed hour is built from raw as a whole and swapped, so the two cannot drift apart.
+-- The comparisons in the partition key are always true: for the columns of that key ClickHouse keeps the least and the
+-- greatest value of each part, so that it is known without reading a row what a partition was built from, and by which build.
 CREATE TABLE IF NOT EXISTS profile.in_process_1m
 (
     `time` DateTime('UTC') COMMENT 'start of the minute' CODEC(DoubleDelta, ZSTD(1)),
     `built_from` UInt64 COMMENT 'raw rows that this hour was built from, the same in all its rows' CODEC(T64, ZSTD(1)),
+    `build` UInt64 COMMENT 'which build wrote it, the same in all rows of this hour' CODEC(T64, ZSTD(1)),
     `app_service` LowCardinality(String),
     `profile_event_type` LowCardinality(String),
     `profile_language_type` LowCardinality(String),
@@ -52,17 +55,18 @@ CREATE TABLE IF NOT EXISTS profile.in_process_1m
     `profile_value` Int64 COMMENT 'microseconds' CODEC(T64, ZSTD(1))
 )
 ENGINE = MergeTree
-PARTITION BY toStartOfHour(time)
+PARTITION BY (toStartOfHour(time), built_from > 0, build > 0)
 PRIMARY KEY (app_service, profile_event_type, profile_language_type, pod_ns)
 ORDER BY (app_service, profile_event_type, profile_language_type, pod_ns, stack_id, time)
 TTL time + toIntervalSecond({minute_ttl})
 SETTINGS ttl_only_drop_parts = 1
 ;
--- Hours. A closed day is rebuilt from the minutes.
+-- Hours. A closed day is built from the minutes.
 CREATE TABLE IF NOT EXISTS profile.in_process_1h
 (
     `time` DateTime('UTC') COMMENT 'start of the hour' CODEC(DoubleDelta, ZSTD(1)),
     `built_from` UInt64 COMMENT 'raw rows that the minutes of this day were built from, the same in all its rows' CODEC(T64, ZSTD(1)),
+    `build` UInt64 COMMENT 'which build wrote it, the same in all rows of this day' CODEC(T64, ZSTD(1)),
     `app_service` LowCardinality(String),
     `profile_event_type` LowCardinality(String),
     `profile_language_type` LowCardinality(String),
@@ -83,7 +87,7 @@ CREATE TABLE IF NOT EXISTS profile.in_process_1h
     `profile_value` Int64 COMMENT 'microseconds' CODEC(T64, ZSTD(1))
 )
 ENGINE = MergeTree
-PARTITION BY toStartOfDay(time)
+PARTITION BY (toStartOfDay(time), built_from > 0, build > 0)
 PRIMARY KEY (app_service, profile_event_type, profile_language_type, pod_ns)
 ORDER BY (app_service, profile_event_type, profile_language_type, pod_ns, stack_id, time)
 TTL time + toIntervalSecond({hour_ttl})

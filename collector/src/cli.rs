@@ -79,6 +79,12 @@ pub struct ServeArgs {
     /// Length of the agents' windows: a query begins at the start of one
     #[arg(long, env = "HEARTH_COLLECTOR_WINDOW", default_value = "10s", value_parser = window)]
     pub window: Duration,
+    /// Between two looks for hours and days that are to be rolled up
+    #[arg(long, env = "HEARTH_COLLECTOR_ROLLUP_CHECK", default_value = "60s", value_parser = window, hide = true)]
+    pub rollup_check: Duration,
+    /// How long an hour or a day is over before it is rolled up
+    #[arg(long, env = "HEARTH_COLLECTOR_ROLLUP_AFTER", default_value = "5m", value_parser = window, hide = true)]
+    pub rollup_after: Duration,
     /// How long things are kept.
     #[command(flatten)]
     pub retention: RetentionArgs,

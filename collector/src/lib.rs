@@ -1,8 +1,8 @@
 //! The collector: receive, store, query, serve.
 //!
 //! Agents → [`ingest`] (gRPC, checks) → [`store`] (queue, shared INSERTs) →
-//! ClickHouse, which [`embedded`] starts and [`schema`] fills with tables →
-//! [`query`] → [`http`].
+//! ClickHouse, which [`embedded`] starts, [`schema`] fills with tables and
+//! [`rollup`] with sums of them → [`query`] → [`http`].
 
 pub mod auth;
 pub mod cli;
@@ -11,6 +11,7 @@ pub mod http;
 pub mod ingest;
 pub mod metrics;
 pub mod query;
+pub mod rollup;
 pub mod schema;
 pub mod serve;
 pub mod store;

@@ -18,6 +18,7 @@ use crate::http::{self, HttpMetrics, QueryState};
 use crate::ingest::Ingest;
 use crate::metrics::Metrics;
 use crate::query::Limits;
+use crate::rollup::{self, RollupMetrics};
 use crate::schema;
 use crate::store::{Queue, Writer, WriterConfig};
 
@@ -25,6 +26,8 @@ use crate::store::{Queue, Writer, WriterConfig};
 const CLICKHOUSE_PATIENCE: Duration = Duration::from_secs(60);
 /// How long what is queued may take to be stored at the stop.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a rollup is being built at most: what is older was left by a builder that died.
+const ROLLUP_ABANDONED: Duration = Duration::from_secs(3600);
 /// How long open requests may take at the stop.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -58,6 +61,7 @@ async fn with_store(
 
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
+    let rollup_metrics = RollupMetrics::register(&mut registry);
     let http_metrics = HttpMetrics::register(&mut registry);
     let window_seconds = u32::try_from(args.window.as_secs()).context("--window")?;
     let limits = Limits { window_seconds, ..Limits::default() };
@@ -72,12 +76,20 @@ async fn with_store(
 
     let (queue, receiver) = Queue::new();
     let config = WriterConfig { cluster: args.cluster.clone(), stop_patience: FLUSH_PATIENCE };
+    let rollups = rollup::Config {
+        check: args.rollup_check,
+        after: args.rollup_after,
+        abandoned_after: ROLLUP_ABANDONED,
+        retention: args.retention.into(),
+    };
+    let builder = rollup::Builder::new(client.clone(), rollups, rollup_metrics);
     let writer = Writer::new(client, config, metrics.clone(), receiver);
     let ingest = Ingest::new(queue, metrics, args.retention.retention_raw, stop.clone());
 
     tracing::info!("agents send to http://{}", grpc.local_addr().context("--grpc")?);
     tracing::info!("questions are answered on http://{}/", http.local_addr().context("--http")?);
     let mut writing = tokio::spawn(writer.run(stop.clone()));
+    let building = tokio::spawn(builder.run(stop.clone()));
     let receiving = tokio::spawn(
         tonic::transport::Server::builder()
             // A node that vanished must not hold its stream for ever.
@@ -98,6 +110,7 @@ async fn with_store(
         () = stop.cancelled() => writing.await,
     };
     let left = left.context("the writer failed")?;
+    building.await.context("the builder of rollups failed")?;
     within(REQUEST_PATIENCE, receiving).await.context("gRPC")?;
     within(REQUEST_PATIENCE, answering).await.context("HTTP")?;
     // Not lost: unacknowledged, so the agents send them again.

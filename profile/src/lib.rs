@@ -2,6 +2,7 @@
 //! are written in. Pure: nothing here does IO.
 #![forbid(unsafe_code)]
 
+pub mod diff;
 pub mod frame;
 pub mod stack;
 pub mod tree;

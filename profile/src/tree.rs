@@ -99,6 +99,22 @@ impl TreeBuilder {
         self.add_to(node, value);
     }
 
+    /// Adds every node of another tree, with `self_values` in the place of its
+    /// own; the other root becomes this one.
+    pub(crate) fn add_tree(&mut self, tree: &Tree, self_values: &[i64]) {
+        let names: Vec<FrameId> = tree.names[1..].iter().map(|name| self.intern(name)).collect();
+        // The node here of each node there.
+        let mut here: Vec<u32> = Vec::with_capacity(tree.nodes.len());
+        for (node, value) in tree.nodes.iter().zip(self_values) {
+            let place = match node.parent {
+                None => 0,
+                Some(parent) => self.child(here[parent as usize], names[node.name as usize - 1].0),
+            };
+            here.push(place);
+            self.add_to(place, *value);
+        }
+    }
+
     /// The number of a frame in this tree.
     pub fn intern(&mut self, frame: &str) -> FrameId {
         FrameId(self.name(frame))

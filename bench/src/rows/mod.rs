@@ -3,6 +3,8 @@
 pub(crate) mod agent;
 pub(crate) mod kernel;
 pub(crate) mod memory;
+mod peer;
+mod queries;
 pub(crate) mod slowdown;
 pub(crate) mod store;
 pub(crate) mod wire;

@@ -1,14 +1,20 @@
-//! Bytes per row, ingest and queries of the store, on a generated hour.
+//! Bytes per row and ingest of the store, on a generated hour; then its queries.
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::{peer, queries};
 use crate::Bench;
-use crate::generate::{Hour, micros, node_name, service_name, thread_name};
-use crate::store::{Question, Store};
+use crate::generate::Hour;
+use crate::store::Store;
 use crate::table::{Table, median, range};
 
-const ROWS: u32 = 2_000_000;
+/// Two million rows.
+const NODES: u32 = 20;
+const ROWS_A_WINDOW: u32 = 278;
+/// Rows a window of nodes of three sizes, and how many of each are stored.
+const NODE_SIZES: [u32; 3] = [100, 300, 1000];
+const NODES_OF_A_SIZE: u32 = 4;
 /// Windows that are stored one by one, to see parts as they are before merging.
 const SINGLE_WINDOWS: usize = 30;
 
@@ -19,11 +25,39 @@ pub(crate) fn measure(bench: &Bench, table: &mut Table) -> anyhow::Result<()> {
         return Ok(());
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let hour = Hour::generate(i64::try_from(now - now % 3600 - 3600)?, ROWS);
+    let start = i64::try_from(now - now % 3600 - 3600)?;
+    sizes(bench, libchdb, start, table)?;
+    let hour = Hour::generate(start, NODES, ROWS_A_WINDOW);
     unmerged(bench, libchdb, &hour, table)?;
     let last = ingest(bench, libchdb, &hour, table)?;
     merged(bench, libchdb, &last, &hour, table)?;
-    queries(bench, libchdb, &last, &hour, table)
+    queries::measure(bench, libchdb, &last, &hour, table)
+}
+
+/// What nodes of three sizes take a day.
+fn sizes(bench: &Bench, libchdb: &Path, start: i64, table: &mut Table) -> anyhow::Result<()> {
+    let mut found = Vec::new();
+    for rows_a_window in NODE_SIZES {
+        let hour = Hour::generate(start, NODES_OF_A_SIZE, rows_a_window);
+        let dir = bench.dir.path().join(format!("size-{rows_a_window}"));
+        let store = Store::start(bench, libchdb, &dir)?;
+        store.send(bench, hour.nodes.clone(), false)?;
+        store.sql(bench, "OPTIMIZE TABLE profile.in_process_local FINAL")?;
+        store.sql(bench, "OPTIMIZE TABLE profile.stacks FINAL")?;
+        let rows = store.size(bench, "profile", "in_process_local")?;
+        let stacks = store.size(bench, "profile", "stacks")?;
+        store.stop()?;
+        std::fs::remove_dir_all(dir)?;
+        let nodes = f64::from(NODES_OF_A_SIZE);
+        found.push(format!(
+            "{:.1} MB and {:.1} MB of stacks once at {rows_a_window} rows a window ({:.1} busy CPUs)",
+            rows.bytes * 24.0 / nodes / 1e6,
+            stacks.bytes / nodes / 1e6,
+            hour.busy_cpus(),
+        ));
+    }
+    table.row("store, MB per node and day of raw rows, merged", "–", &found.join("; "), "–", "–", 1);
+    Ok(())
 }
 
 /// Parts as INSERTs leave them: every window of all nodes is one.
@@ -59,12 +93,16 @@ fn ingest(
 ) -> anyhow::Result<std::path::PathBuf> {
     let rows = hour.rows.len() as f64;
     let mut rates = Vec::new();
+    let mut cpu: [Vec<f64>; 2] = Default::default();
     let mut last = None;
     for round in 0..bench.rounds {
         let dir = bench.dir.path().join(format!("store-{round}"));
         let store = Store::start(bench, libchdb, &dir)?;
         let time = store.send(bench, hour.nodes.clone(), false)?;
         rates.push(rows / time.as_secs_f64() / 1e3);
+        for (all, seconds) in cpu.iter_mut().zip(store.cpu()?) {
+            all.push(seconds * 1e6 / rows);
+        }
         let stored = store.size(bench, "profile", "in_process_local")?.rows;
         anyhow::ensure!((stored - rows).abs() < 0.5, "{rows} rows were acknowledged and {stored} are there");
         store.stop()?;
@@ -77,6 +115,15 @@ fn ingest(
         "ingest through gRPC: decoding, look-up, shipped DDL, sender on the same cores",
         "≥ 200 k rows/s",
         &format!("{:.0} k rows/s ({least:.0}–{most:.0})", median(&rates)),
+        "–",
+        "–",
+        bench.rounds,
+    );
+    let [collector, engine] = cpu.map(|all| median(&all));
+    table.row(
+        "the same: CPU per row, start-up included",
+        "–",
+        &format!("{collector:.2} µs in the collector, {engine:.2} µs in the engine with its merges"),
         "–",
         "–",
         bench.rounds,
@@ -99,7 +146,7 @@ fn merged(bench: &Bench, libchdb: &Path, dir: &Path, hour: &Hour, table: &mut Ta
          ORDER BY b DESC LIMIT 8 FORMAT TSV",
     )?;
     eprintln!("bytes per row by column:\n{columns}");
-    let peer = deepflow(bench, &store, hour)?;
+    let peer = peer::fill(bench, &store, hour)?;
     store.stop()?;
     table.row(
         "store, bytes per row merged, stacks apart",
@@ -127,108 +174,4 @@ fn merged(bench: &Bench, libchdb: &Path, dir: &Path, hour: &Hour, table: &mut Ta
         1,
     );
     Ok(())
-}
-
-/// The layout of DeepFlow 6.5: every row with its whole stack, compressed by itself; only the columns that
-/// cannot be left out. Bytes per row, merged.
-fn deepflow(bench: &Bench, store: &Store, hour: &Hour) -> anyhow::Result<f64> {
-    store.sql(bench, "CREATE DATABASE peer")?;
-    store.sql(
-        bench,
-        "CREATE TABLE peer.rows (time DateTime, app_service LowCardinality(String), \
-         profile_language_type LowCardinality(String), pod_node LowCardinality(String), process_id UInt32, \
-         profile_value Int64, profile_location_str String) ENGINE = MergeTree \
-         PARTITION BY toStartOfHour(time) ORDER BY (app_service, profile_language_type, time)",
-    )?;
-    for rows in hour.rows.chunks(100_000) {
-        let mut data = Vec::new();
-        for row in rows {
-            data.extend(row.time.to_le_bytes());
-            string(&mut data, service_name(row.service).as_bytes());
-            string(&mut data, b"eBPF");
-            string(&mut data, node_name(row.node).as_bytes());
-            data.extend(row.pid.to_le_bytes());
-            data.extend(micros(row.samples).to_le_bytes());
-            let stack = &hour.stacks[row.service as usize][row.stack];
-            let location = format!("[t] {};{stack}", thread_name(row.thread));
-            string(&mut data, &zstd::bulk::compress(location.as_bytes(), 3)?);
-        }
-        store.insert(bench, "INSERT INTO peer.rows FORMAT RowBinary", data)?;
-    }
-    store.sql(bench, "OPTIMIZE TABLE peer.rows FINAL")?;
-    let bytes = store.size(bench, "peer", "rows")?.per_row();
-    store.sql(bench, "DROP DATABASE peer")?;
-    Ok(bytes)
-}
-
-/// A string of RowBinary: its length as LEB128, and its bytes.
-fn string(data: &mut Vec<u8>, text: &[u8]) {
-    let mut length = text.len();
-    while length >= 0x80 {
-        data.push(length as u8 | 0x80);
-        length >>= 7;
-    }
-    data.push(length as u8);
-    data.extend(text);
-}
-
-/// Over HTTP: the first after a start, and repeated.
-fn queries(bench: &Bench, libchdb: &Path, dir: &Path, hour: &Hour, table: &mut Table) -> anyhow::Result<()> {
-    let (from, until) = (hour.start, hour.start + 3599);
-    let flamegraph =
-        |app: &str| Question::Flamegraph(format!("app_service={app}&from={from}&until={until}&format=json"));
-    let tracing = format!(
-        r#"{{"app_service":"{}","profile_language_type":"eBPF","profile_event_type":"on-cpu","time_start":{from},"time_end":{until}}}"#,
-        service_name(0)
-    );
-    let asked = [
-        ("query, one service of 2 M rows in the hour", "< 50 ms", flamegraph(&service_name(0))),
-        ("the same through `ProfileTracing`", "–", Question::ProfileTracing(tracing)),
-        ("query, all of 2 M rows in the hour (`Total`)", "< 150 ms", flamegraph("Total")),
-    ];
-    let mut first: [Vec<f64>; 3] = Default::default();
-    let mut warm: [Vec<f64>; 3] = Default::default();
-    let mut bytes = [0; 3];
-    for _ in 0..bench.rounds {
-        let store = Store::start(bench, libchdb, dir)?;
-        for (i, (_, _, question)) in asked.iter().enumerate() {
-            first[i].push(store.ask(bench, question)?.0.as_secs_f64() * 1e3);
-            for _ in 0..3 {
-                let (time, length) = store.ask(bench, question)?;
-                warm[i].push(time.as_secs_f64() * 1e3);
-                bytes[i] = length;
-            }
-        }
-        store.stop()?;
-    }
-    for (i, (what, reach, _)) in asked.iter().enumerate() {
-        let (least, most) = range(&warm[i]);
-        table.row(
-            what,
-            reach,
-            &format!(
-                "{:.0} ms ({least:.0}–{most:.0}), {:.0} ms the first after a start; answer of {} KiB",
-                median(&warm[i]),
-                median(&first[i]),
-                bytes[i] >> 10
-            ),
-            "–",
-            "–",
-            bench.rounds,
-        );
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_strings_have_long_lengths() {
-        let mut data = Vec::new();
-        string(&mut data, &[7; 300]);
-        assert_eq!(data[..3], [0xac, 0x02, 7]);
-        assert_eq!(data.len(), 302);
-    }
 }

@@ -76,7 +76,7 @@ pub async fn profile_tracing(State(state): State<QueryState>, body: Body) -> Res
 async fn answer(state: &QueryState, request: &Request, format: Format) -> Result<Response, QueryError> {
     let _permit = state.permit()?;
     Ok(match state.store.flame(request).await? {
-        Answer::Flame(Flame { tree, notes }) => {
+        Answer::Flame(Flame { tree, notes, .. }) => {
             off_runtime(move || succeed(&tree, format, notes.join("; "))).await
         }
         Answer::Empty(reason) => refuse(StatusCode::OK, "SUCCESS", reason),

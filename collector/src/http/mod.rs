@@ -3,7 +3,7 @@
 //! | path | what |
 //! | --- | --- |
 //! | `POST /v1/profile/ProfileTracing` | DeepFlow's API ([`deepflow`]) |
-//! | `GET /api/v1/flamegraph`, `GET /api/v1/apps` | our own ([`api`]) |
+//! | `GET /api/v1/flamegraph`, `apps`, `diff`, `timeline`, `tags`, `tags/{tag}/values` | our own ([`api`]) |
 //! | `GET /` | a page with the hottest apps ([`page`]) |
 //! | `GET /healthz`, `/readyz`, `/metrics` | for machines ([`health`]) |
 
@@ -63,8 +63,12 @@ pub fn router(state: QueryState) -> Router {
         .route("/", get(page::index))
         .route("/style.css", get(page::style))
         .route("/v1/profile/ProfileTracing", post(deepflow::profile_tracing))
-        .route("/api/v1/flamegraph", get(api::flamegraph))
-        .route("/api/v1/apps", get(api::apps))
+        .route("/api/v1/flamegraph", get(api::flamegraph::flamegraph))
+        .route("/api/v1/apps", get(api::apps::apps))
+        .route("/api/v1/diff", get(api::diff::diff))
+        .route("/api/v1/timeline", get(api::timeline::timeline))
+        .route("/api/v1/tags", get(api::tags::tags))
+        .route("/api/v1/tags/{tag}/values", get(api::tags::values))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))

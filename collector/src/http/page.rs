@@ -66,7 +66,9 @@ async fn hottest(state: &QueryState) -> Result<Vec<App>, QueryError> {
     let now = u32::try_from(now()).unwrap_or(u32::MAX);
     let from = now.saturating_sub(DEFAULT_RANGE_SECONDS as u32);
     let _permit = state.permit()?;
-    state.store.apps(TimeRange { from, until: now }).await
+    // So short a range has no notes.
+    let (apps, _) = state.store.apps(TimeRange { from, until: now }).await?;
+    Ok(apps)
 }
 
 fn document(body: &str) -> String {
@@ -75,7 +77,7 @@ fn document(body: &str) -> String {
          <meta name=\"viewport\" content=\"width=device-width\">\
          <link rel=\"stylesheet\" href=\"/style.css\"></head>\n<body><h1>Hearth</h1>\n\
          <p><a href=\"{}\">Total</a>: every process of every node, by thread.</p>\n{body}</body></html>\n",
-        link("Total")
+        link("Total", "html")
     )
 }
 
@@ -90,13 +92,14 @@ fn table(apps: &[App]) -> String {
     let rows: String = apps
         .iter()
         .take(SHOWN)
-        .map(|App { app_service, samples, value }| {
+        .map(|App { app_service, samples, value, rolled_up: _ }| {
             format!(
                 "<tr><td><a href=\"{}\">{}</a></td><td class=\"number\">{:.2}</td>\
-                 <td class=\"number\">{samples}</td></tr>\n",
-                link(app_service),
+                 <td class=\"number\">{samples}</td><td>{}</td></tr>\n",
+                link(app_service, "html"),
                 escape(app_service),
                 *value as f64 / 1e6,
+                other_formats(app_service),
             )
         })
         .collect();
@@ -106,12 +109,17 @@ fn table(apps: &[App]) -> String {
     };
     format!(
         "<h2>Hottest in the last {minutes} minutes</h2>\n<table><tr><th>App</th>\
-         <th class=\"number\">CPU seconds</th><th class=\"number\">Samples</th></tr>\n{rows}</table>{more}"
+         <th class=\"number\">CPU seconds</th><th class=\"number\">Samples</th><th>Also as</th></tr>\n{rows}</table>{more}"
     )
 }
 
-fn link(app_service: &str) -> String {
-    format!("/api/v1/flamegraph?app_service={}&amp;format=svg", encode(app_service))
+fn other_formats(app_service: &str) -> String {
+    let link = |format| format!("<a href=\"{}\">{format}</a>", link(app_service, format));
+    ["svg", "pprof", "speedscope", "folded"].map(link).join(" ")
+}
+
+fn link(app_service: &str, format: &str) -> String {
+    format!("/api/v1/flamegraph?app_service={}&amp;format={format}", encode(app_service))
 }
 
 fn escape(text: &str) -> String {
@@ -136,14 +144,14 @@ mod tests {
     use super::*;
 
     fn app(name: &str) -> App {
-        App { app_service: name.to_owned(), samples: 3, value: 1_500_000 }
+        App { app_service: name.to_owned(), samples: 3, value: 1_500_000, rolled_up: 0 }
     }
 
     #[test]
     fn names_are_escaped_in_text_and_in_links() {
         let page = table(&[app("<b>\"x'&y")]);
         assert!(
-            page.contains("app_service=%3Cb%3E%22x%27%26y&amp;format=svg\">&lt;b&gt;&quot;x&#39;&amp;y</a>")
+            page.contains("app_service=%3Cb%3E%22x%27%26y&amp;format=html\">&lt;b&gt;&quot;x&#39;&amp;y</a>")
         );
         assert!(page.contains("1.50</td>"));
     }

@@ -19,8 +19,11 @@ impl Parameters {
             let name = decode(name).unwrap_or_default();
             let Some(&name) = known.iter().find(|k| **k == name) else {
                 let name: String = name.chars().take(64).collect();
-                let known = known.join(", ");
-                return Err(Invalid::new("query", format!("has an unknown parameter {name:?}: use {known}")));
+                let remedy = match known {
+                    [] => "there are none here".to_owned(),
+                    known => format!("use {}", known.join(", ")),
+                };
+                return Err(Invalid::new("query", format!("has an unknown parameter {name:?}: {remedy}")));
             };
             if found.iter().any(|(n, _)| *n == name) {
                 return Err(Invalid::new(name, "is given twice: give it once"));
@@ -37,12 +40,12 @@ impl Parameters {
         Some(self.0.swap_remove(at).1)
     }
 
-    /// Unix seconds, if they were given.
-    pub(super) fn integer(&mut self, name: &'static str) -> Result<Option<i64>, Invalid> {
+    /// A whole number, if it was given: `what` says of what, as in "give Unix seconds".
+    pub(super) fn integer(&mut self, name: &'static str, what: &str) -> Result<Option<i64>, Invalid> {
         let Some(text) = self.take(name) else { return Ok(None) };
         text.parse().map(Some).map_err(|_| {
             let text: String = text.chars().take(64).collect();
-            Invalid::new(name, format!("is {text:?}, not an integer: give Unix seconds"))
+            Invalid::new(name, format!("is {text:?}, not an integer: give {what}"))
         })
     }
 }
@@ -109,8 +112,8 @@ mod tests {
         check_refused("from=1&from=2", "from is given twice: give it once");
         check_refused("from=%ff", "from is not percent-encoded UTF-8");
         let mut parameters = Parameters::parse("&until=&from=5", &["from", "until"]).unwrap();
-        assert_eq!(parameters.integer("from").unwrap(), Some(5));
-        assert_eq!(parameters.integer("from").unwrap(), None);
+        assert_eq!(parameters.integer("from", "Unix seconds").unwrap(), Some(5));
+        assert_eq!(parameters.integer("from", "Unix seconds").unwrap(), None);
         assert_eq!(parameters.take("until").unwrap(), "");
     }
 }

@@ -11,11 +11,16 @@ use crate::query::request::Invalid;
 /// Carries the notes of answers that have no other place for them.
 pub(super) const NOTE: HeaderName = HeaderName::from_static("hearth-note");
 
+/// Makes `go tool pprof` show the text of an error.
+const GO_PPROF: HeaderName = HeaderName::from_static("x-go-pprof");
+
 /// Why there is no answer.
 #[derive(Debug)]
 pub(super) enum ApiError {
     /// The caller has to change something.
     Invalid(Invalid),
+    /// What was asked for does not exist. The text says what does.
+    NotFound(String),
     /// The question could not be answered.
     Query(QueryError),
 }
@@ -41,15 +46,28 @@ impl From<QueryError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
+        let (status, headers, error, field) = self.parts();
+        (status, headers, Json(Body { error: &error, field })).into_response()
+    }
+}
+
+impl ApiError {
+    /// As `go tool pprof` shows it to its user.
+    pub(super) fn into_pprof_response(self) -> Response {
+        let (status, headers, error, _) = self.parts();
+        // Text, because a string is `text/plain`.
+        (status, headers, [(GO_PPROF, HeaderValue::from_static("1"))], format!("{error}\n")).into_response()
+    }
+
+    fn parts(self) -> (StatusCode, HeaderMap, String, Option<&'static str>) {
         match self {
             Self::Invalid(invalid) => {
-                let error = invalid.to_string();
-                (StatusCode::BAD_REQUEST, Json(Body { error: &error, field: Some(invalid.field) }))
-                    .into_response()
+                (StatusCode::BAD_REQUEST, HeaderMap::new(), invalid.to_string(), Some(invalid.field))
             }
+            Self::NotFound(error) => (StatusCode::NOT_FOUND, HeaderMap::new(), error, None),
             Self::Query(error) => {
                 let (status, headers) = status_of(&error);
-                (status, headers, Json(Body { error: error.advice(), field: None })).into_response()
+                (status, headers, error.advice().to_owned(), None)
             }
         }
     }
@@ -92,7 +110,8 @@ pub(super) fn note_header(notes: &[String]) -> Option<HeaderValue> {
 }
 
 pub(super) async fn no_such_path() -> Response {
-    let error = "no such path: see / for a page, GET /api/v1/apps and /api/v1/flamegraph, \
+    let error = "no such path: see / for a page, GET /api/v1/apps, /api/v1/flamegraph, /api/v1/diff, \
+                 /api/v1/timeline, /api/v1/tags and /api/v1/tags/{tag}/values, \
                  or POST /v1/profile/ProfileTracing";
     (StatusCode::NOT_FOUND, Json(Body { error, field: None })).into_response()
 }

@@ -24,6 +24,8 @@ pub struct AppRow {
     pub last_process: u32,
     /// Microseconds.
     pub value: i64,
+    /// Those of `value` that come from rollups.
+    pub rolled_up: i64,
 }
 
 /// A row of [`super::plan::app_by_process`].
@@ -33,7 +35,7 @@ pub struct ProcessRow {
     pub stack_id: [u8; 16],
     /// As in [`AppRow`].
     pub thread_name: String,
-    /// In the pid namespace of the host.
+    /// In the pid namespace of the host; [`NO_PROCESS`] in rollups.
     pub process_id: u32,
     /// Microseconds.
     pub value: i64,
@@ -50,7 +52,12 @@ pub struct TotalRow {
     pub main_thread: u8,
     /// Microseconds.
     pub value: i64,
+    /// Those of `value` that come from rollups.
+    pub rolled_up: i64,
 }
+
+/// What stands for the processes of a row that a rollup does not tell apart.
+pub const NO_PROCESS: u32 = 0;
 
 const NO_STACK: [u8; 16] = StackId::NONE.to_bytes();
 
@@ -79,7 +86,8 @@ impl Stacks {
         rows.iter().any(|r| r.first_process != r.last_process && self.by_process.contains(&r.stack_id))
     }
 
-    fn shown_frames(
+    /// The frames of a stack as they are shown for a process, root first.
+    pub(super) fn shown_frames(
         &self,
         stack_id: [u8; 16],
         process_id: u32,
@@ -100,7 +108,10 @@ impl Stacks {
                 kernel_frames += u32::from(frame.starts_with(frame::KERNEL));
                 max_kernel_frames.is_none_or(|most| kernel_frames <= most)
             })
-            .map(move |frame| frame::with_pid(frame, process_id))
+            .map(move |frame| match process_id {
+                NO_PROCESS => Cow::Borrowed(frame),
+                process_id => frame::with_pid(frame, process_id),
+            })
     }
 }
 
@@ -126,7 +137,8 @@ pub fn app_tree(
             continue;
         }
         for (at, row) in same_stack.iter().enumerate() {
-            let AppRow { stack_id, thread_name, end: _, first_process, last_process: _, value } = *row;
+            let AppRow { stack_id, thread_name, first_process, value, end: _, last_process: _, rolled_up: _ } =
+                *row;
             let thread =
                 *threads.entry(thread_name).or_insert_with(|| tree.intern(&shown_thread(thread_name)));
             if at == 0 || by_process_too {
@@ -147,16 +159,20 @@ pub fn app_tree(
     tree.finish()
 }
 
-fn shown_thread(name: &str) -> String {
+pub(super) fn shown_thread(name: &str) -> String {
     format!("{}{}", frame::THREAD, frame::clean_frame(name))
+}
+
+pub(super) fn shown_process(name: &str) -> String {
+    format!("{}{}", frame::PROCESS, frame::clean_frame(name))
 }
 
 /// The tree of every process: `[p] process`, which keeps its main thread's
 /// value, and `[t] thread` for the other threads.
 pub fn total_tree(name: &str, rows: &[TotalRow]) -> Tree {
     let mut tree = TreeBuilder::new(name);
-    for TotalRow { process_name, thread_name, main_thread, value } in rows {
-        let process = format!("{}{}", frame::PROCESS, frame::clean_frame(process_name));
+    for TotalRow { process_name, thread_name, main_thread, value, rolled_up: _ } in rows {
+        let process = shown_process(process_name);
         if *main_thread != 0 {
             tree.add([process], *value);
         } else {
@@ -206,7 +222,7 @@ pub fn quality(rows: &[AppRow], stacks: &Stacks) -> Vec<String> {
 }
 
 /// One decimal, and never 0.0 % or 100.0 % of a part that is neither.
-fn percent(part: i64, total: i64) -> String {
+pub(super) fn percent(part: i64, total: i64) -> String {
     let permille = (i128::from(part) * 1000 + i128::from(total) / 2) / i128::from(total).max(1);
     match permille {
         0 if part > 0 => "less than 0.1 %".to_owned(),
@@ -234,6 +250,7 @@ mod tests {
                     first_process: first.parse().unwrap(),
                     last_process: last.parse().unwrap(),
                     value: value.parse().unwrap(),
+                    rolled_up: 0,
                 }
             })
             .collect()
@@ -290,6 +307,11 @@ mod tests {
     }
 
     #[test]
+    fn a_perf_map_frame_of_a_rollup_has_no_process() {
+        check("3 C2 0 0 4", None, "app;[t] C2;Thread::run;[/tmp/perf-PID.map];[k] fault 4\n");
+    }
+
+    #[test]
     fn no_stack_and_unknown_stacks_keep_their_time() {
         check("0 a 5 7 3\n99 a 0 7 2", None, "app;[t] a 3\napp;[t] a;[stack trace lost] 2\n");
     }
@@ -318,6 +340,7 @@ mod tests {
             thread_name: thread.into(),
             main_thread,
             value,
+            rolled_up: 0,
         };
         let rows = [
             row("java", "java", 1, 2),

@@ -1,7 +1,7 @@
 //! The query core: what every query surface is made of.
 //!
 //! parse ([`request`], [`filter`]) → plan ([`plan`]: SQL text and bound
-//! values) → rows ([`store`], the only part that does IO) → tree ([`build`]),
+//! values; [`source`]: from which tables) → rows ([`store`], the only part that does IO) → tree ([`build`]),
 //! or, when there are no rows, the reason ([`empty`]).
 //!
 //! A question is bounded by [`Limits`]: ClickHouse ends a statement that
@@ -12,10 +12,15 @@ pub mod build;
 pub mod empty;
 mod error;
 pub mod filter;
+pub mod labelled;
 pub mod plan;
 pub mod request;
+pub mod source;
 pub mod store;
+pub mod tags;
 pub mod time;
+pub mod timeline;
+pub mod values;
 
 pub use error::QueryError;
 pub use request::{Request, Subject, TimeRange};

@@ -3,6 +3,7 @@
 use hearth_profile::frame::PERF_MAP_FRAME;
 
 use super::request::{Request, TimeRange};
+use super::source::Sources;
 
 /// A statement and what is bound to its placeholders, in their order.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,25 +28,27 @@ const REASON_SECONDS: u64 = 5;
 
 /// Value by stack, thread and end of stack, for one app service. The smallest
 /// and the largest process id tell whether several processes are in a row.
-pub fn app(request: &Request, range: TimeRange, app_service: &str) -> Statement {
-    let (condition, values) = condition(request, range, Some(app_service));
+pub fn app(request: &Request, sources: &Sources, app_service: &str) -> Statement {
+    let (from, condition, values) = condition(request, sources, Some(app_service));
     let sql = format!(
         "SELECT stack_id, thread_name, toInt8(stack_end) AS end, \
-         min(process_id) AS first_process, max(process_id) AS last_process, sum(profile_value) AS value\n\
-         FROM profile.in_process_local\nWHERE {condition}\n\
-         GROUP BY stack_id, thread_name, end"
+         min(process_id) AS first_process, max(process_id) AS last_process, sum(profile_value) AS value, \
+         {} AS rolled_up\n\
+         FROM {from}\nWHERE {condition}\n\
+         GROUP BY stack_id, thread_name, end",
+        sources.rolled_up()
     );
     Statement { sql, values }
 }
 
 /// Value by stack, thread and process, for those stacks of one app service
 /// that look different in each process.
-pub fn app_by_process(request: &Request, range: TimeRange, app_service: &str) -> Statement {
-    let (condition, mut values) = condition(request, range, Some(app_service));
+pub fn app_by_process(request: &Request, sources: &Sources, app_service: &str) -> Statement {
+    let (from, condition, mut values) = condition(request, sources, Some(app_service));
     values.extend([app_service, PERF_MAP_FRAME].map(|t| Value::Text(t.to_owned())));
     let sql = format!(
         "SELECT stack_id, thread_name, process_id, sum(profile_value) AS value\n\
-         FROM profile.in_process_local\nWHERE {condition} AND stack_id IN \
+         FROM {from}\nWHERE {condition} AND stack_id IN \
          (SELECT stack_id FROM profile.stacks WHERE app_service = ? AND position(frames, ?) != 0)\n\
          GROUP BY stack_id, thread_name, process_id"
     );
@@ -53,65 +56,75 @@ pub fn app_by_process(request: &Request, range: TimeRange, app_service: &str) ->
 }
 
 /// Value by process name, thread name and whether it is the main thread.
-pub fn total(request: &Request, range: TimeRange) -> Statement {
-    let (condition, values) = condition(request, range, None);
+pub fn total(request: &Request, sources: &Sources) -> Statement {
+    let (from, condition, values) = condition(request, sources, None);
     let sql = format!(
         "SELECT process_name, thread_name, main_thread, \
-         sum(profile_value) AS value\n\
-         FROM profile.in_process_local\nWHERE {condition}\n\
-         GROUP BY process_name, thread_name, main_thread"
+         sum(profile_value) AS value, {} AS rolled_up\n\
+         FROM {from}\nWHERE {condition}\n\
+         GROUP BY process_name, thread_name, main_thread",
+        sources.rolled_up()
     );
     Statement { sql, values }
 }
 
 /// The frames of the stacks that [`app`] finds. Grouped, because a stack that
 /// was sent again stands in several rows until its parts are merged.
-pub fn stacks(request: &Request, range: TimeRange, app_service: &str) -> Statement {
-    let (condition, mut values) = condition(request, range, Some(app_service));
+pub fn stacks(request: &Request, sources: &Sources, app_service: &str) -> Statement {
+    let (from, condition, mut values) = condition(request, sources, Some(app_service));
     values.insert(0, Value::Text(app_service.to_owned()));
     let sql = format!(
         "SELECT stack_id, any(s.frames) AS frames\nFROM profile.stacks AS s\nWHERE app_service = ? AND stack_id IN \
-         (SELECT stack_id FROM profile.in_process_local WHERE {condition})\nGROUP BY stack_id"
+         (SELECT stack_id FROM {from} WHERE {condition})\nGROUP BY stack_id"
     );
     Statement { sql, values }
 }
 
 /// The app services of a range, the hottest first. At most `limit`.
-pub fn apps(range: TimeRange, limit: u64) -> Statement {
+pub fn apps(sources: &Sources, limit: u64) -> Statement {
     let mut values = Vec::new();
-    let time = time_condition(range, &mut values);
+    let from = sources.from(&mut values);
+    let time = sources.time(&mut values).map(|time| format!("{time} AND ")).unwrap_or_default();
     let sql = format!(
         "SELECT app_service, sum(toUInt64(sample_count)) AS samples, \
-         sum(profile_value) AS value\n\
-         FROM profile.in_process_local\nWHERE {time} AND app_service != ''\n\
-         GROUP BY app_service\nORDER BY value DESC, app_service LIMIT {limit}"
+         sum(profile_value) AS value, {} AS rolled_up\n\
+         FROM {from}\nWHERE {time}app_service != ''\n\
+         GROUP BY app_service\nORDER BY value DESC, app_service LIMIT {limit}",
+        sources.rolled_up()
     );
     Statement { sql, values }
 }
 
 /// The app services of a range (`''`: processes without a policy), when they
 /// were first and last seen in it, and their rows. At most `limit`.
-pub fn seen(request: &Request, range: TimeRange, limit: u64) -> Statement {
-    let (condition, values) = condition(&Request { filter: None, ..request.clone() }, range, None);
-    seen_statement("count()", &condition, &format!("rows_in_range DESC, app_service LIMIT {limit}"), values)
+pub fn seen(request: &Request, sources: &Sources, limit: u64) -> Statement {
+    let (from, condition, values) = condition(&Request { filter: None, ..request.clone() }, sources, None);
+    let from = format!("{from}\nWHERE {condition}");
+    seen_statement("count()", &from, &format!("rows_in_range DESC, app_service LIMIT {limit}"), values)
 }
 
-fn condition(request: &Request, range: TimeRange, app_service: Option<&str>) -> (String, Vec<Value>) {
+/// What to read, which of its rows, and the values of both, to be bound first of all.
+pub(super) fn condition(
+    request: &Request,
+    sources: &Sources,
+    app_service: Option<&str>,
+) -> (String, String, Vec<Value>) {
     let mut values = Vec::new();
+    let from = sources.from(&mut values);
     let mut parts = Vec::new();
     if let Some(app_service) = app_service {
         parts.push("app_service = ?".to_owned());
         values.push(Value::Text(app_service.to_owned()));
     }
     parts.push(type_condition(request, &mut values));
-    parts.push(time_condition(range, &mut values));
+    parts.extend(sources.time(&mut values));
     if let Some(filter) = &request.filter {
         parts.push(match app_service {
             Some(_) => filter.sql(&mut values),
             None => filter.sql_of_total(&mut values),
         });
     }
-    (parts.join(" AND "), values)
+    (from, parts.join(" AND "), values)
 }
 
 fn type_condition(request: &Request, values: &mut Vec<Value>) -> String {
@@ -119,35 +132,34 @@ fn type_condition(request: &Request, values: &mut Vec<Value>) -> String {
     "profile_event_type = ? AND profile_language_type = ?".to_owned()
 }
 
-fn time_condition(range: TimeRange, values: &mut Vec<Value>) -> String {
+pub(super) fn time_condition(range: TimeRange, values: &mut Vec<Value>) -> String {
     values.extend([range.from, range.until].map(|t| Value::Int(i64::from(t))));
     "time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')".to_owned()
 }
 
 /// When an app service was first and last seen, and its rows in the range: by
 /// the primary key, whatever else is stored.
-pub fn seen_app(request: &Request, range: TimeRange, app_service: &str) -> Statement {
-    let mut values = Vec::new();
-    let time = time_condition(range, &mut values);
-    values.push(Value::Text(app_service.to_owned()));
-    let condition = format!("app_service = ? AND {}", type_condition(request, &mut values));
-    seen_statement(&format!("countIf({time})"), &condition, "app_service", values)
+pub fn seen_app(request: &Request, sources: &Sources, app_service: &str) -> Statement {
+    let (mut values, mut bound) = (Vec::new(), vec![Value::Text(app_service.to_owned())]);
+    let condition = format!("app_service = ? AND {}", type_condition(request, &mut bound));
+    let from = sources.sql_of_all_times(&condition, &bound, &mut values);
+    seen_statement("countIf(in_range)", &from, "app_service", values)
 }
 
 /// The app services that were seen last, at any time. At most `limit`.
-pub fn seen_ever(request: &Request, limit: u64) -> Statement {
-    let mut values = Vec::new();
-    let condition = type_condition(request, &mut values);
-    let order = format!("last_seen DESC, app_service LIMIT {limit}");
-    seen_statement("toUInt64(0)", &condition, &order, values)
+pub fn seen_ever(request: &Request, sources: &Sources, limit: u64) -> Statement {
+    let (mut values, mut bound) = (Vec::new(), Vec::new());
+    let condition = type_condition(request, &mut bound);
+    let from = sources.sql_of_all_times(&condition, &bound, &mut values);
+    seen_statement("toUInt64(0)", &from, &format!("last_seen DESC, app_service LIMIT {limit}"), values)
 }
 
 /// Nobody waits for a reason as long as for an answer.
-fn seen_statement(rows: &str, condition: &str, order: &str, values: Vec<Value>) -> Statement {
+fn seen_statement(rows: &str, from: &str, order: &str, values: Vec<Value>) -> Statement {
     let sql = format!(
         "SELECT app_service, toUnixTimestamp(min(time)) AS first_seen, \
          toUnixTimestamp(max(time)) AS last_seen, {rows} AS rows_in_range\n\
-         FROM profile.in_process_local\nWHERE {condition}\n\
+         FROM {from}\n\
          GROUP BY app_service\nORDER BY {order}\nSETTINGS max_execution_time = {REASON_SECONDS}"
     );
     Statement { sql, values }
@@ -181,8 +193,8 @@ mod tests {
 
     #[test]
     fn an_app_is_aggregated_by_stack_and_thread() {
-        assert_snapshot!(text(&app(&request("pod_ns = 'a' OR cpu = 1"), RANGE, "it's")), @r#"
-        SELECT stack_id, thread_name, toInt8(stack_end) AS end, min(process_id) AS first_process, max(process_id) AS last_process, sum(profile_value) AS value
+        assert_snapshot!(text(&app(&request("pod_ns = 'a' OR cpu = 1"), &Sources::raw(RANGE), "it's")), @r#"
+        SELECT stack_id, thread_name, toInt8(stack_end) AS end, min(process_id) AS first_process, max(process_id) AS last_process, sum(profile_value) AS value, toInt64(0) AS rolled_up
         FROM profile.in_process_local
         WHERE app_service = ? AND profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND (`pod_ns` = ? OR `cpu` = ?)
         GROUP BY stack_id, thread_name, end
@@ -192,7 +204,7 @@ mod tests {
 
     #[test]
     fn stacks_that_differ_by_process_are_aggregated_by_it() {
-        assert_snapshot!(text(&app_by_process(&request(""), RANGE, "java")), @r#"
+        assert_snapshot!(text(&app_by_process(&request(""), &Sources::raw(RANGE), "java")), @r#"
         SELECT stack_id, thread_name, process_id, sum(profile_value) AS value
         FROM profile.in_process_local
         WHERE app_service = ? AND profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND stack_id IN (SELECT stack_id FROM profile.stacks WHERE app_service = ? AND position(frames, ?) != 0)
@@ -203,8 +215,8 @@ mod tests {
 
     #[test]
     fn total_is_aggregated_by_process_and_thread() {
-        assert_snapshot!(text(&total(&request("pod_node = 'n'"), RANGE)), @r#"
-        SELECT process_name, thread_name, main_thread, sum(profile_value) AS value
+        assert_snapshot!(text(&total(&request("pod_node = 'n'"), &Sources::raw(RANGE))), @r#"
+        SELECT process_name, thread_name, main_thread, sum(profile_value) AS value, toInt64(0) AS rolled_up
         FROM profile.in_process_local
         WHERE profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND `pod_node` = ?
         GROUP BY process_name, thread_name, main_thread
@@ -214,7 +226,7 @@ mod tests {
 
     #[test]
     fn stacks_are_those_of_the_apps_rows() {
-        assert_snapshot!(text(&stacks(&request("pod_ns = 'a'"), RANGE, "java")), @r#"
+        assert_snapshot!(text(&stacks(&request("pod_ns = 'a'"), &Sources::raw(RANGE), "java")), @r#"
         SELECT stack_id, any(s.frames) AS frames
         FROM profile.stacks AS s
         WHERE app_service = ? AND stack_id IN (SELECT stack_id FROM profile.in_process_local WHERE app_service = ? AND profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND `pod_ns` = ?)
@@ -225,8 +237,8 @@ mod tests {
 
     #[test]
     fn apps_are_ordered_by_value() {
-        assert_snapshot!(text(&apps(RANGE, 10)), @r#"
-        SELECT app_service, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value
+        assert_snapshot!(text(&apps(&Sources::raw(RANGE), 10)), @r#"
+        SELECT app_service, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value, toInt64(0) AS rolled_up
         FROM profile.in_process_local
         WHERE time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND app_service != ''
         GROUP BY app_service
@@ -237,16 +249,24 @@ mod tests {
 
     #[test]
     fn what_was_seen_is_asked_by_key_and_by_range_first() {
-        assert_snapshot!(text(&seen_app(&request(""), RANGE, "it's")), @r#"
-        SELECT app_service, toUnixTimestamp(min(time)) AS first_seen, toUnixTimestamp(max(time)) AS last_seen, countIf(time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')) AS rows_in_range
-        FROM profile.in_process_local
-        WHERE app_service = ? AND profile_event_type = ? AND profile_language_type = ?
+        assert_snapshot!(text(&seen_app(&request(""), &Sources::raw(RANGE), "it's")), @r#"
+        SELECT app_service, toUnixTimestamp(min(time)) AS first_seen, toUnixTimestamp(max(time)) AS last_seen, countIf(in_range) AS rows_in_range
+        FROM (
+        SELECT app_service, time, 0 AS in_range
+        FROM profile.in_process_1h WHERE app_service = ? AND profile_event_type = ? AND profile_language_type = ?
+        UNION ALL
+        SELECT app_service, time, 0 AS in_range
+        FROM profile.in_process_1m WHERE app_service = ? AND profile_event_type = ? AND profile_language_type = ?
+        UNION ALL
+        SELECT app_service, time, (time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')) AS in_range
+        FROM profile.in_process_local WHERE app_service = ? AND profile_event_type = ? AND profile_language_type = ?
+        )
         GROUP BY app_service
         ORDER BY app_service
         SETTINGS max_execution_time = 5
-        [Int(100), Int(200), Text("it's"), Text("on-cpu"), Text("eBPF")]
+        [Text("it's"), Text("on-cpu"), Text("eBPF"), Text("it's"), Text("on-cpu"), Text("eBPF"), Int(100), Int(200), Text("it's"), Text("on-cpu"), Text("eBPF")]
         "#);
-        assert_snapshot!(text(&seen(&request("pod = 'x'"), RANGE, 10)), @r#"
+        assert_snapshot!(text(&seen(&request("pod = 'x'"), &Sources::raw(RANGE), 10)), @r#"
         SELECT app_service, toUnixTimestamp(min(time)) AS first_seen, toUnixTimestamp(max(time)) AS last_seen, count() AS rows_in_range
         FROM profile.in_process_local
         WHERE profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')
@@ -255,14 +275,22 @@ mod tests {
         SETTINGS max_execution_time = 5
         [Text("on-cpu"), Text("eBPF"), Int(100), Int(200)]
         "#);
-        assert_snapshot!(text(&seen_ever(&request("pod = 'x'"), 10)), @r#"
+        assert_snapshot!(text(&seen_ever(&request("pod = 'x'"), &Sources::raw(RANGE), 10)), @r#"
         SELECT app_service, toUnixTimestamp(min(time)) AS first_seen, toUnixTimestamp(max(time)) AS last_seen, toUInt64(0) AS rows_in_range
-        FROM profile.in_process_local
-        WHERE profile_event_type = ? AND profile_language_type = ?
+        FROM (
+        SELECT app_service, time, 0 AS in_range
+        FROM profile.in_process_1h WHERE profile_event_type = ? AND profile_language_type = ?
+        UNION ALL
+        SELECT app_service, time, 0 AS in_range
+        FROM profile.in_process_1m WHERE profile_event_type = ? AND profile_language_type = ?
+        UNION ALL
+        SELECT app_service, time, (time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')) AS in_range
+        FROM profile.in_process_local WHERE profile_event_type = ? AND profile_language_type = ?
+        )
         GROUP BY app_service
         ORDER BY last_seen DESC, app_service LIMIT 10
         SETTINGS max_execution_time = 5
-        [Text("on-cpu"), Text("eBPF")]
+        [Text("on-cpu"), Text("eBPF"), Text("on-cpu"), Text("eBPF"), Int(100), Int(200), Text("on-cpu"), Text("eBPF")]
         "#);
     }
 }

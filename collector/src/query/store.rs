@@ -1,6 +1,6 @@
 //! Runs statements: the only part of the query core that does IO.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clickhouse::{Client, Row, RowOwned, RowRead};
 use hearth_profile::tree::Tree;
@@ -10,8 +10,9 @@ use super::build::{self, Stacks};
 use super::empty::Seen;
 use super::plan::{self, Statement, Value};
 use super::request::{Request, Subject, TOTAL, TimeRange};
-use super::time::utc;
+use super::source::{self, Need, Sources};
 use super::{Limits, QueryError, empty};
+use crate::rollup::Coverage;
 
 /// Most app services in a list.
 pub const MAX_APPS: u64 = 10_000;
@@ -23,6 +24,8 @@ const MAX_QUERY_BYTES: u64 = 4 << 20;
 #[derive(Clone)]
 pub struct Store {
     client: Client,
+    /// For what is no part of an answer, and not held to its bounds.
+    coverage: Client,
     limits: Limits,
 }
 
@@ -42,6 +45,8 @@ pub struct Flame {
     pub tree: Tree,
     /// Sentences; usually none.
     pub notes: Vec<String>,
+    /// Those microseconds of the root that come from rollups.
+    pub rolled_up: i64,
 }
 
 /// An app service of a range.
@@ -53,6 +58,8 @@ pub struct App {
     pub samples: u64,
     /// Microseconds.
     pub value: i64,
+    /// Those of `value` that come from rollups.
+    pub rolled_up: i64,
 }
 
 #[derive(Row, Deserialize)]
@@ -72,6 +79,9 @@ impl Store {
     pub fn new(client: Client, limits: Limits) -> Self {
         let client = client
             .with_setting("max_execution_time", limits.max_execution_seconds.to_string())
+            .with_setting("timeout_overflow_mode", "throw");
+        let coverage = client.clone();
+        let client = client
             .with_setting("max_result_rows", limits.max_rows.to_string())
             .with_setting("max_result_bytes", limits.max_bytes.to_string())
             // What is thrown away after grouping costs as much as what is answered.
@@ -81,9 +91,8 @@ impl Store {
             .with_setting("max_query_size", MAX_QUERY_BYTES.to_string())
             // Throw, and do not cut: a cut answer would be silently wrong.
             .with_setting("result_overflow_mode", "throw")
-            .with_setting("group_by_overflow_mode", "throw")
-            .with_setting("timeout_overflow_mode", "throw");
-        Self { client, limits }
+            .with_setting("group_by_overflow_mode", "throw");
+        Self { client, coverage, limits }
     }
 
     /// The flame graph that is asked for, or the reason why there is none.
@@ -91,39 +100,30 @@ impl Store {
     /// # Errors
     /// If the answer exceeds a limit, or ClickHouse does not give one.
     pub async fn flame(&self, request: &Request) -> Result<Answer, QueryError> {
-        let range = request.range.aligned(self.limits.window_seconds);
-        let mut notes = Vec::new();
-        if range != request.range {
-            notes.push(format!(
-                "the start, {}, was moved to {} ({}): samples are stored by windows of {} s",
-                request.range.from,
-                range.from,
-                utc(range.from),
-                self.limits.window_seconds
-            ));
-        }
-
-        let tree = match &request.subject {
+        let (sources, mut notes) = self.sources(request.range, Need::of(request)).await?;
+        let found = match &request.subject {
             Subject::Total => {
-                let rows: Vec<build::TotalRow> = self.rows(&plan::total(request, range)).await?;
+                let rows: Vec<build::TotalRow> = self.rows(&plan::total(request, &sources)).await?;
                 if rows.is_empty() {
                     None
                 } else {
-                    Some(off_runtime(move || build::total_tree(TOTAL, &rows)).await)
+                    let rolled_up = sum(rows.iter().map(|row| row.rolled_up));
+                    Some((off_runtime(move || build::total_tree(TOTAL, &rows)).await, rolled_up))
                 }
             }
             Subject::App(app) => {
-                let rows: Vec<build::AppRow> = self.rows(&plan::app(request, range, app)).await?;
+                let rows: Vec<build::AppRow> = self.rows(&plan::app(request, &sources, app)).await?;
                 if rows.is_empty() {
                     None
                 } else {
                     // Stacks are stored before the rows that name them: asked in this order, none is missing.
-                    let stacks = self.stacks(&plan::stacks(request, range, app)).await?;
+                    let stacks = self.stacks(&plan::stacks(request, &sources, app)).await?;
                     let by_process: Vec<build::ProcessRow> = if stacks.differ_by_process(&rows) {
-                        self.rows(&plan::app_by_process(request, range, app)).await?
+                        self.rows(&plan::app_by_process(request, &sources, app)).await?
                     } else {
                         Vec::new()
                     };
+                    let rolled_up = sum(rows.iter().map(|row| row.rolled_up));
                     let (app, max_kernel_frames) = (app.clone(), request.max_kernel_frames);
                     let build = move || {
                         let tree = build::app_tree(&app, &rows, &by_process, &stacks, max_kernel_frames);
@@ -131,36 +131,70 @@ impl Store {
                     };
                     let (tree, quality) = off_runtime(build).await;
                     notes.extend(quality);
-                    Some(tree)
+                    Some((tree, rolled_up))
                 }
             }
         };
-        match tree {
-            Some(tree) => Ok(Answer::Flame(Flame { tree, notes })),
-            None => {
-                let seen = self.seen(request, range).await?;
-                Ok(Answer::Empty(empty::reason(request, range, &seen)))
+        match found {
+            Some((tree, rolled_up)) => {
+                notes.extend(source::rolled_up_note(rolled_up, tree.root().total));
+                Ok(Answer::Flame(Flame { tree, notes, rolled_up }))
             }
+            None => Ok(Answer::Empty(self.reason(request, &sources).await?)),
         }
+    }
+
+    /// Seconds of a window.
+    pub fn window_seconds(&self) -> u32 {
+        self.limits.window_seconds
+    }
+
+    /// Why `request` found nothing in `sources`.
+    pub(super) async fn reason(&self, request: &Request, sources: &Sources) -> Result<String, QueryError> {
+        let seen = self.seen(request, sources).await?;
+        let reason = empty::reason(request, sources.range(), &seen);
+        let missing = sources.missing_note().map(|note| format!("; {note}")).unwrap_or_default();
+        Ok(reason + &missing)
+    }
+
+    /// The tables that answer a range, and what is to be known of it: without a
+    /// look at what there is if raw rows do.
+    pub(super) async fn sources(
+        &self,
+        asked: TimeRange,
+        need: Need,
+    ) -> Result<(Sources, Vec<String>), QueryError> {
+        let window = self.limits.window_seconds;
+        let range = asked.aligned(window);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
+        let sources = if source::wants_rollups(range, now) {
+            let coverage = self.in_time(Coverage::read(&self.coverage)).await?;
+            Sources::choose(range, need, &coverage)
+        } else {
+            Sources::raw(range)
+        };
+        let notes = sources.notes(asked, window);
+        Ok((sources, notes))
     }
 
     /// What there is instead, no more than the reason needs: an app by its key,
     /// then the range, and all that is stored only if that gave no hint.
-    async fn seen(&self, request: &Request, range: TimeRange) -> Result<Seen, QueryError> {
+    async fn seen(&self, request: &Request, sources: &Sources) -> Result<Seen, QueryError> {
         let mut seen = Seen::default();
         if let Subject::App(app) = &request.subject {
-            seen.asked = self.rows_in_time(&plan::seen_app(request, range, app)).await?;
+            seen.asked = self.rows_in_time(&plan::seen_app(request, sources, app)).await?;
             if seen.asked.as_ref().is_none_or(|app| !app.is_empty()) {
                 return Ok(seen);
             }
         }
-        seen.in_range = self.rows_in_time(&plan::seen(request, range, MAX_APPS)).await?;
+        seen.in_range = self.rows_in_time(&plan::seen(request, sources, MAX_APPS)).await?;
         let enough = match &request.subject {
             Subject::Total => seen.in_range.as_ref().is_some_and(|apps| !apps.is_empty()),
             Subject::App(_) => seen.in_range.as_ref().is_some_and(|apps| empty::resembles(request, apps)),
         };
         if !enough {
-            seen.ever = self.rows_in_time(&plan::seen_ever(request, MAX_APPS)).await?;
+            seen.ever = self.rows_in_time(&plan::seen_ever(request, sources, MAX_APPS)).await?;
         }
         Ok(seen)
     }
@@ -180,12 +214,17 @@ impl Store {
         }
     }
 
-    /// The app services of a range, the hottest first, at most [`MAX_APPS`].
+    /// The app services of a range, the hottest first, at most [`MAX_APPS`], and notes.
     ///
     /// # Errors
     /// As [`Store::flame`].
-    pub async fn apps(&self, range: TimeRange) -> Result<Vec<App>, QueryError> {
-        self.rows(&plan::apps(range.aligned(self.limits.window_seconds), MAX_APPS)).await
+    pub async fn apps(&self, range: TimeRange) -> Result<(Vec<App>, Vec<String>), QueryError> {
+        let asked = range.aligned(self.limits.window_seconds);
+        let (sources, mut notes) = self.sources(asked, Need::default()).await?;
+        let apps: Vec<App> = self.rows(&plan::apps(&sources, MAX_APPS)).await?;
+        let of = |value: &dyn Fn(&App) -> i64| sum(apps.iter().map(value));
+        notes.extend(source::rolled_up_note(of(&|app| app.rolled_up), of(&|app| app.value)));
+        Ok((apps, notes))
     }
 
     /// Whether ClickHouse answers within two seconds.
@@ -199,12 +238,15 @@ impl Store {
         Ok(())
     }
 
-    async fn stacks(&self, statement: &Statement) -> Result<Stacks, QueryError> {
+    pub(super) async fn stacks(&self, statement: &Statement) -> Result<Stacks, QueryError> {
         let rows: Vec<StackRow> = self.rows(statement).await?;
         Ok(rows.into_iter().map(|StackRow { stack_id, frames }| (stack_id, frames)).collect())
     }
 
-    async fn rows<T: RowOwned + RowRead>(&self, statement: &Statement) -> Result<Vec<T>, QueryError> {
+    pub(super) async fn rows<T: RowOwned + RowRead>(
+        &self,
+        statement: &Statement,
+    ) -> Result<Vec<T>, QueryError> {
         let Statement { sql, values } = statement;
         let mut query = self.client.query(sql);
         for value in values {
@@ -213,14 +255,25 @@ impl Store {
                 Value::Int(number) => query.bind(number),
             };
         }
-        // ClickHouse looks at its clock only between blocks; what does not
-        // come back a while after the limit is not coming back.
+        self.in_time(query.fetch_all::<T>()).await
+    }
+
+    /// ClickHouse looks at its clock only between blocks; what does not come back
+    /// a while after the limit is not coming back.
+    async fn in_time<T>(
+        &self,
+        answer: impl Future<Output = Result<T, clickhouse::error::Error>>,
+    ) -> Result<T, QueryError> {
         let patience = Duration::from_secs(self.limits.max_execution_seconds + 5);
-        match tokio::time::timeout(patience, query.fetch_all::<T>()).await {
-            Ok(rows) => Ok(rows?),
+        match tokio::time::timeout(patience, answer).await {
+            Ok(answer) => Ok(answer?),
             Err(_) => Err(QueryError::TooSlow(None)),
         }
     }
+}
+
+fn sum(values: impl Iterator<Item = i64>) -> i64 {
+    values.fold(0, i64::saturating_add)
 }
 
 /// Runs what takes a while on a thread for it, so that a large tree does not

@@ -34,7 +34,7 @@ struct Store {
 }
 
 /// The tests' rows are of 2024: they must not expire meanwhile.
-const RETENTION: Duration = Duration::from_secs(1_000_000_000);
+const KEPT: Duration = Duration::from_secs(1_000_000_000);
 
 impl Collector {
     /// On the shared engine, with the usual limits.
@@ -52,8 +52,13 @@ impl Collector {
         Self { base, http: reqwest::Client::new() }
     }
 
+    /// The address of a path, for other programs.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Reply {
-        reply(self.http.get(format!("{}{path}", self.base))).await
+        reply(self.http.get(self.url(path))).await
     }
 
     /// `ProfileTracing` with this body.
@@ -188,8 +193,9 @@ fn store() -> &'static Store {
                 tokio::spawn(async move { serve.await.unwrap() });
 
                 let client = Client::default().with_url(&url);
-                let retention = Retention { raw: RETENTION, minute: RETENTION, hour: RETENTION };
-                schema::apply(&client, retention).await.unwrap_or_else(|e| panic!("{e}"));
+                schema::apply(&client, Retention { raw: KEPT, minute: KEPT, hour: KEPT })
+                    .await
+                    .unwrap_or_else(|e| panic!("{e}"));
                 let collector = Collector::start_with(client, Limits::default()).await;
                 let first_answer = collector.ask("redis-server", 100, 200, &[]).await.json();
                 started.send(Store { url, first_answer }).unwrap();

@@ -79,6 +79,10 @@ const SURFACES: &[Surface] = &[
     Surface { path: "/api/v1/flamegraph", parameter: "from", usual: &[ASKER] },
     Surface { path: "/api/v1/flamegraph", parameter: "until", usual: &[ASKER] },
     Surface { path: "/api/v1/flamegraph", parameter: "format", usual: &[ASKER, RANGE[0], RANGE[1]] },
+    Surface { path: "/api/v1/timeline", parameter: "filter", usual: &[ASKER, RANGE[0], RANGE[1]] },
+    Surface { path: "/api/v1/timeline", parameter: "step", usual: &[ASKER, RANGE[0], RANGE[1]] },
+    Surface { path: "/api/v1/tags", parameter: "filter", usual: &[] },
+    Surface { path: "/api/v1/tags/pod/values", parameter: "limit", usual: &RANGE },
     Surface { path: "/api/v1/apps", parameter: "from", usual: &[] },
     Surface { path: "/api/v1/apps", parameter: "until", usual: &[] },
 ];

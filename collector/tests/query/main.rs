@@ -4,10 +4,15 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
+mod diff;
+mod documented;
 mod empty;
 mod filter;
 mod injection;
 mod limits;
 mod own_api;
 mod refused;
+mod tags;
+mod timeline;
+mod tools;
 mod tracing;

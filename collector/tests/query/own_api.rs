@@ -38,6 +38,30 @@ async fn a_flame_graph_in_each_format() {
     assert!(svg.header("content-security-policy").starts_with("default-src 'none'"));
     assert!(svg.text.contains("fmt, 2024-02-23 14:53:30 UTC to 2024-02-23 14:53:39 UTC"));
     assert!(svg.text.contains("<title>a&lt;b&gt;&amp;c (30,303 microseconds, 100.00%)</title>"));
+
+    let html = get("html").await;
+    assert_eq!(html.header("content-type"), "text/html; charset=utf-8");
+    assert_eq!(html.header("content-security-policy"), hearth_profile::write::html::POLICY);
+    assert!(html.text.contains("<title>fmt, 2024-02-23 14:53:30 UTC to 2024-02-23 14:53:39 UTC</title>"));
+    assert!(html.text.contains(r#""names":["fmt","[t] worker 1","main","a\u003cb>&c"]"#));
+
+    let nested = get("nested-set").await;
+    assert_eq!(
+        nested.json(),
+        json!([
+            { "level": 0, "value": 30303, "self": 0, "label": "fmt" },
+            { "level": 1, "value": 30303, "self": 0, "label": "[t] worker 1" },
+            { "level": 2, "value": 30303, "self": 0, "label": "main" },
+            { "level": 3, "value": 30303, "self": 30303, "label": "a<b>&c" }
+        ])
+    );
+
+    let speedscope = get("speedscope").await.json();
+    assert_eq!(speedscope["name"], "fmt, 2024-02-23 14:53:30 UTC to 2024-02-23 14:53:39 UTC");
+    assert_eq!(speedscope["profiles"][0]["weights"], json!([30303]));
+
+    let pprof = get("pprof").await;
+    assert_eq!(pprof.header("content-disposition"), "attachment; filename=\"profile.pb.gz\"");
 }
 
 #[tokio::test]
@@ -58,6 +82,16 @@ async fn nothing_comes_with_its_reason_in_each_format() {
     assert!(folded.header("hearth-note").starts_with(reason));
     let svg = get("svg").await;
     assert!(svg.text.starts_with("<svg ") && svg.text.contains(reason));
+    let html = get("html").await;
+    assert!(html.text.contains(&format!("\"notes\":[\"{reason}")), "{}", html.text);
+    assert_eq!(get("nested-set").await.json(), json!([]));
+    let speedscope = get("speedscope").await.json();
+    assert!(speedscope["name"].as_str().unwrap().contains(reason));
+    assert_eq!(speedscope["profiles"][0]["samples"], json!([]));
+    // go tool pprof shows the text of an error, and nothing of an empty profile.
+    let pprof = get("pprof").await;
+    assert_eq!((pprof.status, pprof.header("x-go-pprof")), (404, "1"));
+    assert!(pprof.text.starts_with(reason));
 }
 
 #[tokio::test]
@@ -107,9 +141,9 @@ async fn the_page_links_to_the_hottest_apps() {
     let page = Collector::start().await.get("/").await;
     assert_eq!(page.status, 200);
     assert!(page.header("content-security-policy").starts_with("default-src 'none'; style-src 'self'"));
-    let link = "<a href=\"/api/v1/flamegraph?app_service=%3Cb%3E%26%22%27&amp;format=svg\">&lt;b&gt;&amp;&quot;&#39;</a>";
+    let link = "<a href=\"/api/v1/flamegraph?app_service=%3Cb%3E%26%22%27&amp;format=html\">&lt;b&gt;&amp;&quot;&#39;</a>";
     assert!(page.text.contains(link), "{}", page.text);
-    assert!(page.text.contains("<a href=\"/api/v1/flamegraph?app_service=Total&amp;format=svg\">Total</a>"));
+    assert!(page.text.contains("<a href=\"/api/v1/flamegraph?app_service=Total&amp;format=html\">Total</a>"));
 }
 
 #[tokio::test]
@@ -119,7 +153,11 @@ async fn requests_are_counted_by_route_and_class() {
     assert_eq!(collector.get("/api/v1/flamegraph").await.status, 400);
     let missing = collector.get("/nosuch/path").await;
     assert_eq!(missing.status, 404);
-    assert!(missing.json()["error"].as_str().unwrap().starts_with("no such path"));
+    assert_eq!(
+        missing.json()["error"],
+        "no such path: see / for a page, GET /api/v1/apps, /api/v1/flamegraph, /api/v1/diff, /api/v1/timeline, \
+         /api/v1/tags and /api/v1/tags/{tag}/values, or POST /v1/profile/ProfileTracing"
+    );
 
     let metrics = collector.get("/metrics").await;
     assert!(metrics.header("content-type").starts_with("application/openmetrics-text"));

@@ -42,13 +42,18 @@ struct Running {
 impl Running {
     /// Starts it and waits until it is ready.
     async fn start(data_dir: &Path, arguments: &[&str]) -> Self {
+        Self::start_in(data_dir, arguments, &[]).await
+    }
+
+    /// As [`Running::start`], with these variables.
+    async fn start_in(data_dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         engine_program();
         let [http, grpc, engine] = [free_address(), free_address(), free_address()].map(|a| a.to_string());
         let mut command = collector(&["--http", &http, "--grpc", &grpc, "--clickhouse-http", &engine]);
         // Of an engine that somebody runs beside ours.
         let password = data_dir.with_file_name("password");
         std::fs::write(&password, "secret").unwrap();
-        command.env("HEARTH_CLICKHOUSE_PASSWORD_FILE", password);
+        command.env("HEARTH_CLICKHOUSE_PASSWORD_FILE", password).envs(environment.iter().copied());
         let mut child =
             command.arg("--data-dir").arg(data_dir).args(arguments).stderr(Stdio::inherit()).spawn().unwrap();
         let client = reqwest::Client::new();
@@ -72,6 +77,16 @@ impl Running {
         }
         let answer = request.send().await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    /// The answer to SQL, with the password beside the data.
+    async fn sql(&self, data_dir: &Path, statement: &str) -> String {
+        let password = std::fs::read_to_string(data_dir.join("clickhouse-password")).unwrap();
+        let request = self.client.post(format!("http://{}/", self.engine));
+        let request = request.header("X-ClickHouse-Key", password.trim()).body(statement.to_owned());
+        let answer = request.send().await.unwrap();
+        assert!(answer.status().is_success(), "{statement}: {}", answer.text().await.unwrap());
+        answer.text().await.unwrap()
     }
 
     /// Its exit code after SIGTERM.
@@ -141,4 +156,37 @@ async fn sql_is_asked_with_the_password_beside_the_data() {
         assert_eq!(answer.text().await.unwrap(), "0\n");
         assert_eq!(collector.stop().await, Some(0));
     }
+}
+
+/// A builder that dies with an hour filled and not swapped has done nothing, and
+/// the next one builds it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollup_survives_its_builder() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().join("data");
+    let arguments = ["--rollup-check", "1s"];
+    let stop_at = [(hearth_kill_points::VARIABLE, "collector-during-rebuild")];
+    let mut killed = Running::start_in(&data_dir, &arguments, &stop_at).await;
+    let rows = "INSERT INTO profile.in_process_local (time, app_service, sample_count, profile_value) \
+                SELECT toStartOfHour(now()) - 7200 + number, 'a', 1, number FROM numbers(100)";
+    killed.sql(&data_dir, rows).await;
+    let stat = format!("/proc/{}/stat", killed.child.id());
+    while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let count = "SELECT count(), sum(profile_value) FROM profile.in_process_1m";
+    assert_eq!(killed.sql(&data_dir, count).await, "0\t0\n");
+    killed.child.kill().unwrap();
+    killed.child.wait().unwrap();
+
+    let next = Running::start(&data_dir, &arguments).await;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while next.sql(&data_dir, count).await.starts_with('0') {
+        assert!(tokio::time::Instant::now() < deadline, "it is not built");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(next.sql(&data_dir, count).await.ends_with("\t4950\n"));
+    let (_, metrics) = next.get("/metrics", &[]).await;
+    assert!(metrics.contains("hearth_collector_rollups_built_total{step=\"Minute\"} 1"), "{metrics}");
+    assert_eq!(next.stop().await, Some(0));
 }

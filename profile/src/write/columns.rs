@@ -51,7 +51,8 @@ pub fn columns(tree: &Tree) -> Columns {
     Columns { functions, function_types, function_values, node_values }
 }
 
-fn function_type(index: usize, name: &str) -> &'static str {
+/// The letter of the kind of function that is called so.
+pub(super) fn function_type(index: usize, name: &str) -> &'static str {
     match index {
         0 if name == "Total" => "H",
         0 => "P",

@@ -4,16 +4,14 @@ use std::io;
 
 use inferno::flamegraph::{self, Options};
 
+use super::Labels;
 use crate::tree::Tree;
 
-/// What stands around the graph.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Labels<'a> {
-    /// Above the graph.
-    pub title: &'a str,
-    /// Below the title, if not empty: what the reader must know about the data.
-    pub subtitle: &'a str,
-}
+/// Characters that fit in a line of the drawing, which is 1,180 wide: a
+/// character of its font takes 7.2.
+const LINE_CHARS: usize = 160;
+/// From one line of notes to the next.
+const LINE_HEIGHT: usize = 17;
 
 /// Why there is no graph.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +49,6 @@ pub fn svg(tree: &Tree, labels: Labels<'_>) -> Result<String, SvgError> {
 
     let mut options = Options::default();
     options.title = labels.title.to_owned();
-    options.subtitle = Some(labels.subtitle.to_owned()).filter(|s| !s.is_empty());
     options.count_name = "microseconds".to_owned();
     options.hash = true;
     options.flame_chart = true;
@@ -61,7 +58,53 @@ pub fn svg(tree: &Tree, labels: Labels<'_>) -> Result<String, SvgError> {
         .map_err(SvgError::Draw)?;
     let drawn = String::from_utf8(drawn)
         .map_err(|e| SvgError::Draw(io::Error::new(io::ErrorKind::InvalidData, e)))?;
-    Ok(with_root(&drawn, &tree.names()[tree.root().name as usize]))
+    let drawn = with_root(&drawn, &tree.names()[tree.root().name as usize]);
+    Ok(with_notes(&drawn, labels.notes))
+}
+
+/// The notes below the graph, as many lines as they need: inferno's subtitle is
+/// one line, and clipped where it is too long.
+fn with_notes(drawn: &str, notes: &[String]) -> String {
+    let lines: Vec<String> = notes.iter().flat_map(|note| wrapped(note)).collect();
+    let height = || {
+        let (_, after) = drawn.split_once(" height=\"")?;
+        after.split_once('"')?.0.parse::<usize>().ok()
+    };
+    let (false, Some(height), Some(body)) =
+        (lines.is_empty(), height(), drawn.trim_end().strip_suffix("</svg>"))
+    else {
+        return drawn.to_owned();
+    };
+    let higher = height + lines.len() * LINE_HEIGHT;
+    // The drawing's own height, and its background's.
+    let mut taller = body
+        .replacen(&format!(" height=\"{height}\""), &format!(" height=\"{higher}\""), 2)
+        .replacen(&format!(" {height}\" xmlns"), &format!(" {higher}\" xmlns"), 1);
+    for (at, line) in lines.iter().enumerate() {
+        let y = height + at * LINE_HEIGHT;
+        taller.push_str(&format!("<text class=\"note\" x=\"10\" y=\"{y}\">{}</text>", escaped(line)));
+    }
+    taller + "</svg>"
+}
+
+/// Lines of at most [`LINE_CHARS`], broken between words where there are any.
+fn wrapped(note: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in note.split_inclusive(' ') {
+        let last = lines.last().map_or(0, |line| line.chars().count());
+        if last > 0 && last + word.trim_end().chars().count() > LINE_CHARS {
+            lines.push(String::new());
+        }
+        for c in word.chars() {
+            if lines.last().is_some_and(|line| line.chars().count() >= LINE_CHARS) && c != ' ' {
+                lines.push(String::new());
+            }
+            if let Some(line) = lines.last_mut() {
+                line.push(c);
+            }
+        }
+    }
+    lines.iter().map(|line| line.trim_end().to_owned()).filter(|line| !line.is_empty()).collect()
 }
 
 /// inferno calls the root `all`, and gives it alone a share without decimals.
@@ -109,7 +152,7 @@ mod tests {
     use crate::testing::tree;
 
     fn draw(stacks: &str) -> String {
-        svg(&tree("app", stacks), Labels { title: "app", subtitle: "" }).unwrap()
+        svg(&tree("app", stacks), Labels { title: "app", notes: &[] }).unwrap()
     }
 
     /// Folded stacks in, the boxes' labels from bottom left on out.
@@ -162,15 +205,51 @@ mod tests {
     #[test]
     fn text_is_escaped() {
         let evil = r#"</title><script>alert("x")</script>&"#;
-        let graph = svg(&tree("app", &format!("{evil} 3")), Labels { title: evil, subtitle: evil }).unwrap();
+        let graph =
+            svg(&tree("app", &format!("{evil} 3")), Labels { title: evil, notes: &[evil.to_owned()] })
+                .unwrap();
         assert!(!graph.contains("<script>alert"));
         assert!(graph.contains("&lt;/title&gt;&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;&amp;"));
     }
 
     #[test]
+    fn notes_stand_below_the_graph_whole_and_never_clipped() {
+        let long = "word ".repeat(40);
+        let notes = ["a <note>".to_owned(), long.clone()];
+        let plain = draw("a 1");
+        let drawn = svg(&tree("app", "a 1"), Labels { title: "app", notes: &notes }).unwrap();
+        let lines: Vec<&str> = drawn
+            .split("<text class=\"note\"")
+            .skip(1)
+            .map(|text| text.split_once('>').unwrap().1.split_once("</text>").unwrap().0)
+            .collect();
+        assert_eq!(lines, ["a &lt;note&gt;", "word ".repeat(32).trim_end(), "word ".repeat(8).trim_end()]);
+        let heights = |drawn: &str| -> Vec<usize> {
+            let all = drawn.split(" height=\"").skip(1).take(2);
+            all.map(|text| text.split_once('"').unwrap().0.parse().unwrap()).collect()
+        };
+        let (before, after) = (heights(&plain), heights(&drawn));
+        assert_eq!(after, before.iter().map(|height| height + 3 * LINE_HEIGHT).collect::<Vec<_>>());
+        assert!(drawn.contains(&format!("viewBox=\"0 0 1200 {}\"", after[0])));
+        assert!(drawn.ends_with("</svg>"));
+    }
+
+    #[test]
+    fn a_line_is_broken_between_words() {
+        let check = |note: &str, expected: &[&str]| assert_eq!(wrapped(note), expected, "{note}");
+        check("", &[]);
+        check("one two", &["one two"]);
+        let full = "é".repeat(LINE_CHARS);
+        check(&full, &[&full]);
+        check(&format!("{full} x"), &[&full, "x"]);
+        check(&format!("{full}x"), &[&full, "x"]);
+        check(&format!("x {full}"), &["x", &full]);
+    }
+
+    #[test]
     fn the_root_has_its_name_whatever_it_is() {
         let titles = |name: &str, stacks: &str| {
-            let drawn = svg(&tree(name, stacks), Labels { title: "", subtitle: "" }).unwrap();
+            let drawn = svg(&tree(name, stacks), Labels { title: "", notes: &[] }).unwrap();
             let titles = drawn.split("<title>").skip(1);
             titles.map(|t| t.split_once("</title>").unwrap().0.to_owned()).collect::<Vec<_>>()
         };
@@ -188,7 +267,7 @@ mod tests {
 
     #[test]
     fn nothing_is_an_error() {
-        let empty = svg(&tree("app", "a 0"), Labels { title: "", subtitle: "" });
+        let empty = svg(&tree("app", "a 0"), Labels { title: "", notes: &[] });
         assert_eq!(empty.unwrap_err().to_string(), "the profile is empty: there is nothing to draw");
     }
 }

@@ -144,6 +144,14 @@ impl Writer<'_> {
     }
 }
 
+impl Tag {
+    /// Its value as text, as SQL over the columns of `profile.in_process_local`.
+    pub fn as_text(&'static self) -> String {
+        let mut values = Vec::new();
+        Writer { rows: Rows::OfApps, values: &mut values }.text(&Column { tag: self, key: None })
+    }
+}
+
 fn plain(tag: &Tag) -> String {
     tag.expression.map_or_else(|| format!("`{}`", tag.column), str::to_owned)
 }

@@ -1,0 +1,50 @@
+//! `GET /api/v1/apps?from=&until=`: the app services of a range, the hottest first.
+
+use axum::Json;
+use axum::extract::{RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::super::QueryState;
+use super::super::parameters::Parameters;
+use super::super::reply::ApiError;
+use super::{Clock, UNIT, range};
+use crate::query::TimeRange;
+use crate::query::store::{App, MAX_APPS};
+
+#[derive(Serialize)]
+struct Apps {
+    from: u32,
+    until: u32,
+    unit: &'static str,
+    apps: Vec<ListedApp>,
+    notes: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct ListedApp {
+    name: String,
+    samples: u64,
+    value: i64,
+}
+
+/// The handler.
+pub async fn apps(State(state): State<QueryState>, RawQuery(query): RawQuery) -> Response {
+    list(&state, query.as_deref().unwrap_or_default()).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn list(state: &QueryState, query: &str) -> Result<Response, ApiError> {
+    let mut parameters = Parameters::parse(query, &["from", "until"])?;
+    let range = range(&mut parameters, Clock::of(state))?;
+    let _permit = state.permit()?;
+    let (apps, mut notes) = state.store.apps(range).await?;
+    if apps.len() as u64 == MAX_APPS {
+        notes.push(format!("only the {MAX_APPS} hottest are listed"));
+    }
+    let apps = apps
+        .into_iter()
+        .map(|App { app_service: name, samples, value, rolled_up: _ }| ListedApp { name, samples, value })
+        .collect();
+    let TimeRange { from, until } = range;
+    Ok(Json(Apps { from, until, unit: UNIT, apps, notes }).into_response())
+}

@@ -1,0 +1,40 @@
+//! `GET /api/v1/timeline?app_service=&event=&filter=&from=&until=&step=`: CPU time by step.
+
+use axum::Json;
+use axum::extract::{RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::super::QueryState;
+use super::super::parameters::Parameters;
+use super::super::reply::ApiError;
+use super::{Clock, UNIT, question};
+use crate::query::TimeRange;
+use crate::query::timeline::{Point, Steps, Timeline};
+
+#[derive(Serialize)]
+struct Answer {
+    from: u32,
+    until: u32,
+    step: u32,
+    unit: &'static str,
+    points: Vec<Point>,
+    notes: Vec<String>,
+}
+
+/// The handler.
+pub async fn timeline(State(state): State<QueryState>, RawQuery(query): RawQuery) -> Response {
+    respond(&state, query.as_deref().unwrap_or_default()).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn respond(state: &QueryState, query: &str) -> Result<Response, ApiError> {
+    let known = ["app_service", "event", "filter", "from", "until", "step"];
+    let mut parameters = Parameters::parse(query, &known)?;
+    let request = question(&mut parameters, Clock::of(state))?;
+    let step = parameters.integer("step", "seconds")?;
+    let steps = Steps::new(request.range, state.store.window_seconds(), step)?;
+    let _permit = state.permit()?;
+    let Timeline { points, notes } = state.store.timeline(&request, steps).await?;
+    let Steps { range: TimeRange { from, until }, step } = steps;
+    Ok(Json(Answer { from, until, step, unit: UNIT, points, notes }).into_response())
+}

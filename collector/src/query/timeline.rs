@@ -1,0 +1,228 @@
+//! CPU time over time: one value for each step of a range.
+
+use clickhouse::Row;
+use serde::{Deserialize, Serialize};
+
+use super::QueryError;
+use super::plan::{self, Statement, Value};
+use super::request::{Invalid, Request, Subject, TimeRange};
+use super::source::{Need, Sources};
+use super::store::Store;
+
+/// Most points of an answer.
+pub const MAX_POINTS: u32 = 2000;
+/// Most points when no step is asked for.
+const USUAL_POINTS: u32 = 300;
+/// Steps that are chosen when none is asked for. None is more than three times
+/// the one before, so that there are 100 points or more.
+const USUAL_STEPS: [u32; 14] =
+    [10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 21_600, 43_200, 86_400];
+
+/// The steps of a range, from its first window on; the last may end after the range does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Steps {
+    /// The start of its first window, and its end.
+    pub range: TimeRange,
+    /// Seconds, whole windows.
+    pub step: u32,
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Point {
+    /// Unix seconds of its start.
+    pub time: u32,
+    /// Samples taken.
+    pub samples: u64,
+    /// Microseconds.
+    pub value: i64,
+}
+
+/// A point for each step, and what must be known about them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeline {
+    /// In order, without a gap: a step without samples has a point of 0.
+    pub points: Vec<Point>,
+    /// Sentences; usually none.
+    pub notes: Vec<String>,
+}
+
+#[derive(Debug, Row, Deserialize)]
+struct SlotRow {
+    slot: u32,
+    samples: u64,
+    value: i64,
+}
+
+impl Steps {
+    /// The steps of `range`, of `asked` seconds or as many as make 100 to 300 points.
+    ///
+    /// # Errors
+    /// If the step is not made of whole windows, or makes too many points.
+    pub fn new(range: TimeRange, window: u32, asked: Option<i64>) -> Result<Self, Invalid> {
+        let window = window.max(1);
+        let range = range.aligned(window);
+        let seconds = range.until - range.from;
+        let points = |step: u32| seconds / step + 1;
+        let step = match asked {
+            None => USUAL_STEPS
+                .into_iter()
+                .find(|step| step % window == 0 && points(*step) <= USUAL_POINTS)
+                .unwrap_or_else(|| (seconds / USUAL_POINTS + 1).next_multiple_of(window)),
+            Some(asked) => {
+                let whole = |step: &u32| *step > 0 && step.is_multiple_of(window);
+                let step = u32::try_from(asked).ok().filter(whole).ok_or_else(|| {
+                    let problem = format!("is {asked}: give a multiple of {window}, the seconds of a window");
+                    Invalid::new("step", problem)
+                })?;
+                if points(step) > MAX_POINTS {
+                    let enough = (seconds / MAX_POINTS + 1).next_multiple_of(window);
+                    return Err(Invalid::new(
+                        "step",
+                        format!(
+                            "is {step}, which makes {} points of at most {MAX_POINTS}: \
+                             give {enough} or more, or a shorter range",
+                            points(step)
+                        ),
+                    ));
+                }
+                step
+            }
+        };
+        // At multiples of the step, as rollups and other clocks have their hours and days.
+        let from = range.from - range.from % step;
+        Ok(Self { range: TimeRange { from, ..range }, step })
+    }
+
+    fn points(&self, rows: &[SlotRow]) -> Vec<Point> {
+        let Self { range: TimeRange { from, until }, step } = *self;
+        let starts = (from..=until).step_by(step as usize);
+        let mut points: Vec<Point> = starts.map(|time| Point { time, samples: 0, value: 0 }).collect();
+        for SlotRow { slot, samples, value } in rows {
+            if let Some(point) = points.get_mut(*slot as usize) {
+                (point.samples, point.value) = (*samples, *value);
+            }
+        }
+        points
+    }
+}
+
+impl Store {
+    /// The CPU time of what is asked for in each step. The filter and the
+    /// subject are `request`'s, the range is that of the steps.
+    ///
+    /// # Errors
+    /// As [`Store::flame`].
+    pub async fn timeline(&self, request: &Request, steps: Steps) -> Result<Timeline, QueryError> {
+        let need = Need { step: Some(steps.step), ..Need::of(request) };
+        let (sources, mut notes) = self.sources(request.range, need).await?;
+        let rows: Vec<SlotRow> = self.rows(&statement(request, &sources, steps)).await?;
+        if rows.is_empty() {
+            notes = vec![self.reason(request, &sources).await?];
+        } else if sources.coarser_than(steps.step) {
+            let note = "of a part of that time only rollups are stored: a value stands at the start of its minute or hour";
+            notes.push(note.to_owned());
+        }
+        Ok(Timeline { points: steps.points(&rows), notes })
+    }
+}
+
+fn statement(request: &Request, sources: &Sources, steps: Steps) -> Statement {
+    let Steps { range, step } = steps;
+    let app_service = match &request.subject {
+        Subject::Total => None,
+        Subject::App(app) => Some(app.as_str()),
+    };
+    let (from, condition, mut values) = plan::condition(request, sources, app_service);
+    values.splice(0..0, [range.from, range.from, step].map(|number| Value::Int(i64::from(number))));
+    let sql = format!(
+        "SELECT toUInt32(intDiv(greatest(toUnixTimestamp(time), toUInt32(?)) - ?, ?)) AS slot, \
+         sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value\n\
+         FROM {from}\nWHERE {condition}\nGROUP BY slot"
+    );
+    Statement { sql, values }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::query::filter;
+    use insta::assert_snapshot;
+
+    /// Range, window and step in; `first time, step, points` or the refusal out.
+    fn check(from: u32, until: u32, window: u32, asked: Option<i64>, expected: &str) {
+        let text = match Steps::new(TimeRange { from, until }, window, asked) {
+            Ok(steps) => {
+                let points = steps.points(&[]);
+                format!("{} {} {}", points[0].time, steps.step, points.len())
+            }
+            Err(invalid) => invalid.to_string(),
+        };
+        assert_eq!(text, expected, "{from}..{until} by {asked:?}");
+    }
+
+    #[test]
+    fn a_step_is_chosen_for_100_to_300_points() {
+        check(1005, 1904, 10, None, "1000 10 91");
+        check(0, 3599, 10, None, "0 20 180");
+        check(0, 86_399, 10, None, "0 300 288");
+        check(0, 30 * 86_400 - 1, 10, None, "0 21600 120");
+        check(0, 90 * 86_400 - 1, 10, None, "0 43200 180");
+        check(0, 4_294_967_295, 10, None, "0 14316560 300");
+        check(0, 3599, 7, None, "0 14 258");
+        check(0, 3599, 30, None, "0 30 120");
+        check(50, 50, 10, None, "50 10 1");
+        for seconds in (3000..40 * 86_400).step_by(997) {
+            let steps = Steps::new(TimeRange { from: 0, until: seconds }, 10, None).unwrap();
+            let points = steps.points(&[]).len();
+            assert!((100..=300).contains(&points), "{seconds} s: {points}");
+        }
+    }
+
+    #[test]
+    fn an_asked_step_is_of_whole_windows_and_bounded() {
+        check(1005, 1064, 10, Some(30), "990 30 3");
+        for asked in [0, -10, 15, i64::MAX] {
+            let expected = format!("step is {asked}: give a multiple of 10, the seconds of a window");
+            check(0, 99, 10, Some(asked), &expected);
+        }
+        check(0, 19_999, 10, Some(10), "0 10 2000");
+        check(
+            0,
+            20_000,
+            10,
+            Some(10),
+            "step is 10, which makes 2001 points of at most 2000: give 20 or more, or a shorter range",
+        );
+    }
+
+    #[test]
+    fn a_step_without_samples_is_a_point_of_zero() {
+        let steps = Steps { range: TimeRange { from: 100, until: 129 }, step: 10 };
+        let rows = [SlotRow { slot: 2, samples: 3, value: 30 }, SlotRow { slot: 0, samples: 1, value: 10 }];
+        let points: Vec<_> = steps.points(&rows).iter().map(|p| (p.time, p.samples, p.value)).collect();
+        assert_eq!(points, [(100, 1, 10), (110, 0, 0), (120, 3, 30)]);
+    }
+
+    #[test]
+    fn rows_are_aggregated_by_step() {
+        let range = TimeRange { from: 100, until: 200 };
+        let request = Request {
+            subject: Subject::App("it's".into()),
+            range,
+            event: "on-cpu",
+            language: "eBPF",
+            filter: filter::parse("cpu = 1").unwrap(),
+            max_kernel_frames: None,
+        };
+        let Statement { sql, values } = statement(&request, &Sources::raw(range), Steps { range, step: 20 });
+        assert_snapshot!(format!("{sql}\n{values:?}"), @r#"
+        SELECT toUInt32(intDiv(greatest(toUnixTimestamp(time), toUInt32(?)) - ?, ?)) AS slot, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value
+        FROM profile.in_process_local
+        WHERE app_service = ? AND profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND `cpu` = ?
+        GROUP BY slot
+        [Int(100), Int(100), Int(20), Text("it's"), Text("on-cpu"), Text("eBPF"), Int(100), Int(200), Int(1)]
+        "#);
+    }
+}

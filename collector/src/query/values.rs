@@ -1,0 +1,104 @@
+//! The values of a tag, the hottest first.
+
+use clickhouse::Row;
+use serde::{Deserialize, Serialize};
+
+use super::QueryError;
+use super::filter::Tag;
+use super::plan::{self, Statement};
+use super::request::Request;
+use super::source::{Need, Sources};
+use super::store::Store;
+
+/// Most values of an answer.
+pub const MAX_VALUES: u32 = 10_000;
+/// Values of an answer when no number is asked for.
+pub const USUAL_VALUES: u32 = 100;
+
+/// One value of a tag.
+#[derive(Debug, Clone, PartialEq, Eq, Row, Serialize, Deserialize)]
+pub struct TagValue {
+    /// The value as text; empty if rows do not have one.
+    pub name: String,
+    /// Samples taken.
+    pub samples: u64,
+    /// Microseconds.
+    pub value: i64,
+}
+
+/// Values of a tag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TagValues {
+    /// The hottest first.
+    pub values: Vec<TagValue>,
+    /// Sentences; usually none.
+    pub notes: Vec<String>,
+}
+
+impl Store {
+    /// The `limit` hottest values that `tag` has in the rows of `request`, whose subject does not matter.
+    ///
+    /// # Errors
+    /// As [`Store::flame`].
+    pub async fn tag_values(
+        &self,
+        request: &Request,
+        tag: &'static Tag,
+        limit: u32,
+    ) -> Result<TagValues, QueryError> {
+        let (sources, mut notes) = self.sources(request.range, Need::of(request).and_tag(tag)).await?;
+        let mut values: Vec<TagValue> = self.rows(&statement(request, &sources, tag, limit)).await?;
+        if values.is_empty() {
+            notes = vec![self.reason(request, &sources).await?];
+        }
+        if values.len() > limit as usize {
+            values.truncate(limit as usize);
+            notes.push(format!(
+                "only the {limit} hottest values are listed: narrow with a filter, or raise limit (at most {MAX_VALUES})"
+            ));
+        }
+        Ok(TagValues { values, notes })
+    }
+}
+
+/// One more than is listed: so it is known whether there are more.
+fn statement(request: &Request, sources: &Sources, tag: &'static Tag, limit: u32) -> Statement {
+    let (from, condition, values) = plan::condition(request, sources, None);
+    let sql = format!(
+        "SELECT toString({}) AS name, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value\n\
+         FROM {from}\nWHERE {condition}\n\
+         GROUP BY name\nORDER BY value DESC, name LIMIT {}",
+        tag.as_text(),
+        limit + 1
+    );
+    Statement { sql, values }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::query::filter;
+    use crate::query::request::{Subject, TimeRange};
+    use insta::assert_snapshot;
+
+    #[test]
+    fn values_are_ordered_by_time_and_bounded() {
+        let request = Request {
+            subject: Subject::Total,
+            range: TimeRange { from: 100, until: 200 },
+            event: "on-cpu",
+            language: "eBPF",
+            filter: filter::parse("pod_ns = 'a'").unwrap(),
+            max_kernel_frames: None,
+        };
+        let tag = filter::TAGS.iter().find(|tag| tag.name == "process_id").unwrap();
+        assert_snapshot!(statement(&request, &Sources::raw(request.range), tag, 100).sql, @r"
+        SELECT toString(toString(`process_id`)) AS name, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value
+        FROM profile.in_process_local
+        WHERE profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND `pod_ns` = ?
+        GROUP BY name
+        ORDER BY value DESC, name LIMIT 101
+        ");
+    }
+}
