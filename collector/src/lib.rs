@@ -1,8 +1,9 @@
 //! The collector: receive, store, query, serve.
 //!
 //! Agents → [`ingest`] (gRPC, checks) → [`store`] (queue, shared INSERTs) →
-//! ClickHouse, which [`embedded`] starts, [`schema`] fills with tables and
-//! [`rollup`] with sums of them → [`query`] → [`http`].
+//! ClickHouse, which [`embedded`] starts, or [`store_check`] looks at,
+//! [`schema`] fills with tables and [`rollup`] with sums of them → [`query`] →
+//! [`http`].
 
 pub mod auth;
 pub mod cli;
@@ -15,3 +16,4 @@ pub mod rollup;
 pub mod schema;
 pub mod serve;
 pub mod store;
+pub mod store_check;

@@ -28,10 +28,12 @@ pub enum RejectReason {
     BadMessage,
     /// The stream's tables were full.
     TablesFull,
+    /// As many streams were open as may be.
+    TooManyStreams,
 }
 
 /// Why samples are in no row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelValue)]
 pub enum Lost {
     /// The agent's queue was full.
     QueueFull,
@@ -43,6 +45,23 @@ pub enum Lost {
     Unspecified,
     /// The batch was older than the retention.
     TooOld,
+}
+
+impl Lost {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::QueueFull, Self::CountsFull, Self::RingFull, Self::Unspecified, Self::TooOld];
+
+    /// The `reason` of `profile.losses`.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue-full",
+            Self::CountsFull => "counts-full",
+            Self::RingFull => "ring-full",
+            Self::Unspecified => "unspecified",
+            Self::TooOld => "too-old",
+        }
+    }
 }
 
 impl From<i32> for Lost {

@@ -19,8 +19,9 @@ use crate::ingest::Ingest;
 use crate::metrics::Metrics;
 use crate::query::Limits;
 use crate::rollup::{self, RollupMetrics};
-use crate::schema;
+use crate::schema::{self, SchemaError};
 use crate::store::{Queue, Writer, WriterConfig};
+use crate::store_check::{self, StoreError};
 
 /// How long somebody else's ClickHouse may take to answer at our start.
 const CLICKHOUSE_PATIENCE: Duration = Duration::from_secs(60);
@@ -56,7 +57,7 @@ async fn with_store(
     client: Client,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    schema::apply(&client, args.retention.into()).await?;
+    schema::apply(&client, args.retention.into()).await.map_err(with_remedy)?;
     let client = client.with_database("profile");
 
     let mut registry = Registry::default();
@@ -147,19 +148,36 @@ async fn open_store(args: &ServeArgs) -> anyhow::Result<(Client, Option<Embedded
     Ok((embedded.client(), Some(embedded)))
 }
 
-async fn wait_for(client: &Client) -> anyhow::Result<()> {
+/// Waits for a ClickHouse that is not there yet. What it refuses does not change
+/// by waiting.
+async fn wait_for(client: &Client) -> Result<(), StoreError> {
     let started = Instant::now();
     let mut said = false;
     loop {
-        let Err(error) = client.query("SELECT 1").fetch_one::<u8>().await else { return Ok(()) };
-        let refused = matches!(error, clickhouse::error::Error::BadResponse(_));
-        if refused || started.elapsed() > CLICKHOUSE_PATIENCE {
-            return Err(error).context("ClickHouse does not answer");
+        let error = match store_check::check(client).await {
+            Err(StoreError::Unreachable(error)) => error,
+            done => return done,
+        };
+        if started.elapsed() > CLICKHOUSE_PATIENCE {
+            return Err(StoreError::Unreachable(error));
         }
         if !std::mem::replace(&mut said, true) {
             tracing::warn!("ClickHouse does not answer yet, waiting for {CLICKHOUSE_PATIENCE:?}: {error}");
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+fn with_remedy(error: SchemaError) -> anyhow::Error {
+    let remedy = match &error {
+        SchemaError::Statement { source: clickhouse::error::Error::BadResponse(answer), .. } => {
+            store_check::remedy(answer)
+        }
+        SchemaError::Statement { .. } | SchemaError::Newer { .. } => None,
+    };
+    match remedy {
+        Some(remedy) => anyhow::Error::new(error).context(remedy),
+        None => error.into(),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Pure: no IO, no clock. Everything an agent sends is checked here.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use hearth_profile::stack::{StackId, stack_id};
@@ -10,6 +10,7 @@ use hearth_proto::collector::v1::{AgentIdentity, Loss, Process, Rows, SampleBatc
 use tonic::{Code, Status};
 
 use super::limits::*;
+use crate::metrics::Lost;
 use crate::store::{BATCH_BYTES, Batch, ProcessInfo, Row, StackText};
 
 /// A batch broke the contract; its stream ends.
@@ -50,6 +51,8 @@ pub struct Agent {
 #[derive(Debug, Default)]
 pub struct StreamTables {
     agent: Option<Agent>,
+    /// Of the batch that was accepted last.
+    sequence: u64,
     strings: Vec<Arc<str>>,
     stacks: Vec<StackEntry>,
     processes: Vec<ProcessEntry>,
@@ -130,6 +133,12 @@ impl StreamTables {
         if sequence == 0 {
             return invalid("sequence 0: batches count from 1");
         }
+        if sequence <= self.sequence {
+            return invalid(format!(
+                "sequence {sequence} after {}: they count up within a stream; what is sent again goes on another",
+                self.sequence
+            ));
+        }
         let time = window(window_start, window_seconds, sent_at_micros)?;
         for (table, entries) in [
             ("strings", strings.len()),
@@ -149,7 +158,8 @@ impl StreamTables {
             return invalid(format!("{} losses, over the limit of {MAX_LOSSES}", losses.len()));
         }
         let (rows, stacks, bytes) = self.resolve(&agent, &rows.unwrap_or_default(), time, window_seconds)?;
-        let losses = losses.into_iter().map(|Loss { reason, samples }| (reason, samples)).collect();
+        let losses = lost(losses)?;
+        self.sequence = sequence;
         Ok(Batch {
             key: Batch::key(&agent.instance, sequence),
             agent,
@@ -160,6 +170,7 @@ impl StreamTables {
             rows,
             stacks,
             losses,
+            too_old: None,
             bytes,
         })
     }
@@ -391,6 +402,19 @@ fn folded(strings: &[Arc<str>], frames: &[u32], bytes: usize) -> Arc<str> {
     text.into()
 }
 
+/// What was lost, each reason once.
+fn lost(losses: Vec<Loss>) -> Result<Vec<(Lost, u64)>, Violation> {
+    let mut sums = BTreeMap::new();
+    for Loss { reason, samples } in losses {
+        let sum: &mut u64 = sums.entry(Lost::from(reason)).or_default();
+        *sum = sum.saturating_add(samples);
+        if *sum > MAX_LOST_SAMPLES {
+            return invalid(format!("{sum} lost samples, over the limit of {MAX_LOST_SAMPLES}"));
+        }
+    }
+    Ok(sums.into_iter().filter(|(_, samples)| *samples > 0).collect())
+}
+
 fn check_identity(agent: AgentIdentity) -> Result<Agent, Violation> {
     let AgentIdentity { instance, node, version, cluster } = agent;
     let Ok(instance) = <[u8; 16]>::try_from(instance.as_slice()) else {
@@ -462,7 +486,7 @@ mod tests {
             ..Default::default()
         };
         let batch = SampleBatch {
-            sequence: 1,
+            sequence: tables.sequence + 1,
             window_start: day * DAY,
             window_seconds: 10,
             sent_at_micros: (day * DAY + 10) * 1_000_000,

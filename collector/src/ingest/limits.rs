@@ -35,6 +35,12 @@ pub const FRESH_AFTER: Duration = Duration::from_millis(500);
 pub const MAX_UNREAD_ACKS: usize = 1024;
 /// Losses of one batch; there are three reasons.
 pub const MAX_LOSSES: usize = 1000;
+/// Samples that one batch may report as lost: what 8,192 CPUs give in a year at
+/// 1,000 per second. More would only overflow somebody's sum later.
+pub const MAX_LOST_SAMPLES: u64 = 1 << 48;
+/// Streams that may be open; an agent has one. Each may hold full tables and one
+/// message beside what is in the queue.
+pub const MAX_STREAMS: usize = 4096;
 /// CPUs that a node may have: the most that Linux is built for. A window
 /// holds at most its length of CPU time on each of them, and rows that say more
 /// would only overflow somebody's sum later.

@@ -9,22 +9,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hearth_proto::collector::v1::collector_server::{Collector, CollectorServer};
-use hearth_proto::collector::v1::{AckResult, BatchAck, SampleBatch};
+use hearth_proto::collector::v1::{BatchAck, SampleBatch};
 use lru::LruCache;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use self::decode::{StreamTables, Violation};
 use self::instance::{Instance, Noted};
-use crate::metrics::{DropReason, Lost, Metrics, RejectReason};
+use crate::metrics::{Metrics, RejectReason};
 use crate::store::{AckSender, Batch, Queue};
 
 /// Agent instances that are remembered.
 const KNOWN_INSTANCES: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
-/// A batch whose window began this long before our start, or later, cannot
-/// have reached a collector before us.
+/// A batch whose window began so long after we began to remember, or later, cannot
+/// have been received before.
 const RESEND_SLACK_SECONDS: u32 = 120;
 /// A batch must be this much younger than the raw retention: the partition of an
 /// older one would be dropped before anybody could look at it.
@@ -38,16 +38,35 @@ pub struct Ingest {
     /// Ends the streams, after what they have sent.
     stop: CancellationToken,
     retention_raw: Duration,
-    started_at: u32,
-    instances: Arc<Mutex<LruCache<[u8; 16], Instance>>>,
+    max_streams: usize,
+    streams: Arc<Semaphore>,
+    instances: Arc<Mutex<Instances>>,
+}
+
+/// What is remembered of the agents.
+#[derive(Debug)]
+struct Instances {
+    known: LruCache<[u8; 16], Instance>,
+    /// Unix seconds. What was received before may be forgotten: by the collector
+    /// that ran before us, or by us to make room.
+    remember_since: u32,
 }
 
 impl Ingest {
     /// Puts what comes into `queue` until `stop`.
     pub fn new(queue: Queue, metrics: Metrics, retention_raw: Duration, stop: CancellationToken) -> Self {
-        let instances = Arc::new(Mutex::new(LruCache::new(KNOWN_INSTANCES)));
-        let started_at = u32::try_from(now_micros() / 1_000_000).unwrap_or(u32::MAX);
-        Self { queue, metrics, stop, retention_raw, started_at, instances }
+        let remember_since = unix_seconds(now_micros());
+        let instances = Instances { known: LruCache::new(KNOWN_INSTANCES), remember_since };
+        let max_streams = limits::MAX_STREAMS;
+        let streams = Arc::new(Semaphore::new(max_streams));
+        let instances = Arc::new(Mutex::new(instances));
+        Self { queue, metrics, stop, retention_raw, max_streams, streams, instances }
+    }
+
+    /// With another bound on the streams that are open.
+    #[must_use]
+    pub fn with_max_streams(self, streams: usize) -> Self {
+        Self { max_streams: streams, streams: Arc::new(Semaphore::new(streams)), ..self }
     }
 
     /// The service with its limit on messages.
@@ -94,6 +113,11 @@ impl Ingest {
         acks: &AckSender,
     ) -> Result<(), Status> {
         let is_first = tables.agent().is_none();
+        // Before it is resolved: what a message becomes is larger than itself.
+        let room = tokio::select! {
+            room = self.queue.room() => room.map_err(|closed| Status::unavailable(closed.to_string()))?,
+            () = acks.closed() => return Err(Status::cancelled("the agent has gone")),
+        };
         let mut batch = tables.accept(batch).map_err(|violation| {
             self.metrics.rejected(match violation {
                 Violation::Invalid(_) => RejectReason::InvalidArgument,
@@ -107,43 +131,32 @@ impl Ingest {
             tracing::info!(%node, version, sequence = batch.sequence, "agent connected");
         }
         let now = now_micros();
-        let Noted { known, offset } = self.note(&batch, now, fresh);
+        let (Noted { known, offset }, remember_since) = self.note(&batch, now, fresh);
         if offset != 0 {
             batch.time = moved(batch.time, batch.window_seconds, offset);
             self.metrics.clock_corrections.inc();
         }
+        let maybe_stored = known || batch.time <= remember_since.saturating_add(RESEND_SLACK_SECONDS);
         let age = (now / 1_000_000).saturating_sub(i64::from(batch.time));
         let oldest = self.retention_raw.saturating_sub(RETENTION_MARGIN).as_secs();
         if u64::try_from(age).is_ok_and(|age| age > oldest) {
             tables.not_stored();
-            self.metrics.dropped(DropReason::TooOld, 1);
-            // An agent that did not get the answer sends it again.
-            if !known {
-                self.metrics.lost(Lost::TooOld, batch.samples());
-                batch.count_losses(&self.metrics);
-            }
-            let ack = BatchAck {
-                sequence: batch.sequence,
-                result: AckResult::TooOld.into(),
-                message: format!("the window began {age} s ago; at most {oldest} s are kept"),
-            };
-            return acks.send(Ok(ack)).await.map_err(|_| Status::cancelled("the agent has gone"));
+            batch.give_up(format!("the window began {age} s ago; at most {oldest} s are kept"));
         }
-        // By us, on a stream that ended, or by the collector that ran before us.
-        let maybe_stored = known || batch.time <= self.started_at.saturating_add(RESEND_SLACK_SECONDS);
-        tokio::select! {
-            put = self.queue.put(batch, maybe_stored, acks.clone()) => {
-                put.map_err(|closed| Status::unavailable(closed.to_string()))
-            }
-            () = acks.closed() => Err(Status::cancelled("the agent has gone")),
-        }
+        let put = self.queue.put(batch, maybe_stored, acks.clone(), room);
+        put.map_err(|closed| Status::unavailable(closed.to_string()))
     }
 
-    fn note(&self, batch: &Batch, now_micros: i64, fresh: bool) -> Noted {
+    /// What is known of a batch, and since when anything is.
+    fn note(&self, batch: &Batch, now_micros: i64, fresh: bool) -> (Noted, u32) {
         let age = now_micros.saturating_sub(batch.sent_at_micros) / 1_000_000;
         let mut instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
-        let instance = instances.get_or_insert_mut(batch.agent.instance, Instance::default);
-        instance.note(batch.sequence, age, fresh)
+        let Instances { known, remember_since } = &mut *instances;
+        if known.len() == KNOWN_INSTANCES.get() && !known.contains(&batch.agent.instance) {
+            *remember_since = unix_seconds(now_micros);
+        }
+        let instance = known.get_or_insert_mut(batch.agent.instance, Instance::default);
+        (instance.note(batch.sequence, age, fresh), *remember_since)
     }
 
     fn bad_message(&self, status: Status) -> Status {
@@ -167,9 +180,17 @@ impl Collector for Ingest {
         &self,
         request: Request<Streaming<SampleBatch>>,
     ) -> Result<Response<Self::ExportStream>, Status> {
+        let Ok(open) = Arc::clone(&self.streams).try_acquire_owned() else {
+            self.metrics.rejected(RejectReason::TooManyStreams);
+            return Err(Status::resource_exhausted(format!(
+                "{} streams are open, as many as may be: come again later",
+                self.max_streams
+            )));
+        };
         let (acks, answers) = mpsc::channel(limits::MAX_UNREAD_ACKS);
         let ingest = self.clone();
         tokio::spawn(async move {
+            let _open = open;
             ingest.metrics.streams.inc();
             ingest.receive(request.into_inner(), acks).await;
             ingest.metrics.streams.dec();
@@ -186,7 +207,56 @@ fn moved(time: u32, window_seconds: u32, offset: i64) -> u32 {
     u32::try_from(moved).unwrap_or(u32::MAX)
 }
 
+fn unix_seconds(micros: i64) -> u32 {
+    u32::try_from(micros / 1_000_000).unwrap_or(u32::MAX)
+}
+
 fn now_micros() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::decode::Agent;
+
+    /// What was forgotten may have been received: from then on it counts as such.
+    #[test]
+    fn who_is_forgotten_may_have_sent_everything_before() {
+        let (queue, _receiver) = Queue::new();
+        let stop = CancellationToken::new();
+        let ingest = Ingest::new(queue, Metrics::default(), Duration::from_secs(72 * 3600), stop);
+        let started = ingest.instances.lock().unwrap_or_else(PoisonError::into_inner).remember_since;
+        let note = |instance: usize, now: u32| {
+            let mut bytes = [0; 16];
+            bytes[..8].copy_from_slice(&instance.to_le_bytes());
+            let agent =
+                Agent { instance: bytes, node: "n".into(), version: String::new(), cluster: "".into() };
+            let sent_at_micros = i64::from(now) * 1_000_000;
+            let batch = Batch {
+                key: 0,
+                agent,
+                sequence: 1,
+                time: now,
+                window_seconds: 10,
+                sent_at_micros,
+                rows: Vec::new(),
+                stacks: Vec::new(),
+                losses: Vec::new(),
+                too_old: None,
+                bytes: 0,
+            };
+            let (Noted { known, .. }, remember_since) = ingest.note(&batch, sent_at_micros, true);
+            (known, remember_since)
+        };
+        for instance in 0..KNOWN_INSTANCES.get() {
+            assert_eq!(note(instance, started + 500), (false, started));
+        }
+        assert_eq!(note(0, started + 600), (true, started));
+        // The second is the oldest now, and makes room.
+        assert_eq!(note(KNOWN_INSTANCES.get(), started + 700), (false, started + 700));
+        assert_eq!(note(0, started + 800), (true, started + 700));
+        assert_eq!(note(1, started + 900), (false, started + 900));
+    }
 }

@@ -2,9 +2,11 @@
 //!
 //! Streams put their batches in one queue ([`Queue`]), bounded in bytes; the
 //! [`Writer`] takes what is there about once a second, inserts it as a whole,
-//! stacks before rows, and acknowledges. When ClickHouse is away the queue
-//! fills, and streams are no longer read.
+//! stacks first, then losses, then rows, and acknowledges. What may be stored
+//! already waits for older INSERTs and is looked up ([`resent`]). When ClickHouse
+//! is away the queue fills, and streams are no longer read.
 
+mod resent;
 mod rows;
 mod writer;
 
@@ -19,7 +21,7 @@ pub use writer::{Writer, WriterConfig};
 
 use crate::ingest::decode::Agent;
 use crate::ingest::limits::MAX_BATCH_BYTES;
-use crate::metrics::{Lost, Metrics};
+use crate::metrics::Lost;
 
 /// All samples of one window of one agent, resolved and checked.
 #[derive(Debug)]
@@ -40,8 +42,10 @@ pub struct Batch {
     pub rows: Vec<Row>,
     /// Of the stacks that the rows use, those that are new in their app and on their stream today.
     pub stacks: Vec<StackText>,
-    /// Reason (`LossReason`) and samples.
-    pub losses: Vec<(i32, u64)>,
+    /// Samples that are in no row, each reason once.
+    pub losses: Vec<(Lost, u64)>,
+    /// Why its rows are not wanted any more; then it has none.
+    pub too_old: Option<String>,
     /// About what its rows and stacks take in INSERTs, and no less than they
     /// take in memory.
     pub bytes: usize,
@@ -61,12 +65,15 @@ impl Batch {
         (i64::from(self.time) + i64::from(self.window_seconds)) * 1_000_000
     }
 
-    /// Counts what its agent lost. To be called once for each batch, however
-    /// often it is sent.
-    pub fn count_losses(&self, metrics: &Metrics) {
-        for (reason, samples) in &self.losses {
-            metrics.lost(Lost::from(*reason), *samples);
+    /// Gives its rows up: their samples are lost, for this reason.
+    pub fn give_up(&mut self, too_old: String) {
+        let samples = self.samples();
+        if samples > 0 {
+            self.losses.push((Lost::TooOld, samples));
         }
+        (self.rows, self.stacks) = (Vec::new(), Vec::new());
+        self.bytes = BATCH_BYTES;
+        self.too_old = Some(too_old);
     }
 
     /// Samples in its rows.
@@ -146,14 +153,22 @@ pub struct Queued {
     batch: Batch,
     /// It might be stored already: looked up before it is inserted.
     maybe_stored: bool,
+    /// An INSERT with it ended in an error, so that what is found of it is ours
+    /// and was not counted.
+    tried: bool,
+    /// All of it was found, and it is in the metrics.
+    counted: bool,
     acks: AckSender,
-    _room: OwnedSemaphorePermit,
+    _room: Room,
 }
 
 impl Queued {
-    fn acknowledge(&self, result: AckResult, message: &str) {
-        let ack =
-            BatchAck { sequence: self.batch.sequence, result: result.into(), message: message.to_owned() };
+    fn acknowledge(&self) {
+        let (result, message) = match &self.batch.too_old {
+            None => (AckResult::Stored, String::new()),
+            Some(why) => (AckResult::TooOld, why.clone()),
+        };
+        let ack = BatchAck { sequence: self.batch.sequence, result: result.into(), message };
         // Closed: the agent sends the batch again, and it is found. Full: the
         // agent has long stopped reading, and comes to the same.
         if let Err(error) = self.acks.try_send(Ok(ack)) {
@@ -165,8 +180,7 @@ impl Queued {
 /// Bytes that may wait for ClickHouse: 25 s of 50 nodes at their full budget of
 /// rows, of some 200 bytes each.
 const QUEUE_BYTES: usize = 512 << 20;
-/// What a batch costs beside its rows and stacks, so that empty ones are bounded
-/// too: itself, with as many losses as are taken.
+/// What a batch costs beside its rows and stacks, so that empty ones are bounded too.
 pub(crate) const BATCH_BYTES: usize = 20 << 10;
 /// A row less its names: numbers, lengths, and texts that are the same in all rows.
 const ROW_BYTES: usize = 120;
@@ -187,6 +201,20 @@ impl StackText {
 pub struct Queue {
     sender: mpsc::UnboundedSender<Queued>,
     room: Arc<Semaphore>,
+    /// Bytes that are taken for a batch before its size is known.
+    largest: usize,
+}
+
+/// Room in the queue, given back when it is dropped.
+#[derive(Debug)]
+pub struct Room(OwnedSemaphorePermit);
+
+impl Room {
+    /// Gives back what exceeds `bytes`.
+    fn shrink(&mut self, bytes: usize) {
+        // The part that is split off is dropped.
+        let _surplus = self.0.split(self.0.num_permits().saturating_sub(bytes));
+    }
 }
 
 /// The store is gone: the collector is stopping.
@@ -200,18 +228,34 @@ impl Queue {
         Self::with_room(QUEUE_BYTES)
     }
 
-    /// As [`Queue::new`], for so many bytes. A batch that needs more waits for ever.
+    /// As [`Queue::new`], for so many bytes.
     pub fn with_room(bytes: usize) -> (Self, mpsc::UnboundedReceiver<Queued>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         // The channel itself has no bound; the room has.
-        (Self { sender, room: Arc::new(Semaphore::new(bytes)) }, receiver)
+        (
+            Self { sender, room: Arc::new(Semaphore::new(bytes)), largest: bytes.min(MAX_BATCH_BYTES) },
+            receiver,
+        )
     }
 
-    /// Puts a batch in, once there is room. `maybe_stored` has it looked up first.
-    pub async fn put(&self, batch: Batch, maybe_stored: bool, acks: AckSender) -> Result<(), Closed> {
-        let cost = u32::try_from(batch.bytes).expect("decoding bounds a batch");
-        let room = Arc::clone(&self.room).acquire_many_owned(cost).await;
-        let queued = Queued { batch, maybe_stored, acks, _room: room.map_err(|_| Closed)? };
+    /// Room for the largest batch, once it is there. To be taken before a batch is
+    /// resolved, so that what is resolved and waits is bounded too.
+    pub async fn room(&self) -> Result<Room, Closed> {
+        let bytes = u32::try_from(self.largest).expect("the queue's bytes are a number of permits");
+        Arc::clone(&self.room).acquire_many_owned(bytes).await.map(Room).map_err(|_| Closed)
+    }
+
+    /// Puts a batch in, which keeps as much of the room as it needs. `maybe_stored`
+    /// has it looked up first.
+    pub fn put(
+        &self,
+        batch: Batch,
+        maybe_stored: bool,
+        acks: AckSender,
+        mut room: Room,
+    ) -> Result<(), Closed> {
+        room.shrink(batch.bytes);
+        let queued = Queued { batch, maybe_stored, tried: false, counted: false, acks, _room: room };
         self.sender.send(queued).map_err(|_| Closed)
     }
 }
@@ -237,6 +281,7 @@ mod tests {
             rows: Vec::new(),
             stacks: Vec::new(),
             losses: Vec::new(),
+            too_old: None,
             bytes,
         }
     }
@@ -247,26 +292,41 @@ mod tests {
 
     #[test]
     fn the_queue_holds_so_many_bytes_and_then_makes_wait() {
-        let (queue, mut receiver) = Queue::with_room(100);
+        const MOST: usize = MAX_BATCH_BYTES;
+        let (queue, mut receiver) = Queue::with_room(2 * MOST);
         let (acks, _answers) = mpsc::channel(1);
         let put = |sequence, bytes| {
             let (queue, acks) = (queue.clone(), acks.clone());
-            Box::pin(async move { queue.put(batch(sequence, bytes), false, acks).await })
+            Box::pin(async move { queue.put(batch(sequence, bytes), false, acks, queue.room().await?) })
         };
-        assert!(poll(&mut put(1, 60)).is_ready());
-        assert!(poll(&mut put(2, 40)).is_ready());
-        let mut third = pin!(put(3, 30));
-        let mut fourth = pin!(put(4, 1));
-        assert!(poll(&mut third).is_pending());
-        // Nobody passes who waits.
+        assert!(poll(&mut put(1, MOST - 60)).is_ready());
+        // However small it is: nobody knows before it is resolved.
+        assert!(poll(&mut put(2, 60)).is_ready());
+        assert!(poll(&mut put(3, 60)).is_ready());
+        let mut fourth = pin!(put(4, 30));
+        let mut fifth = pin!(put(5, 1));
         assert!(poll(&mut fourth).is_pending());
+        // Nobody passes who waits.
+        assert!(poll(&mut fifth).is_pending());
         // Taken out, a batch still takes its room: the writer has it in memory.
         let first = receiver.try_recv().unwrap();
-        assert!(poll(&mut third).is_pending());
+        assert!(poll(&mut fourth).is_pending());
         drop(first);
-        assert!(poll(&mut third).is_ready());
         assert!(poll(&mut fourth).is_ready());
+        assert!(poll(&mut fifth).is_ready());
         let order = std::iter::from_fn(|| receiver.try_recv().ok()).map(|queued| queued.batch.sequence);
-        assert_eq!(order.collect::<Vec<_>>(), [2, 3, 4]);
+        assert_eq!(order.collect::<Vec<_>>(), [2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn room_that_was_taken_for_nothing_is_given_back() {
+        let (queue, _receiver) = Queue::with_room(MAX_BATCH_BYTES);
+        let taken = |queue: &Queue| MAX_BATCH_BYTES - queue.room.available_permits();
+        drop(poll(&mut Box::pin(queue.room())));
+        assert_eq!(taken(&queue), 0);
+        let Poll::Ready(room) = poll(&mut Box::pin(queue.room())) else { panic!("no room") };
+        let (acks, _answers) = mpsc::channel(1);
+        queue.put(batch(1, 60), false, acks, room.unwrap()).unwrap();
+        assert_eq!(taken(&queue), 60);
     }
 }

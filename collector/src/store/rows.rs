@@ -4,6 +4,7 @@ use clickhouse::Row;
 use serde::Serialize;
 
 use super::{self as store, Batch, StackText};
+use crate::metrics::Lost;
 
 /// All our rows: CPU time, taken by eBPF, in microseconds.
 const EVENT: &str = "on-cpu";
@@ -124,5 +125,29 @@ impl<'a> StackRow<'a> {
     pub(super) fn new(stack: &'a StackText, now: u32) -> Self {
         let StackText { app_service, id, text } = stack;
         Self { app_service, stack_id: id.to_bytes(), frames: text, last_seen: now }
+    }
+}
+
+/// A row of `losses`.
+#[derive(Debug, Row, Serialize)]
+pub(super) struct LossRow<'a> {
+    time: u32,
+    batch: u64,
+    pod_cluster: &'a str,
+    pod_node: &'a str,
+    reason: &'a str,
+    samples: u64,
+}
+
+impl<'a> LossRow<'a> {
+    pub(super) fn new(batch: &'a Batch, lost: Lost, samples: u64, cluster: Option<&'a str>) -> Self {
+        Self {
+            time: batch.time,
+            batch: batch.key,
+            pod_cluster: cluster.unwrap_or(&batch.agent.cluster),
+            pod_node: &batch.agent.node,
+            reason: lost.text(),
+            samples,
+        }
     }
 }

@@ -4,18 +4,19 @@ use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use clickhouse::Client;
 use clickhouse::error::Error;
+use clickhouse::insert::Insert;
+use clickhouse::{Client, Row};
 use hearth_kill_points::Point;
-use hearth_proto::collector::v1::AckResult;
 use lru::LruCache;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
-use super::rows::{SampleRow, StackRow};
+use super::resent::{Found, Resent, mark, running_inserts};
+use super::rows::{LossRow, SampleRow, StackRow};
 use super::{Queued, StackText};
 use crate::metrics::{DropReason, Metrics};
+use crate::store_check;
 
 /// How long the first batch of an INSERT waits for others: windows end at the
 /// same moment on all nodes, and agents that share an INSERT share a part.
@@ -34,11 +35,12 @@ const END_TIMEOUT: Duration = Duration::from_secs(120);
 /// Pauses after failures: this, then twice as long, up to the second.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How often it is asked whether the INSERTs that resent batches wait for are over.
+const WAIT_STEP: Duration = Duration::from_millis(250);
+/// From then on somebody should know that they wait.
+const LONG_WAIT: Duration = Duration::from_secs(10);
 /// Between two log lines about the same failure.
 const FAILURE_REPEAT: Duration = Duration::from_secs(60);
-/// Seconds around a batch's window in which it is looked for: a corrected
-/// clock may put a resent batch into a neighbouring window.
-const LOOKUP_SLACK_SECONDS: u32 = 120;
 
 /// What the writer stamps and obeys.
 #[derive(Debug, Clone)]
@@ -59,6 +61,39 @@ pub struct Writer {
     known_stacks: LruCache<(u64, u128), u32>,
     /// What was said last of a store that does not take anything, and when.
     failing: Option<(String, Instant)>,
+    /// When it was said last that resent batches wait.
+    said_waiting: Option<Instant>,
+}
+
+/// What was taken out of the queue and is not stored.
+#[derive(Debug, Default)]
+struct Work {
+    /// To be inserted as it is.
+    fresh: Vec<Queued>,
+    /// To be looked up before. Nobody else waits for these.
+    resent: Vec<Resent>,
+}
+
+impl Work {
+    fn len(&self) -> usize {
+        self.fresh.len() + self.resent.iter().map(|resent| resent.batches.len()).sum::<usize>()
+    }
+
+    fn lists(&mut self) -> impl Iterator<Item = &mut Vec<Queued>> {
+        self.resent.iter_mut().map(|resent| &mut resent.batches).chain([&mut self.fresh])
+    }
+
+    /// A stream that ended sends its batches again on the next one.
+    fn drop_abandoned(&mut self) -> usize {
+        let before = self.len();
+        self.lists().for_each(|batches| batches.retain(|queued| !queued.acks.is_closed()));
+        self.drop_stored();
+        before - self.len()
+    }
+
+    fn drop_stored(&mut self) {
+        self.resent.retain(|resent| !resent.batches.is_empty());
+    }
 }
 
 impl Writer {
@@ -71,48 +106,36 @@ impl Writer {
     ) -> Self {
         let client = client.with_setting("async_insert", "0");
         let known_stacks = LruCache::new(KNOWN_STACKS);
-        Self { client, config, metrics, queue, known_stacks, failing: None }
+        Self { client, config, metrics, queue, known_stacks, failing: None, said_waiting: None }
     }
 
     /// Runs until the queue is closed and empty, or `stop` came and the
     /// patience is over. Answers how many batches were left.
     pub async fn run(mut self, stop: CancellationToken) -> usize {
         let patience = self.config.stop_patience;
-        let mut pending: Vec<Queued> = Vec::new();
+        let mut work = Work::default();
         let give_up = async move {
             stop.cancelled().await;
             tokio::time::sleep(patience).await;
         };
         tokio::select! {
-            () = self.insert_until_closed(&mut pending) => 0,
+            () = self.insert_until_closed(&mut work) => 0,
             () = give_up => {
-                pending.len() + self.queue.len()
+                work.len() + self.queue.len()
             }
         }
     }
 
-    async fn insert_until_closed(&mut self, pending: &mut Vec<Queued>) {
+    async fn insert_until_closed(&mut self, work: &mut Work) {
         let mut pause = FIRST_PAUSE;
-        loop {
-            // What failed has waited already.
-            if pending.is_empty() && !self.gather(pending).await {
-                return;
-            }
-            self.drop_abandoned(pending);
-            match self.store(pending).await {
+        while self.gather(work).await {
+            match self.round(work).await {
                 Ok(()) => {
                     pause = FIRST_PAUSE;
                     self.note_success();
                 }
                 Err(error) => {
                     self.note_failure(&error);
-                    // Whether ClickHouse has them is not known now. An INSERT
-                    // that timed out here may even still be running there: the
-                    // look-up must wait until it has left system.processes,
-                    // and does not yet.
-                    for queued in pending.iter_mut() {
-                        queued.maybe_stored = true;
-                    }
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
@@ -121,130 +144,229 @@ impl Writer {
     }
 
     /// Waits for a first batch, and then for others until an INSERT is full or the
-    /// time is over. False when the queue is closed and nothing is left.
-    async fn gather(&mut self, pending: &mut Vec<Queued>) -> bool {
-        let Some(first) = self.queue.recv().await else { return false };
+    /// time is over; not for long while resent batches wait for something else.
+    /// False when the queue is closed and nothing is left.
+    async fn gather(&mut self, work: &mut Work) -> bool {
+        // What was not even tried has waited already.
+        if !work.fresh.is_empty() {
+            return true;
+        }
+        let first = if work.resent.is_empty() {
+            let Some(first) = self.queue.recv().await else { return false };
+            first
+        } else {
+            let until = tokio::time::Instant::now() + WAIT_STEP;
+            match tokio::time::timeout_at(until, self.queue.recv()).await {
+                Ok(Some(first)) => first,
+                Err(_) => return true,
+                // Closed and empty: nobody comes any more.
+                Ok(None) => {
+                    tokio::time::sleep_until(until).await;
+                    return true;
+                }
+            }
+        };
         let until = tokio::time::Instant::now() + LINGER;
         let (mut rows, mut bytes) = (first.batch.rows.len(), first.batch.bytes);
-        pending.push(first);
+        let mut batches = vec![first];
         while rows < INSERT_ROWS && bytes < INSERT_BYTES {
             match tokio::time::timeout_at(until, self.queue.recv()).await {
                 Ok(Some(queued)) => {
                     rows += queued.batch.rows.len();
                     bytes += queued.batch.bytes;
-                    pending.push(queued);
+                    batches.push(queued);
                 }
                 // The time is over, or the queue is closed and empty.
                 Err(_) | Ok(None) => break,
             }
         }
+        let (resent, fresh) = batches.into_iter().partition(|queued: &Queued| queued.maybe_stored);
+        work.fresh = fresh;
+        work.resent.push(Resent::new(resent));
+        work.drop_stored();
+        Point::CollectorBeforeInsert.reached();
         true
     }
 
-    /// A stream that ended sends its batches again on the next one.
-    fn drop_abandoned(&self, pending: &mut Vec<Queued>) {
-        let before = pending.len();
-        pending.retain(|queued| !queued.acks.is_closed());
-        let dropped = (before - pending.len()) as u64;
-        self.metrics.dropped(DropReason::StreamEnded, dropped);
-    }
-
-    /// Stores and acknowledges all of `pending`, or leaves all in it.
-    async fn store(&mut self, pending: &mut Vec<Queued>) -> Result<(), Error> {
-        let mut stored = self.look_up(pending).await?;
-        let fresh: Vec<&Queued> = pending.iter().filter(|queued| stored.insert(queued.batch.key)).collect();
-        let now = now_micros();
-        let started = Instant::now();
-        Point::CollectorBeforeInsert.reached();
-        let new_stacks = self.insert_stacks(pending, now).await?;
-        self.metrics.stacks.inc_by(new_stacks);
-        Point::CollectorBetweenStacksAndRows.reached();
-        self.insert_rows(&fresh, now).await?;
-        Point::CollectorAfterInsert.reached();
-        self.metrics.insert_seconds.observe(started.elapsed().as_secs_f64());
-        self.metrics.batches.inc_by(fresh.len() as u64);
-        fresh.iter().for_each(|queued| queued.batch.count_losses(&self.metrics));
-        self.metrics.rows.inc_by(fresh.iter().map(|queued| queued.batch.rows.len() as u64).sum());
-        self.metrics.dropped(DropReason::Duplicate, (pending.len() - fresh.len()) as u64);
-        for queued in pending.drain(..) {
-            queued.acknowledge(AckResult::Stored, "");
+    /// Stores all of `work` that can be stored now.
+    async fn round(&mut self, work: &mut Work) -> Result<(), Error> {
+        self.metrics.dropped(DropReason::StreamEnded, work.drop_abandoned() as u64);
+        if !work.resent.is_empty() {
+            // Before the INSERT of this round, which they need not wait for.
+            let running = running_inserts(&self.client).await?;
+            work.resent.iter_mut().for_each(|resent| resent.see(&running));
+            self.note_waiting(&work.resent);
+        }
+        // Also of those that wait: a later batch of their stream has rows with their
+        // stacks, and may be stored before them.
+        self.insert_stacks(work.lists().flat_map(|batches| &*batches), now_micros()).await?;
+        work.lists().flatten().for_each(|queued| queued.batch.stacks = Vec::new());
+        if !work.fresh.is_empty()
+            && let Err(error) = self.store(&mut work.fresh, &Found::default()).await
+        {
+            // Whether ClickHouse has them is not known now.
+            work.resent.push(Resent::new(std::mem::take(&mut work.fresh)));
+            return Err(error);
+        }
+        while let Some(at) = work.resent.iter().position(Resent::can_be_looked_up) {
+            let batches = &mut work.resent[at].batches;
+            let stored = match Found::look_up(&self.client, batches).await {
+                Ok(found) => self.store(batches, &found).await,
+                Err(error) => Err(error),
+            };
+            let mut resent = work.resent.remove(at);
+            if let Err(error) = stored {
+                resent.failed();
+                // Behind the others, which may be taken where this one is refused.
+                work.resent.push(resent);
+                return Err(error);
+            }
         }
         Ok(())
     }
 
-    /// Which of the batches that may be stored already are.
-    async fn look_up(&self, pending: &[Queued]) -> Result<HashSet<u64>, Error> {
-        let suspects: Vec<&Queued> = pending.iter().filter(|queued| queued.maybe_stored).collect();
-        let times = suspects.iter().map(|queued| queued.batch.time);
-        let (Some(first), Some(last)) = (times.clone().min(), times.max()) else {
-            return Ok(HashSet::new());
-        };
-        let longest = suspects.iter().map(|queued| queued.batch.window_seconds).max().unwrap_or_default();
-        let slack = LOOKUP_SLACK_SECONDS + longest;
-        let keys: Vec<u64> = suspects.iter().map(|queued| queued.batch.key).collect();
-        let found = self
-            .client
-            .query(
-                "SELECT DISTINCT batch FROM in_process_local \
-                 WHERE time >= toDateTime(?) AND time <= toDateTime(?) AND batch IN ?",
-            )
-            .bind(first.saturating_sub(slack))
-            .bind(last.saturating_add(slack))
-            .bind(keys)
-            .fetch_all::<u64>()
-            .await?;
-        Ok(found.into_iter().collect())
+    /// Stores what was not `found` of `batches` and acknowledges all, or leaves
+    /// all in it.
+    async fn store(&mut self, batches: &mut Vec<Queued>, found: &Found) -> Result<(), Error> {
+        batches.iter_mut().for_each(|queued| self.settle(queued, found));
+        let stored = self.insert_all(batches).await;
+        // An agent may have two streams, and the same batch on both.
+        let mut seen = HashSet::new();
+        for queued in batches.iter_mut().filter(|queued| !queued.counted) {
+            let is_first = seen.insert(queued.batch.key);
+            match stored {
+                Ok(()) => self.count(queued, !is_first),
+                Err(_) => queued.tried |= is_first,
+            }
+        }
+        stored?;
+        batches.drain(..).for_each(|queued| queued.acknowledge());
+        Ok(())
     }
 
-    /// Sends the stacks that were not sent today; answers how many.
-    async fn insert_stacks(&mut self, pending: &[Queued], now_micros: i64) -> Result<u64, Error> {
+    /// Takes out what was found, so that only the rest is inserted. What is found of
+    /// one that we tried is ours, and counted now.
+    fn settle(&self, queued: &mut Queued, found: &Found) {
+        let key = queued.batch.key;
+        if !queued.counted && found.has_all(&queued.batch) {
+            self.count(queued, !queued.tried);
+            queued.counted = true;
+        }
+        if found.has_rows(key) {
+            queued.batch.rows = Vec::new();
+        }
+        queued.batch.losses.retain(|(lost, samples)| {
+            if queued.tried && found.has_exactly(key, *lost) {
+                self.metrics.lost(*lost, *samples);
+            }
+            !found.has_loss(key, *lost)
+        });
+    }
+
+    async fn insert_all(&self, batches: &mut [Queued]) -> Result<(), Error> {
+        let started = Instant::now();
+        self.insert_losses(batches).await?;
+        Point::CollectorBetweenStacksAndRows.reached();
+        self.insert_rows(batches).await?;
+        Point::CollectorAfterInsert.reached();
+        self.metrics.insert_seconds.observe(started.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    fn count(&self, Queued { batch, .. }: &Queued, is_known: bool) {
+        if is_known {
+            self.metrics.dropped(DropReason::Duplicate, 1);
+        } else if batch.too_old.is_some() {
+            self.metrics.dropped(DropReason::TooOld, 1);
+        } else {
+            self.metrics.batches.inc();
+            self.metrics.rows.inc_by(batch.rows.len() as u64);
+        }
+    }
+
+    /// Sends the stacks that were not sent today.
+    async fn insert_stacks<'a>(
+        &mut self,
+        batches: impl Iterator<Item = &'a Queued>,
+        now_micros: i64,
+    ) -> Result<(), Error> {
         let now = u32::try_from(now_micros / 1_000_000).unwrap_or(u32::MAX);
         let today = now / 86_400;
         let mut unsent: HashMap<(u64, u128), &StackText> = HashMap::new();
-        for stack in pending.iter().flat_map(|queued| &queued.batch.stacks) {
+        for stack in batches.flat_map(|queued| &queued.batch.stacks) {
             let key = stack.key();
             if self.known_stacks.get(&key) != Some(&today) {
                 unsent.insert(key, stack);
             }
         }
-        if unsent.is_empty() {
-            return Ok(0);
+        let mut unsent = unsent.into_iter().peekable();
+        while unsent.peek().is_some() {
+            let mut insert = self.insert::<StackRow<'_>>("stacks").await?;
+            let (mut keys, mut bytes) = (Vec::new(), 0);
+            // Of all that waits they may be more than one INSERT takes.
+            while bytes < INSERT_BYTES
+                && let Some((key, stack)) = unsent.next()
+            {
+                insert.write(&StackRow::new(stack, now)).await?;
+                bytes += stack.text.len() + size_of::<StackText>();
+                keys.push(key);
+            }
+            insert.end().await?;
+            self.metrics.stacks.inc_by(keys.len() as u64);
+            keys.into_iter().for_each(|key| _ = self.known_stacks.put(key, today));
         }
-        let mut insert = self
-            .client
-            .insert::<StackRow<'_>>("stacks")
-            .await?
-            .with_timeouts(Some(SEND_TIMEOUT), Some(END_TIMEOUT))
-            .with_setting("query_id", query_id("stacks"));
-        for stack in unsent.values() {
-            insert.write(&StackRow::new(stack, now)).await?;
-        }
-        insert.end().await?;
-        let sent = unsent.len() as u64;
-        for key in unsent.into_keys() {
-            self.known_stacks.put(key, today);
-        }
-        Ok(sent)
+        Ok(())
     }
 
-    async fn insert_rows(&self, fresh: &[&Queued], now_micros: i64) -> Result<(), Error> {
-        // Agents with nothing to say send batches without rows.
-        if fresh.iter().all(|queued| queued.batch.rows.is_empty()) {
+    /// Inserts the losses, and takes them out of their batches: should the rows
+    /// fail, they are not lost again.
+    async fn insert_losses(&self, batches: &mut [Queued]) -> Result<(), Error> {
+        let mut seen = HashSet::new();
+        let all = batches.iter().map(|queued| &queued.batch);
+        let losses =
+            all.flat_map(|batch| batch.losses.iter().map(move |(lost, samples)| (batch, *lost, *samples)));
+        let losses: Vec<_> = losses.filter(|(batch, lost, _)| seen.insert((batch.key, *lost))).collect();
+        if losses.is_empty() {
             return Ok(());
         }
-        let mut insert = self
-            .client
-            .insert::<SampleRow<'_>>("in_process_local")
-            .await?
-            .with_timeouts(Some(SEND_TIMEOUT), Some(END_TIMEOUT))
-            .with_setting("query_id", query_id("rows"));
+        let mut insert = self.insert::<LossRow<'_>>("losses").await?;
         let cluster = self.config.cluster.as_deref();
-        for queued in fresh {
-            for row in &queued.batch.rows {
-                insert.write(&SampleRow::new(&queued.batch, row, cluster, now_micros)).await?;
+        for (batch, lost, samples) in &losses {
+            insert.write(&LossRow::new(batch, *lost, *samples, cluster)).await?;
+        }
+        insert.end().await?;
+        losses.into_iter().for_each(|(_, lost, samples)| self.metrics.lost(lost, samples));
+        batches.iter_mut().for_each(|queued| queued.batch.losses.clear());
+        Ok(())
+    }
+
+    async fn insert_rows(&self, batches: &[Queued]) -> Result<(), Error> {
+        // Agents with nothing to say send batches without rows.
+        if batches.iter().all(|queued| queued.batch.rows.is_empty()) {
+            return Ok(());
+        }
+        let now = now_micros();
+        let mut insert = self.insert::<SampleRow<'_>>("in_process_local").await?;
+        let cluster = self.config.cluster.as_deref();
+        let mut seen = HashSet::new();
+        for batch in batches.iter().map(|queued| &queued.batch).filter(|batch| seen.insert(batch.key)) {
+            for row in &batch.rows {
+                insert.write(&SampleRow::new(batch, row, cluster, now)).await?;
             }
         }
         insert.end().await
+    }
+
+    async fn insert<T: Row>(&self, table: &str) -> Result<Insert<T>, Error> {
+        let mark = mark();
+        let insert = self.client.insert::<T>(table).await?;
+        Ok(insert
+            .with_timeouts(Some(SEND_TIMEOUT), Some(END_TIMEOUT))
+            .with_setting("query_id", &mark)
+            .with_setting("log_comment", mark)
+            // However far apart the windows are that agents send: a batch is in one
+            // partition, and none is held up by another.
+            .with_setting("max_partitions_per_insert_block", "0"))
     }
 
     fn note_success(&mut self) {
@@ -253,10 +375,27 @@ impl Writer {
         }
     }
 
+    /// Says now and then that resent batches wait, and for what.
+    fn note_waiting(&mut self, resent: &[Resent]) {
+        let waits = resent.iter().filter_map(Resent::waits).max_by_key(|(_, waited)| *waited);
+        let Some((mark, waited)) = waits.filter(|(_, waited)| *waited > LONG_WAIT) else { return };
+        if self.said_waiting.is_none_or(|said| said.elapsed() > FAILURE_REPEAT) {
+            tracing::warn!(
+                "batches that were sent again wait for an INSERT that began before them ({waited:.0?}): \
+                 SELECT * FROM system.processes WHERE Settings['log_comment'] = '{mark}'"
+            );
+            self.said_waiting = Some(Instant::now());
+        }
+    }
+
     /// Says why when that changes, and else now and then.
     fn note_failure(&mut self, error: &Error) {
         self.metrics.insert_failures.inc();
-        let text = error.to_string();
+        let remedy = match error {
+            Error::BadResponse(answer) => store_check::remedy(answer),
+            _ => None,
+        };
+        let text = remedy.map_or_else(|| error.to_string(), |remedy| format!("{remedy}: {error}"));
         let is_known = self
             .failing
             .as_ref()
@@ -266,11 +405,6 @@ impl Writer {
             self.failing = Some((text, Instant::now()));
         }
     }
-}
-
-/// Names our INSERTs in `system.processes`.
-fn query_id(what: &str) -> String {
-    format!("hearth-{what}-{}", Uuid::new_v4())
 }
 
 fn now_micros() -> i64 {

@@ -1,7 +1,10 @@
 //! What an agent may send, and what happens to it when it sends something else.
 
 use hearth_proto::collector::v1::{AckResult, Loss, LossReason, SampleBatch, Stack, StackEnd};
+use http_body_util::{BodyExt as _, Full};
 use tonic::Code;
+use tonic::codegen::{Bytes, Service as _, http};
+use tonic::transport::Channel;
 
 use crate::harness::{Collector, Stream, first_batch, last_window, next_batch, now_micros};
 
@@ -96,9 +99,17 @@ async fn violations_end_their_stream_only() {
         ("crosses an hour", Box::new(move |b| b.window_start = hour - 5)),
         ("sent before it began", Box::new(move |b| b.window_start = hour + 7200)),
         ("string 9 has 4097 bytes", Box::new(|b| b.strings.push("x".repeat(4097)))),
+        (
+            "string 9 has 15728640 bytes, over the limit of 4096",
+            Box::new(|b| b.strings.push("x".repeat(15 << 20))),
+        ),
         ("100001 new strings", Box::new(|b| b.strings = vec![String::new(); 100_001])),
         ("stack 3 has 0 frames", Box::new(|b| b.stacks.push(Stack { frames: vec![] }))),
         ("stack 3 has 1025 frames", Box::new(|b| b.stacks.push(Stack { frames: vec![4; 1025] }))),
+        (
+            "stack 3 has 1000000 frames; allowed are 1 to 1024",
+            Box::new(|b| b.stacks.push(Stack { frames: vec![4; 1_000_000] })),
+        ),
         ("string 9 was never sent (8 were)", Box::new(|b| b.stacks.push(Stack { frames: vec![9] }))),
         ("a frame without text", Box::new(|b| b.stacks.push(Stack { frames: vec![4, 0] }))),
         ("empty, or with a ;", Box::new(|b| b.strings[3] = "ma;in".into())),
@@ -131,12 +142,17 @@ async fn violations_end_their_stream_only() {
         ("row 1: with its 4999999 samples", rows(|r| r.samples[..2].fill(4_999_999))),
         ("row 2: CPU 4095", rows(|r| r.cpu[2] = 4096)),
         ("100001 rows", rows(|r| r.thread = vec![1; 100_001])),
+        (
+            "281474976710657 lost samples, over the limit of 281474976710656",
+            Box::new(|b| b.losses = [1 << 48, 1].map(|samples| Loss { reason: 0, samples }).to_vec()),
+        ),
         ("1001 losses", Box::new(|b| b.losses = vec![Loss { reason: 0, samples: 1 }; 1001])),
         // 17 kB that are 74 MB of text.
         ("600 new stacks), over the limit of 67108864", Box::new(long_stacks)),
         // 4 KiB of app service in each row.
         ("(20000 rows, 1 new stacks), over the limit of 67108864", Box::new(long_names)),
         ("message length too large", Box::new(|b| b.strings = vec!["x".repeat(4000); 5000])),
+        ("the limit is: 16777216 bytes", Box::new(|b| b.strings.push("x".repeat(16 << 20)))),
     ];
     for (number, (reason, change)) in cases.iter().enumerate() {
         let mut stream = collector.open().await;
@@ -158,12 +174,68 @@ async fn violations_end_their_stream_only() {
     stream.send(SampleBatch { agent: first_batch(4, 1).agent, ..next_batch(2) }).await;
     assert!(stream.ack().await.unwrap_err().message().contains("identity changed"));
 
+    // One that goes back: what is sent again goes on another stream.
+    for sequence in [1, 2] {
+        let mut stream = collector.open().await;
+        stream.send(first_batch(3, 2)).await;
+        assert_eq!(stream.ack().await.unwrap(), (2, AckResult::Stored));
+        stream.send(next_batch(sequence)).await;
+        let status = stream.ack().await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(
+            status.message().starts_with(&format!("sequence {sequence} after 2: they count up")),
+            "{status}"
+        );
+    }
+
     good.send(next_batch(2)).await;
     assert_eq!(good.ack().await.unwrap(), (2, AckResult::Stored));
     assert_eq!(
         collector.ask("SELECT pod_node, count() FROM in_process_local GROUP BY ALL ORDER BY ALL").await,
-        "node-1\t5\nnode-3\t4\n"
+        "node-1\t5\nnode-3\t8\n"
     );
+}
+
+/// Bytes that are no messages end their stream with a reason too.
+#[tokio::test(flavor = "multi_thread")]
+async fn noise_ends_its_stream_only() {
+    let collector = Collector::start().await;
+    let mut good = collector.open().await;
+    good.send(first_batch(1, 1)).await;
+    assert_eq!(good.ack().await.unwrap(), (1, AckResult::Stored));
+    let framed = |message: &[u8]| [&[0], &(message.len() as u32).to_be_bytes()[..], message].concat();
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        // A string that is longer than its message.
+        ("SampleBatch", framed(&[0x32, 0x7f, b'x'])),
+        ("invalid varint", framed(&[0xff; 9])),
+        ("UTF-8", framed(&[0x32, 0x02, 0xff, 0xfe])),
+        ("compression flag", vec![0xaa; 64]),
+        ("compressed-flag", vec![1, 0, 0, 0, 1, 0]),
+        ("the limit is: 16777216 bytes", vec![0, 0xff, 0xff, 0xff, 0xff, 1, 2, 3]),
+        ("EOF", vec![0, 0, 0, 0, 100, 1, 2, 3]),
+    ];
+    for (number, (reason, bytes)) in cases.into_iter().enumerate() {
+        let status = raw(&collector.channel, bytes).await;
+        assert_eq!(status.code(), Code::InvalidArgument, "case {number}: {status}");
+        assert!(status.message().contains(reason), "case {number}: {reason:?} in {status}");
+        let rejected = "hearth_collector_streams_rejected_total{reason=\"BadMessage\"}";
+        assert_eq!(collector.metric(rejected), number as u64 + 1);
+    }
+    good.send(next_batch(2)).await;
+    assert_eq!(good.ack().await.unwrap(), (2, AckResult::Stored));
+}
+
+/// How a stream of these bytes ends.
+async fn raw(channel: &Channel, bytes: Vec<u8>) -> tonic::Status {
+    let request = http::Request::post("/hearth.collector.v1.Collector/Export")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(tonic::body::Body::new(Full::new(Bytes::from(bytes))))
+        .unwrap();
+    let mut channel = channel.clone();
+    std::future::poll_fn(|context| channel.poll_ready(context)).await.unwrap();
+    let answer = channel.call(request).await.unwrap().into_body().collect().await.unwrap();
+    tonic::Status::from_header_map(answer.trailers().unwrap()).unwrap()
 }
 
 /// Many stacks that repeat one long frame.

@@ -9,9 +9,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clickhouse::Client;
 use hearth_collector::embedded::{Embedded, EmbeddedConfig};
 use hearth_collector::ingest::Ingest;
+use hearth_collector::ingest::decode::StreamTables;
 use hearth_collector::metrics::Metrics;
 use hearth_collector::schema::{self, Retention};
-use hearth_collector::store::{Queue, Writer, WriterConfig};
+use hearth_collector::store::{Batch, Queue, Writer, WriterConfig};
 use hearth_proto::collector::v1::collector_client::CollectorClient;
 use hearth_proto::collector::v1::{
     AckResult, AgentIdentity, BatchAck, Process, Rows, SampleBatch, Stack, StackEnd, Thread,
@@ -36,6 +37,8 @@ pub(crate) struct Collector {
     /// On the database `profile`.
     pub clickhouse: Client,
     pub grpc: CollectorClient<Channel>,
+    /// What `grpc` is a client of.
+    pub channel: Channel,
     pub stop: CancellationToken,
     pub writer: JoinHandle<usize>,
     registry: Registry,
@@ -61,8 +64,9 @@ impl Collector {
         let writer = tokio::spawn(writer.run(stop.clone()));
         let ingest = Ingest::new(queue, metrics, RETENTION.raw, stop.clone());
 
-        let grpc = serve(ingest, stop.clone()).await;
-        Self { embedded, clickhouse, grpc, stop, writer, registry, _dir: dir }
+        let channel = serve(ingest, stop.clone()).await;
+        let grpc = CollectorClient::new(channel.clone());
+        Self { embedded, clickhouse, grpc, channel, stop, writer, registry, _dir: dir }
     }
 
     pub(crate) async fn open(&self) -> Stream {
@@ -72,8 +76,7 @@ impl Collector {
 
     /// The answer to a query, as TSV.
     pub(crate) async fn ask(&self, query: &str) -> String {
-        let bytes = self.clickhouse.query_raw(query).fetch_bytes("TSV").unwrap().collect().await;
-        String::from_utf8(bytes.unwrap().to_vec()).unwrap()
+        ask(&self.clickhouse, query).await
     }
 
     /// A value of `/metrics`; 0 if it is not there yet.
@@ -82,15 +85,79 @@ impl Collector {
     }
 }
 
-/// The service on a port of its own, and a client of it.
-pub(crate) async fn serve(ingest: Ingest, stop: CancellationToken) -> CollectorClient<Channel> {
+/// The store alone: engine, writer and the end of the queue that streams have.
+pub(crate) struct Store {
+    pub embedded: Embedded,
+    /// On the database `profile`.
+    pub client: Client,
+    pub queue: Queue,
+    pub answers: mpsc::Receiver<Result<BatchAck, tonic::Status>>,
+    pub writer: JoinHandle<usize>,
+    acks: mpsc::Sender<Result<BatchAck, tonic::Status>>,
+    registry: Registry,
+    _dir: tempfile::TempDir,
+}
+
+impl Store {
+    pub(crate) async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let embedded = Embedded::start(engine(dir.path().join("data"))).await.unwrap();
+        let client = Client::default().with_url(embedded.url());
+        schema::apply(&client, RETENTION).await.unwrap();
+        let client = client.with_database("profile");
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let (queue, receiver) = Queue::new();
+        let (acks, answers) = mpsc::channel(10);
+        let config = WriterConfig { cluster: None, stop_patience: Duration::from_secs(10) };
+        let writer = Writer::new(client.clone(), config, metrics, receiver);
+        let writer = tokio::spawn(writer.run(CancellationToken::new()));
+        Self { embedded, client, queue, answers, writer, acks, registry, _dir: dir }
+    }
+
+    /// Has a batch stored, after a look-up if it may be there already.
+    pub(crate) async fn put(&self, batch: Batch, maybe_stored: bool) {
+        let room = self.queue.room().await.unwrap();
+        self.queue.put(batch, maybe_stored, self.acks.clone(), room).unwrap();
+    }
+
+    /// Sequence and result of the next acknowledgement.
+    pub(crate) async fn ack(&mut self) -> (u64, AckResult) {
+        let ack = tokio::time::timeout(Duration::from_secs(20), self.answers.recv()).await;
+        let ack = ack.expect("no acknowledgement within 20 s").unwrap().unwrap();
+        (ack.sequence, ack.result())
+    }
+
+    /// The answer to a query, as TSV.
+    pub(crate) async fn ask(&self, query: &str) -> String {
+        ask(&self.client, query).await
+    }
+
+    /// A value of `/metrics`; 0 if it is not there yet.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        metric(&self.registry, name)
+    }
+}
+
+/// A batch as a stream of its own resolves it.
+pub(crate) fn resolved(batch: SampleBatch) -> Batch {
+    StreamTables::default().accept(batch).unwrap()
+}
+
+async fn ask(client: &Client, query: &str) -> String {
+    let bytes = client.query_raw(query).fetch_bytes("TSV").unwrap().collect().await;
+    String::from_utf8(bytes.unwrap().to_vec()).unwrap()
+}
+
+/// The service on a port of its own, and a connection to it.
+pub(crate) async fn serve(ingest: Ingest, stop: CancellationToken) -> Channel {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tonic::transport::Server::builder()
         .add_service(ingest.into_server())
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned());
     tokio::spawn(server);
-    CollectorClient::connect(format!("http://{address}")).await.unwrap()
+    Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
 }
 
 /// A value that a registry shows; 0 if it is not there yet.

@@ -6,4 +6,5 @@
 mod contract;
 mod harness;
 mod program;
+mod resent;
 mod store;

@@ -190,3 +190,21 @@ async fn a_rollup_survives_its_builder() {
     assert!(metrics.contains("hearth_collector_rollups_built_total{step=\"Minute\"} 1"), "{metrics}");
     assert_eq!(next.stop().await, Some(0));
 }
+
+/// A ClickHouse that cannot be the store is an error with its remedy, at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clickhouse_that_is_too_old_ends_the_start() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let old = axum::Router::new().fallback(|| async { "23.8.1.1\t0\tdefault\n" });
+    tokio::spawn(axum::serve(listener, old).into_future());
+    let [http, grpc] = [free_address(), free_address()].map(|address| address.to_string());
+    let mut command = collector(&["--http", &http, "--grpc", &grpc, "--clickhouse-url", &url]);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output);
+    assert!(
+        said.contains(&format!("--clickhouse-url {url}: ClickHouse 23.8.1.1 is too old: 25.8")),
+        "{said}"
+    );
+}

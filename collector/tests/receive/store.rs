@@ -4,18 +4,23 @@ use std::process::Command;
 use std::time::Duration;
 
 use clickhouse::Client;
+use clickhouse::error::Error;
 use hearth_collector::embedded::{Embedded, EmbeddedConfig};
 use hearth_collector::ingest::Ingest;
-use hearth_collector::ingest::decode::StreamTables;
+use hearth_collector::ingest::limits::MAX_BATCH_BYTES;
 use hearth_collector::metrics::Metrics;
 use hearth_collector::schema::{self, SchemaError};
-use hearth_collector::store::{Queue, Writer, WriterConfig};
+use hearth_collector::store::Queue;
+use hearth_collector::store_check::{self, StoreError};
+use hearth_proto::collector::v1::collector_client::CollectorClient;
 use hearth_proto::collector::v1::{AckResult, Loss, LossReason, SampleBatch};
 
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Collector, RETENTION, Stream, engine, first_batch, metric, next_batch, serve};
+use crate::harness::{
+    Collector, RETENTION, Store, Stream, engine, first_batch, metric, next_batch, resolved, serve,
+};
 
 const COUNT: &str = "SELECT count() FROM in_process_local";
 
@@ -65,47 +70,36 @@ async fn a_resent_batch_is_stored_once() {
 /// What many agents sent while the writer was busy is one INSERT.
 #[tokio::test(flavor = "multi_thread")]
 async fn agents_share_an_insert() {
-    let dir = tempfile::tempdir().unwrap();
-    let embedded = Embedded::start(engine(dir.path().join("data"))).await.unwrap();
-    let client = Client::default().with_url(embedded.url());
-    schema::apply(&client, RETENTION).await.unwrap();
-    let mut registry = Registry::default();
-    let metrics = Metrics::register(&mut registry);
-    let (queue, receiver) = Queue::new();
-    let (acks, mut answers) = tokio::sync::mpsc::channel(10);
-    let config = WriterConfig { cluster: None, stop_patience: Duration::from_secs(10) };
-    let writer = Writer::new(client.clone().with_database("profile"), config, metrics, receiver);
-    let writer = tokio::spawn(writer.run(CancellationToken::new()));
+    let mut store = Store::start().await;
     for instance in 1..=5 {
-        let batch = StreamTables::default().accept(first_batch(instance, u64::from(instance))).unwrap();
-        queue.put(batch, false, acks.clone()).await.unwrap();
+        store.put(resolved(first_batch(instance, u64::from(instance))), false).await;
         // The writer has it, and waits for more.
-        tokio::time::timeout(Duration::from_millis(50), answers.recv()).await.unwrap_err();
+        tokio::time::timeout(Duration::from_millis(50), store.answers.recv()).await.unwrap_err();
     }
     for sequence in 1..=5 {
-        let ack = answers.recv().await.unwrap().unwrap();
-        assert_eq!((ack.sequence, ack.result()), (sequence, AckResult::Stored));
+        assert_eq!(store.ack().await, (sequence, AckResult::Stored));
     }
-    assert_eq!(metric(&registry, "hearth_collector_insert_seconds_count"), 1);
-    assert_eq!(metric(&registry, "hearth_collector_batches_total"), 5);
+    assert_eq!(store.metric("hearth_collector_insert_seconds_count"), 1);
+    assert_eq!(store.metric("hearth_collector_batches_total"), 5);
     let question =
         "SELECT groupArray(n) FROM (SELECT count() AS n FROM profile.in_process_local GROUP BY batch)";
-    assert_eq!(client.query(question).fetch_one::<Vec<u64>>().await.unwrap(), [4; 5]);
+    assert_eq!(store.client.query(question).fetch_one::<Vec<u64>>().await.unwrap(), [4; 5]);
     // The queue's end is the writer's.
-    drop(queue);
-    assert_eq!(writer.await.unwrap(), 0);
-    embedded.stop().await;
+    drop(store.queue);
+    assert_eq!(store.writer.await.unwrap(), 0);
+    store.embedded.stop().await;
 }
 
-/// While nothing is stored, no more is read than fits the queue, and one batch
-/// that waits for room.
+/// While nothing is stored, no more is read than fits the queue: a batch is not
+/// even resolved before there is room for the largest.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_stops_reading() {
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
-    let (queue, mut receiver) = Queue::with_room(50_000);
+    let (queue, mut receiver) = Queue::with_room(MAX_BATCH_BYTES + 50_000);
     let stop = CancellationToken::new();
-    let grpc = serve(Ingest::new(queue, metrics, RETENTION.raw, stop.clone()), stop.clone()).await;
+    let ingest = Ingest::new(queue, metrics, RETENTION.raw, stop.clone());
+    let grpc = CollectorClient::new(serve(ingest, stop.clone()).await);
     let (batches, outgoing) = tokio::sync::mpsc::channel(16);
     batches.send(first_batch(1, 1)).await.unwrap();
     for sequence in 2..=16 {
@@ -113,16 +107,47 @@ async fn a_full_queue_stops_reading() {
     }
     let _stream = Stream::open(&grpc, batches, outgoing).await;
     let received = || metric(&registry, "hearth_collector_batches_received_total");
-    // Two of some 20 kB fit; the third waits.
+    // With three of some 20 kB the largest would not fit any more.
     for expected in 3..=16 {
         while received() < expected {
             tokio::task::yield_now().await;
         }
-        while receiver.len() < 2 {
+        while receiver.len() < 3 {
             tokio::task::yield_now().await;
         }
-        assert_eq!((received(), receiver.len()), (expected, 2));
+        assert_eq!((received(), receiver.len()), (expected, 3));
         drop(receiver.recv().await.unwrap());
+    }
+    stop.cancel();
+}
+
+/// However many agents there are, only so many are heard at once; the others are
+/// told so, and come in when one goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_number_of_streams_is_bounded() {
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let (queue, _receiver) = Queue::new();
+    let stop = CancellationToken::new();
+    let ingest = Ingest::new(queue, metrics, RETENTION.raw, stop.clone()).with_max_streams(2);
+    let grpc = CollectorClient::new(serve(ingest, stop.clone()).await);
+    let open = || async {
+        let (batches, outgoing) = tokio::sync::mpsc::channel(16);
+        let answer = grpc.clone().export(tokio_stream::wrappers::ReceiverStream::new(outgoing)).await?;
+        Ok::<_, tonic::Status>(Stream { batches, acks: answer.into_inner() })
+    };
+    let _first = open().await.unwrap();
+    let second = open().await.unwrap();
+    let status = open().await.map(drop).unwrap_err();
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+    assert!(status.message().contains("2 streams are open"), "{status}");
+    assert_eq!(metric(&registry, "hearth_collector_streams_rejected_total{reason=\"TooManyStreams\"}"), 1);
+    drop(second);
+    while metric(&registry, "hearth_collector_streams") > 1 {
+        tokio::task::yield_now().await;
+    }
+    while open().await.is_err() {
+        tokio::task::yield_now().await;
     }
     stop.cancel();
 }
@@ -194,6 +219,26 @@ async fn the_schema_is_applied_once_and_never_backwards() {
     client.query(future).execute().await.unwrap();
     let error = schema::apply(&client, RETENTION).await.unwrap_err();
     assert!(matches!(error, SchemaError::Newer { found: 1000 }), "{error}");
+    embedded.stop().await;
+}
+
+/// What a user that may only read is told, before it is tried.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_takes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let embedded = Embedded::start(engine(dir.path().join("data"))).await.unwrap();
+    let client = Client::default().with_url(embedded.url());
+    store_check::check(&client).await.unwrap();
+    for read_only in ["1", "2"] {
+        let client = client.clone().with_setting("readonly", read_only);
+        let error = store_check::check(&client).await.unwrap_err();
+        assert!(matches!(error, StoreError::ReadOnly), "{error}");
+        let error = schema::apply(&client, RETENTION).await.unwrap_err();
+        let SchemaError::Statement { source: Error::BadResponse(answer), .. } = error else {
+            panic!("{error}")
+        };
+        assert!(store_check::remedy(&answer).unwrap().contains("may only read"), "{answer}");
+    }
     embedded.stop().await;
 }
 
