@@ -119,7 +119,10 @@ pub(super) fn condition(
     parts.push(type_condition(request, &mut values));
     parts.extend(sources.time(&mut values));
     if let Some(filter) = &request.filter {
-        parts.push(filter.sql(&mut values));
+        parts.push(match app_service {
+            Some(_) => filter.sql(&mut values),
+            None => filter.sql_of_total(&mut values),
+        });
     }
     (from, parts.join(" AND "), values)
 }

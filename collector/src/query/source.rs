@@ -83,7 +83,7 @@ pub struct Sources {
 impl Tag {
     /// Whether rollups keep it.
     pub fn in_rollups(&self) -> bool {
-        ROLLED_UP.contains(&self.name)
+        ROLLED_UP.contains(&self.column)
     }
 }
 
@@ -277,11 +277,7 @@ pub fn rolled_up_note(rolled_up: i64, total: i64) -> Option<String> {
 
 /// The tag of a filter that makes it a question to raw rows.
 fn first_raw_tag(filter: &Expr) -> Option<&'static str> {
-    match filter {
-        Expr::And(parts) | Expr::Or(parts) => parts.iter().find_map(first_raw_tag),
-        Expr::Not(inner) => first_raw_tag(inner),
-        Expr::Compare(tag, ..) | Expr::In(tag, _) => (!tag.in_rollups()).then_some(tag.name),
-    }
+    filter.tags().into_iter().find(|tag| !tag.in_rollups()).map(|tag| tag.name)
 }
 
 /// From where an hour is answered.

@@ -1,48 +1,55 @@
 //! What the tags are, for people.
 
 use super::filter::Tag;
+use super::filter::tags::Kind;
 
 /// What is known of a tag.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct About {
-    /// What its values are: `text` or `number`.
+    /// What its values are.
     pub kind: &'static str,
     /// Whether rows have values of it. Otherwise every value is empty.
     pub collected: bool,
     /// One line.
-    pub description: &'static str,
+    pub description: String,
 }
+
+/// The tags that rows do not have yet, and what they wait for.
+const UNFILLED: [(&[&str], &str); 3] = [
+    (
+        &[
+            "pod_ns",
+            "pod_group",
+            "pod_group_type",
+            "pod",
+            "container",
+            "pod_service",
+            "service",
+            "k8s.label",
+            "k8s.annotation",
+        ],
+        "filled once agents know the pods",
+    ),
+    (&["region", "az"], "filled once agents know it"),
+    (&["trace_id", "span_name", "profile_id"], "nothing fills it yet"),
+];
 
 /// What a tag is.
 pub fn about(tag: &Tag) -> About {
-    let kind = if tag.numeric { "number" } else { "text" };
-    let collected = |description| About { kind, collected: true, description };
-    let not_yet = |description| About { kind, collected: false, description };
-    match tag.name {
-        "app_service" => collected("what the policy calls the process; empty where no policy matched"),
-        "policy" => collected("the policy that matched; empty where none did"),
-        "process_id" => collected("process id in the host's pid namespace"),
-        "process_name" => collected("name of the process: comm of its leader"),
-        "thread_name" => collected("name of the thread"),
-        "main_thread" => collected("1 for the main thread of a process, else 0"),
-        "cpu" => collected("number of the CPU; 4095 where the policy does not keep it"),
-        "profile_value_unit" => collected("unit of the values: microseconds"),
-        "profile_event_type" => collected("what was sampled: on-cpu"),
-        "profile_language_type" => collected("how it was sampled: eBPF"),
-        "pod_cluster" => collected("cluster, as agent or collector were told"),
-        "pod_node" => collected("node that the agent runs on"),
-        "host" => collected("machine that the agent runs on"),
-        "agent" => collected("name of the agent: its node's"),
-        "app_instance" => not_yet("instance of the app service; nothing fills it yet"),
-        "pod_ns" => not_yet("Kubernetes namespace; filled once agents know the pods"),
-        "pod_group" => not_yet("Kubernetes workload; filled once agents know the pods"),
-        "pod" => not_yet("Kubernetes pod; filled once agents know the pods"),
-        "container" => not_yet("container in the pod; filled once agents know the pods"),
-        "trace_id" => not_yet("trace that the sample belongs to; nothing fills it yet"),
-        "span_name" => not_yet("span that the sample belongs to; nothing fills it yet"),
-        "profile_id" => not_yet("profile that the sample belongs to; nothing fills it yet"),
-        _ => collected(""),
-    }
+    let kind = match tag.kind {
+        Kind::Text => "text",
+        Kind::Number => "number",
+        Kind::Enum(_) => "enum",
+        Kind::Time { .. } => "time",
+        Kind::Ip => "ip",
+        Kind::Map => "map",
+    };
+    let waits_for = UNFILLED.iter().find(|(names, _)| names.contains(&tag.name)).map(|(_, why)| why);
+    let description = match waits_for {
+        Some(why) => format!("{}; {why}", tag.about),
+        None => tag.about.to_owned(),
+    };
+    About { kind, collected: waits_for.is_none(), description }
 }
 
 #[cfg(test)]
@@ -51,12 +58,11 @@ mod tests {
     use crate::query::filter::TAGS;
 
     #[test]
-    fn every_tag_is_described_and_says_what_nothing_fills() {
-        for tag in TAGS {
-            let About { kind: _, collected, description } = about(tag);
-            assert!(!description.is_empty(), "{}", tag.name);
-            let says = description.contains("nothing fills it yet") || description.contains("filled once");
-            assert_eq!(says, !collected, "{}", tag.name);
-        }
+    fn what_nothing_fills_says_so() {
+        let unfilled: usize = UNFILLED.iter().map(|(names, _)| names.len()).sum();
+        assert_eq!(TAGS.iter().filter(|tag| !about(tag).collected).count(), unfilled);
+        let described = |name| TAGS.iter().find(|tag| tag.name == name).map(|tag| about(tag).description);
+        assert_eq!(described("pod").as_deref(), Some("Kubernetes pod; filled once agents know the pods"));
+        assert_eq!(described("host").as_deref(), Some("Name of the machine"));
     }
 }

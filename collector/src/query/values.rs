@@ -43,7 +43,7 @@ impl Store {
     pub async fn tag_values(
         &self,
         request: &Request,
-        tag: &Tag,
+        tag: &'static Tag,
         limit: u32,
     ) -> Result<TagValues, QueryError> {
         let (sources, mut notes) = self.sources(request.range, Need::of(request).and_tag(tag)).await?;
@@ -62,13 +62,13 @@ impl Store {
 }
 
 /// One more than is listed: so it is known whether there are more.
-fn statement(request: &Request, sources: &Sources, tag: &Tag, limit: u32) -> Statement {
+fn statement(request: &Request, sources: &Sources, tag: &'static Tag, limit: u32) -> Statement {
     let (from, condition, values) = plan::condition(request, sources, None);
     let sql = format!(
-        "SELECT toString(`{}`) AS name, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value\n\
+        "SELECT toString({}) AS name, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value\n\
          FROM {from}\nWHERE {condition}\n\
          GROUP BY name\nORDER BY value DESC, name LIMIT {}",
-        tag.name,
+        tag.as_text(),
         limit + 1
     );
     Statement { sql, values }
@@ -94,7 +94,7 @@ mod tests {
         };
         let tag = filter::TAGS.iter().find(|tag| tag.name == "process_id").unwrap();
         assert_snapshot!(statement(&request, &Sources::raw(request.range), tag, 100).sql, @r"
-        SELECT toString(`process_id`) AS name, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value
+        SELECT toString(toString(`process_id`)) AS name, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value
         FROM profile.in_process_local
         WHERE profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND `pod_ns` = ?
         GROUP BY name

@@ -114,6 +114,18 @@ pub(crate) fn client() -> Client {
     Client::default().with_url(&store().url)
 }
 
+/// For tests with hundreds of small questions: a thread more costs them more than it gives.
+pub(crate) fn single_threaded() -> Client {
+    client().with_setting("max_threads", "1")
+}
+
+/// What the engine itself answers, as text.
+pub(crate) async fn sql(statement: &str) -> String {
+    let reply = reply(reqwest::Client::new().post(&store().url).body(statement.to_owned())).await;
+    assert_eq!(reply.status, 200, "{}: {statement}", reply.text);
+    reply.text
+}
+
 /// What a question was answered before anything was stored.
 pub(crate) fn first_answer() -> Value {
     store().first_answer.clone()

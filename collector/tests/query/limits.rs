@@ -53,6 +53,15 @@ async fn filters_at_their_bounds_are_answered() {
     assert_eq!(ask(format!("{}pod_ns = 'a'", "NOT ".repeat(50))).await, json!(10101));
     let nested = format!("{}pod_ns = 'a'{}", "(NOT ".repeat(25), " AND pod = 'b')".repeat(25));
     assert_eq!(ask(nested).await, json!(null));
+    // The conditions that are longest in SQL.
+    assert_eq!(ask(chain(" OR ", "ip = '10.0.0.0/8'")).await, json!(null));
+    assert_eq!(ask(format!("ip NOT IN ({})", chain(", ", "'10.0.0.0/8'"))).await, json!(10101));
+    assert_eq!(ask(chain(" AND ", "_id >= 0")).await, json!(10101));
+    assert_eq!(ask(chain(" AND ", "k8s.label.app IS NULL")).await, json!(10101));
+    let patterns = vec![format!("pod_group_type LIKE '{}'", "*0".repeat(512)); 3];
+    assert_eq!(ask(patterns.join(" OR ")).await, json!(null));
+    let patterns: Vec<String> = (0..400).map(|n| format!("pod_ns REGEXP '[a-z]{n}'")).collect();
+    assert_eq!(ask(patterns.join(" OR ")).await, json!(null));
     // As many bytes as a body may have: more than ClickHouse's own bound on the text of a query.
     let long = "x".repeat(1000);
     assert_eq!(ask(chain(" OR ", &format!("pod_ns != '{long}'"))).await, json!(10101));

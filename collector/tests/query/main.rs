@@ -7,6 +7,8 @@ mod common;
 mod diff;
 mod documented;
 mod empty;
+mod filter;
+mod injection;
 mod limits;
 mod own_api;
 mod refused;

@@ -41,8 +41,8 @@ async fn bad_input_is_refused_in_deepflows_envelope() {
             "format is \"xml\": use rows or columns",
         ),
         (
-            r#""app_service":"a","time_start":1,"time_end":2,"tag_filter":"pod LIKE 'a'""#,
-            "tag_filter is not understood at position 5: LIKE is not supported: use =, !=, <, <=, >, >=, IN",
+            r#""app_service":"a","time_start":1,"time_end":2,"tag_filter":"pod LIKE a""#,
+            "tag_filter is not understood at position 10: expected a pattern in quotes after LIKE, found a",
         ),
     ];
     let fields = fields.map(|(fields, description)| (format!("{{{usual},{fields}}}"), description));

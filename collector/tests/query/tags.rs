@@ -13,7 +13,7 @@ async fn every_tag_is_listed_and_what_nothing_fills_says_so() {
         tag("process_id"),
         json!({
             "name": "process_id", "type": "number", "collected": true,
-            "description": "process id in the host's pid namespace"
+            "description": "Process id, in the host's pid namespace"
         })
     );
     for name in ["trace_id", "span_name"] {

@@ -27,7 +27,7 @@ struct ListedTag {
     #[serde(rename = "type")]
     kind: &'static str,
     collected: bool,
-    description: &'static str,
+    description: String,
 }
 
 #[derive(Serialize)]
