@@ -3,12 +3,14 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod cancel;
 mod common;
 mod diff;
 mod documented;
 mod empty;
 mod limits;
 mod own_api;
+mod quality;
 mod refused;
 mod tags;
 mod timeline;
