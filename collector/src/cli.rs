@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, value_parser};
 
+use crate::query::Limits;
 use crate::schema::Retention;
 
 /// Receives profiles, stores them in ClickHouse, answers questions about them.
@@ -93,6 +94,9 @@ pub struct ServeArgs {
     /// Length of the agents' windows: a query begins at the start of one
     #[arg(long, env = "HEARTH_COLLECTOR_WINDOW", default_value = "10s", value_parser = window)]
     pub window: Duration,
+    /// What a query may take.
+    #[command(flatten)]
+    pub query: QueryArgs,
     /// Between two looks for hours and days that are to be rolled up
     #[arg(long, env = "HEARTH_COLLECTOR_ROLLUP_CHECK", default_value = "60s", value_parser = window, hide = true)]
     pub rollup_check: Duration,
@@ -102,6 +106,28 @@ pub struct ServeArgs {
     /// How long things are kept.
     #[command(flatten)]
     pub retention: RetentionArgs,
+}
+
+/// What a query may take. Beyond it there is an error that says so, never a cut answer.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct QueryArgs {
+    /// Most rows of a query, one for each stack and thread: some 600 bytes each in the collector
+    #[arg(long, env = "HEARTH_COLLECTOR_QUERY_MAX_ROWS", default_value = "500000",
+          value_parser = value_parser!(u64).range(1..=100_000_000))]
+    pub query_max_rows: u64,
+    /// Most bytes of rows or stacks that a query gets from ClickHouse: 64MiB, 1GiB
+    #[arg(long, env = "HEARTH_COLLECTOR_QUERY_MAX_BYTES", default_value = "256MiB", value_parser = size)]
+    pub query_max_bytes: u64,
+    /// Most memory that a query's statement takes in ClickHouse: 512MiB, 4GiB
+    #[arg(long, env = "HEARTH_COLLECTOR_QUERY_MAX_MEMORY", default_value = "1GiB", value_parser = size)]
+    pub query_max_memory: u64,
+    /// How long a query's statement may run
+    #[arg(long, env = "HEARTH_COLLECTOR_QUERY_TIMEOUT", default_value = "30s", value_parser = window)]
+    pub query_timeout: Duration,
+    /// Queries answered at once; one more waits a second for its turn
+    #[arg(long, env = "HEARTH_COLLECTOR_QUERY_CONCURRENT", default_value = "4",
+          value_parser = value_parser!(u16).range(1..=1000))]
+    pub query_concurrent: u16,
 }
 
 const EXAMPLES: &str = "\
@@ -190,6 +216,23 @@ impl ServeArgs {
     }
 }
 
+impl QueryArgs {
+    /// The bounds of a question, for windows of this length.
+    pub fn limits(self, window_seconds: u32) -> Limits {
+        let Self { query_max_rows, query_max_bytes, query_max_memory, query_timeout, query_concurrent } =
+            self;
+        Limits {
+            max_rows: query_max_rows,
+            max_bytes: query_max_bytes,
+            max_memory: query_max_memory,
+            max_execution_seconds: query_timeout.as_secs(),
+            concurrent: query_concurrent.into(),
+            window_seconds,
+            ..Limits::default()
+        }
+    }
+}
+
 impl From<RetentionArgs> for Retention {
     fn from(args: RetentionArgs) -> Self {
         let RetentionArgs { retention_raw: raw, retention_minute: minute, retention_hour: hour } = args;
@@ -219,6 +262,19 @@ fn window(text: &str) -> Result<Duration, String> {
     duration(text)
         .filter(|duration| (least..=most).contains(duration))
         .ok_or_else(|| "is not a time from 1s to 1h, such as 10s".to_owned())
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
+    let parse = |(unit, shift): &(&str, u32)| {
+        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+        number.checked_mul(1 << shift)
+    };
+    units
+        .iter()
+        .find_map(parse)
+        .filter(|bytes| (1 << 20..=1 << 40).contains(bytes))
+        .ok_or_else(|| "is not a size from 1MiB to 1024GiB, such as 256MiB".to_owned())
 }
 
 fn duration(text: &str) -> Option<Duration> {
@@ -275,6 +331,33 @@ mod tests {
         check("--data-dir d --retention-raw 3µ", "from 3h");
         check("--data-dir d --retention-raw 7d --window 30s", "ok");
         check("--data-dir d --window 0s", "from 1s");
+        check("--data-dir d --query-max-rows 0", "0 is not in 1..=100000000");
+        check("--data-dir d --query-max-memory 4GiB --query-timeout 2m --query-concurrent 16", "ok");
+        for size in ["0MiB", "1023KiB", "1025GiB", "5", "5MB", "-1MiB", "99999999999999999999MiB"] {
+            check(&format!("--data-dir d --query-max-bytes={size}"), "from 1MiB to 1024GiB");
+        }
+        check("--data-dir d --query-timeout 0s", "from 1s");
+        check("--data-dir d --query-concurrent 0", "0 is not in 1..=1000");
+    }
+
+    #[test]
+    fn the_bounds_of_a_query_are_what_the_flags_say() {
+        let limits = |arguments: &[&str]| {
+            let usual = ["hearth-collector", "--data-dir", "d"];
+            let cli = Cli::try_parse_from(usual.iter().chain(arguments)).unwrap();
+            cli.serve.query.limits(10)
+        };
+        assert_eq!(limits(&[]), Limits::default());
+        let flags = "--query-max-rows 7 --query-max-bytes 2MiB --query-max-memory 3GiB --query-timeout 4m --query-concurrent 5";
+        let expected = Limits {
+            max_rows: 7,
+            max_bytes: 2 << 20,
+            max_memory: 3 << 30,
+            max_execution_seconds: 240,
+            concurrent: 5,
+            ..Limits::default()
+        };
+        assert_eq!(limits(&flags.split(' ').collect::<Vec<_>>()), expected);
     }
 
     #[test]

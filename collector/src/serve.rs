@@ -17,7 +17,6 @@ use crate::embedded::{self, Embedded, EmbeddedConfig, Password};
 use crate::http::{self, HttpMetrics, QueryState};
 use crate::ingest::Ingest;
 use crate::metrics::Metrics;
-use crate::query::Limits;
 use crate::rollup::{self, RollupMetrics};
 use crate::schema::{self, SchemaError};
 use crate::store::{Queue, Writer, WriterConfig};
@@ -65,7 +64,7 @@ async fn with_store(
     let rollup_metrics = RollupMetrics::register(&mut registry);
     let http_metrics = HttpMetrics::register(&mut registry);
     let window_seconds = u32::try_from(args.window.as_secs()).context("--window")?;
-    let limits = Limits { window_seconds, ..Limits::default() };
+    let limits = args.query.limits(window_seconds);
     let state = QueryState::new(client.clone(), limits, http_metrics, Arc::new(registry));
     let router = http::router(state);
     // A page whose name points here does not know the token.

@@ -78,6 +78,16 @@ pub fn with_pid(frame: &str, pid: u32) -> Cow<'_, str> {
     if frame == PERF_MAP_FRAME { Cow::Owned(format!("[/tmp/perf-{pid}.map]")) } else { Cow::Borrowed(frame) }
 }
 
+/// Whether a stored frame says where an address is and not what it is called:
+/// [`UNKNOWN`] with or without the address, [`UNKNOWN_START_THREAD`], or the
+/// module, such as `[/lib/ld-musl-x86_64.so.1]`, `[vdso]` and [`PERF_MAP_FRAME`].
+pub fn is_unresolved(frame: &str) -> bool {
+    let name = [KERNEL, LIBRARY].iter().find_map(|prefix| frame.strip_prefix(prefix)).unwrap_or(frame);
+    // These stand for no address at all.
+    let no_address = || [STACK_TRACE_LOST, TRUNCATED, LOST, OVER_BUDGET].contains(&name);
+    name.starts_with('[') && (name.starts_with(UNKNOWN) || name.ends_with(']') && !no_address())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +128,35 @@ mod tests {
         assert_eq!(with_pid(PERF_MAP_FRAME, 29887), "[/tmp/perf-29887.map]");
         assert_eq!(with_pid("main", 29887), "main");
         assert_eq!(with_pid("[l] perf-PID.map", 1), "[l] perf-PID.map");
+    }
+
+    #[test]
+    fn what_has_no_name_is_told_from_what_has_no_address() {
+        for frame in [
+            UNKNOWN,
+            UNKNOWN_START_THREAD,
+            PERF_MAP_FRAME,
+            &unknown_address(7),
+            "[k] [unknown]",
+            "[/usr/local/bin/kube-apiserver]",
+            "[l] [/lib/libc.so.6]",
+            "[vdso]",
+        ] {
+            assert!(is_unresolved(frame), "{frame}");
+        }
+        for frame in [
+            STACK_TRACE_LOST,
+            TRUNCATED,
+            LOST,
+            OVER_BUDGET,
+            "main",
+            "[k] read",
+            "[l] read",
+            "a[1]",
+            "[T]::sort",
+        ] {
+            assert!(!is_unresolved(frame), "{frame}");
+        }
     }
 
     proptest! {

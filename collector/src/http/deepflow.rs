@@ -4,7 +4,8 @@
 //! Stricter than DeepFlow where it would guess or be silent: an unknown type,
 //! a reversed range or a filter it does not understand is refused, with the
 //! field, the problem and the remedy in `DESCRIPTION`. Fields it does not know
-//! are accepted, as DeepFlow does.
+//! are accepted, as DeepFlow does. One field is ours: `"quality": true` adds
+//! the answer's [`Quality`] after `debug`.
 
 use axum::Json;
 use axum::body::{Body, to_bytes};
@@ -20,7 +21,7 @@ use super::{QueryState, reply};
 use crate::query::filter;
 use crate::query::request::{EVENT_TYPES, Invalid, LANGUAGE_TYPES, known_type};
 use crate::query::store::off_runtime;
-use crate::query::{Answer, Flame, QueryError, Request, Subject, TimeRange};
+use crate::query::{Answer, Flame, Quality, QueryError, Request, Subject, TimeRange};
 
 /// Most bytes of a request's body.
 pub const MAX_BODY_BYTES: usize = 1 << 20;
@@ -34,6 +35,15 @@ pub enum Format {
     Columns,
 }
 
+/// How the answer is to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Rows or columns.
+    pub format: Format,
+    /// Whether its quality is asked for.
+    pub quality: bool,
+}
+
 #[derive(Serialize)]
 struct Envelope<R> {
     #[serde(rename = "OPT_STATUS")]
@@ -43,6 +53,8 @@ struct Envelope<R> {
     result: Option<R>,
     // DeepFlow's clients expect the key; nothing of the inside is told in it.
     debug: Option<()>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quality: Option<Quality>,
 }
 
 /// The handler.
@@ -54,58 +66,60 @@ pub async fn profile_tracing(State(state): State<QueryState>, body: Body) -> Res
             format!("could not be read whole: it may have at most {MAX_BODY_BYTES} bytes"),
         )),
     };
-    let (request, format) = match request {
+    let (request, shape) = match request {
         Ok(parsed) => parsed,
         Err(invalid) => {
             return refuse(StatusCode::BAD_REQUEST, "INVALID_POST_DATA", invalid.to_string());
         }
     };
-    match answer(&state, &request, format).await {
+    match answer(&state, &request, shape).await {
         Ok(response) => response,
         Err(error) => {
             let (status, headers) = reply::status_of(&error);
             let opt_status = match error {
-                QueryError::TooMuch(_) | QueryError::TooSlow(_) => "RESOURCE_NUM_EXCEEDED",
+                QueryError::TooMuch(_) => "RESOURCE_NUM_EXCEEDED",
                 _ => "FAIL",
             };
-            (headers, refuse(status, opt_status, error.advice().to_owned())).into_response()
+            (headers, refuse(status, opt_status, error.advice())).into_response()
         }
     }
 }
 
-async fn answer(state: &QueryState, request: &Request, format: Format) -> Result<Response, QueryError> {
-    let _permit = state.permit()?;
+async fn answer(state: &QueryState, request: &Request, shape: Shape) -> Result<Response, QueryError> {
+    let _permit = state.permit().await?;
     Ok(match state.store.flame(request).await? {
-        Answer::Flame(Flame { tree, notes, .. }) => {
-            off_runtime(move || succeed(&tree, format, notes.join("; "))).await
+        Answer::Flame(Flame { tree, quality, notes }) => {
+            let quality = shape.quality.then_some(quality);
+            off_runtime(move || succeed(&tree, shape.format, notes.join("; "), quality)).await
         }
         Answer::Empty(reason) => refuse(StatusCode::OK, "SUCCESS", reason),
     })
 }
 
-fn succeed(tree: &Tree, format: Format, description: String) -> Response {
+fn succeed(tree: &Tree, format: Format, description: String, quality: Option<Quality>) -> Response {
     let status = "SUCCESS";
     match format {
         Format::Rows => {
             let result = Some(write::deepflow::rows(tree));
-            Json(Envelope { status, description, result, debug: None }).into_response()
+            Json(Envelope { status, description, result, debug: None, quality }).into_response()
         }
         Format::Columns => {
             let result = Some(write::columns::columns(tree));
-            Json(Envelope { status, description, result, debug: None }).into_response()
+            Json(Envelope { status, description, result, debug: None, quality }).into_response()
         }
     }
 }
 
 fn refuse(http: StatusCode, status: &'static str, description: String) -> Response {
-    (http, Json(Envelope::<()> { status, description, result: None, debug: None })).into_response()
+    let body = Envelope::<()> { status, description, result: None, debug: None, quality: None };
+    (http, Json(body)).into_response()
 }
 
 /// Reads the body of a request.
 ///
 /// # Errors
 /// The first field that is wrong, and what to write instead.
-pub fn parse(body: &[u8]) -> Result<(Request, Format), Invalid> {
+pub fn parse(body: &[u8]) -> Result<(Request, Shape), Invalid> {
     let body: Value = serde_json::from_slice(body).map_err(|e| {
         // serde_json gives line and column.
         Invalid::new("body", format!("is not valid JSON: {e}"))
@@ -144,7 +158,16 @@ pub fn parse(body: &[u8]) -> Result<(Request, Format), Invalid> {
             }
         },
     };
-    Ok((Request { subject, range, event, language, filter, max_kernel_frames }, format))
+    let quality = match fields.optional("quality") {
+        None => false,
+        Some(Value::Bool(quality)) => *quality,
+        Some(other) => {
+            let problem = format!("is {}: give true or false, without quotes", kind(other));
+            return Err(Invalid::new("quality", problem));
+        }
+    };
+    let shape = Shape { format, quality };
+    Ok((Request { subject, range, event, language, filter, max_kernel_frames }, shape))
 }
 
 fn kernel_frames(depth: i64) -> Result<Option<u32>, Invalid> {
@@ -211,9 +234,11 @@ mod tests {
     /// A body in; what is asked, or the error, out.
     fn check(body: &str, expected: &str) {
         let text = match parse(body.as_bytes()) {
-            Ok((Request { subject, range, event, language, filter, max_kernel_frames }, format)) => {
+            Ok((Request { subject, range, event, language, filter, max_kernel_frames }, shape)) => {
+                let Shape { format, quality } = shape;
+                let quality = if quality { " with quality" } else { "" };
                 format!(
-                    "{} {}..{} {event} {language} {filter:?} {max_kernel_frames:?} {format:?}",
+                    "{} {}..{} {event} {language} {filter:?} {max_kernel_frames:?} {format:?}{quality}",
                     subject.name(),
                     range.from,
                     range.until
@@ -255,6 +280,9 @@ mod tests {
         check_with("tag_filter", "null", expected);
         check_with("max_kernel_stack_depth", "-1", expected);
         check_with("format", "\"rows\"", expected);
+        check_with("quality", "false", expected);
+        check_with("quality", "null", expected);
+        check_with("quality", "true", &format!("{expected} with quality"));
         let columns = "redis 1708479421..1708480321 on-cpu eBPF None None Columns";
         check_with("format", "\"columns\"", columns);
         let kernel = "redis 1708479421..1708480321 on-cpu eBPF None Some(3) Rows";
@@ -296,6 +324,7 @@ mod tests {
         check_with("time_start", "\"1\"", "time_start is a string, not an integer: write it without quotes");
         check_with("time_end", "1.5", "time_end is 1.5, not an integer: give a whole number");
         check_with("time_end", "null", "time_end is null, not an integer: give a whole number");
+        check_with("quality", "1", "quality is 1: give true or false, without quotes");
         check_with("format", "1", "format is 1, not a string: give rows or columns, in quotes");
         check_with(
             "tag_filter",

@@ -17,7 +17,7 @@ mod parameters;
 mod reply;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::middleware;
@@ -37,6 +37,7 @@ pub struct QueryState {
     pub(crate) metrics: HttpMetrics,
     registry: Arc<Registry>,
     permits: Arc<Semaphore>,
+    queue: Duration,
 }
 
 impl QueryState {
@@ -48,12 +49,16 @@ impl QueryState {
             metrics,
             registry,
             permits: Arc::new(Semaphore::new(limits.concurrent)),
+            queue: limits.queue,
         }
     }
 
-    /// The right to ask one question now.
-    fn permit(&self) -> Result<SemaphorePermit<'_>, QueryError> {
-        self.permits.try_acquire().map_err(|_| QueryError::Busy)
+    /// The right to ask one question: at once, or after a short wait.
+    async fn permit(&self) -> Result<SemaphorePermit<'_>, QueryError> {
+        match tokio::time::timeout(self.queue, self.permits.acquire()).await {
+            Ok(permit) => permit.map_err(|_| QueryError::Busy),
+            Err(_) => Err(QueryError::Busy),
+        }
     }
 }
 

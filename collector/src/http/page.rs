@@ -28,7 +28,7 @@ pub async fn index(State(state): State<QueryState>) -> Response {
         Ok(apps) => (StatusCode::OK, table(&apps)),
         Err(error) => {
             let (status, _) = reply::status_of(&error);
-            (status, format!("<p>{}</p>", escape(error.advice())))
+            (status, format!("<p>{}</p>", escape(&error.advice())))
         }
     };
     let headers = [
@@ -65,7 +65,7 @@ pub(super) fn empty_svg(title: &str, reason: &str) -> String {
 async fn hottest(state: &QueryState) -> Result<Vec<App>, QueryError> {
     let now = u32::try_from(now()).unwrap_or(u32::MAX);
     let from = now.saturating_sub(DEFAULT_RANGE_SECONDS as u32);
-    let _permit = state.permit()?;
+    let _permit = state.permit().await?;
     // So short a range has no notes.
     let (apps, _) = state.store.apps(TimeRange { from, until: now }).await?;
     Ok(apps)

@@ -5,12 +5,14 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use crate::query::QueryError;
 use crate::query::request::Invalid;
+use crate::query::{Quality, QueryError};
 
 /// Carries the notes of answers that have no other place for them.
 pub(super) const NOTE: HeaderName = HeaderName::from_static("hearth-note");
 
+/// Carries the quality of answers that have no other place for it, as JSON.
+pub(super) const QUALITY: HeaderName = HeaderName::from_static("hearth-quality");
 /// Makes `go tool pprof` show the text of an error.
 const GO_PPROF: HeaderName = HeaderName::from_static("x-go-pprof");
 
@@ -67,7 +69,7 @@ impl ApiError {
             Self::NotFound(error) => (StatusCode::NOT_FOUND, HeaderMap::new(), error, None),
             Self::Query(error) => {
                 let (status, headers) = status_of(&error);
-                (status, headers, error.advice().to_owned(), None)
+                (status, headers, error.advice(), None)
             }
         }
     }
@@ -81,7 +83,7 @@ pub(super) fn status_of(error: &QueryError) -> (StatusCode, HeaderMap) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             StatusCode::TOO_MANY_REQUESTS
         }
-        QueryError::TooMuch(_) | QueryError::TooSlow(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        QueryError::TooMuch(_) => StatusCode::UNPROCESSABLE_ENTITY,
         QueryError::Unavailable(_) => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
             StatusCode::SERVICE_UNAVAILABLE
@@ -109,9 +111,39 @@ pub(super) fn note_header(notes: &[String]) -> Option<HeaderValue> {
     HeaderValue::from_str(&text).ok()
 }
 
+/// The quality as a header's value: JSON on one line, of ASCII whatever the store says.
+pub(super) fn quality_header(quality: &Quality) -> Option<HeaderValue> {
+    let json = serde_json::to_string(quality).ok()?;
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c == ' ' || c.is_ascii_graphic() {
+            text.push(c);
+        } else {
+            let mut units = [0; 2];
+            text.extend(c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")));
+        }
+    }
+    HeaderValue::from_str(&text).ok()
+}
+
 pub(super) async fn no_such_path() -> Response {
     let error = "no such path: see / for a page, GET /api/v1/apps, /api/v1/flamegraph, /api/v1/diff, \
                  /api/v1/timeline, /api/v1/tags and /api/v1/tags/{tag}/values, \
                  or POST /v1/profile/ProfileTracing";
     (StatusCode::NOT_FOUND, Json(Body { error, field: None })).into_response()
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_holds_whatever_reasons_are_stored() {
+        let reason = "ring-full é 🔥 \"\\ \n\u{7f}";
+        let quality = Quality { lost: [(reason.to_owned(), 9)].into(), ..Quality::default() };
+        let header = quality_header(&quality).unwrap();
+        let json: serde_json::Value = serde_json::from_str(header.to_str().unwrap()).unwrap();
+        assert_eq!(json, serde_json::to_value(&quality).unwrap());
+    }
 }

@@ -18,10 +18,14 @@ pub struct AppRow {
     pub thread_name: String,
     /// How the stack's walk ended, as the column's number.
     pub end: i8,
+    /// Microseconds that each of its samples stands for; 0 if it has none.
+    pub period: i64,
     /// Smallest process id.
     pub first_process: u32,
     /// Largest process id.
     pub last_process: u32,
+    /// Samples.
+    pub samples: u64,
     /// Microseconds.
     pub value: i64,
     /// Those of `value` that come from rollups.
@@ -50,6 +54,10 @@ pub struct TotalRow {
     pub thread_name: String,
     /// 1 for the main thread.
     pub main_thread: u8,
+    /// As in [`AppRow`].
+    pub period: i64,
+    /// As in [`AppRow`].
+    pub samples: u64,
     /// Microseconds.
     pub value: i64,
     /// Those of `value` that come from rollups.
@@ -59,7 +67,7 @@ pub struct TotalRow {
 /// What stands for the processes of a row that a rollup does not tell apart.
 pub const NO_PROCESS: u32 = 0;
 
-const NO_STACK: [u8; 16] = StackId::NONE.to_bytes();
+pub(super) const NO_STACK: [u8; 16] = StackId::NONE.to_bytes();
 
 /// The stacks of an answer, by id.
 #[derive(Debug, Default)]
@@ -68,14 +76,22 @@ pub struct Stacks {
     frames: HashMap<[u8; 16], String>,
     /// Those with a frame that is shown with its process.
     by_process: HashSet<[u8; 16]>,
+    /// Those with a frame that has no name.
+    unresolved: HashSet<[u8; 16]>,
 }
 
 impl FromIterator<([u8; 16], String)> for Stacks {
     fn from_iter<I: IntoIterator<Item = ([u8; 16], String)>>(stacks: I) -> Self {
         let frames: HashMap<_, _> = stacks.into_iter().collect();
-        let by_process = |text: &str| text.split(';').any(|frame| frame == frame::PERF_MAP_FRAME);
-        let by_process = frames.iter().filter(|(_, text)| by_process(text)).map(|(id, _)| *id).collect();
-        Self { frames, by_process }
+        let unresolved: HashSet<_> = frames
+            .iter()
+            .filter(|(_, text)| text.split(';').any(frame::is_unresolved))
+            .map(|(id, _)| *id)
+            .collect();
+        // The frame that is shown with its process has no name either.
+        let by_process = |id: &&[u8; 16]| frames[*id].split(';').any(|frame| frame == frame::PERF_MAP_FRAME);
+        let by_process = unresolved.iter().filter(by_process).copied().collect();
+        Self { frames, by_process, unresolved }
     }
 }
 
@@ -84,6 +100,16 @@ impl Stacks {
     /// then [`super::plan::app_by_process`] tells them apart.
     pub fn differ_by_process(&self, rows: &[AppRow]) -> bool {
         rows.iter().any(|r| r.first_process != r.last_process && self.by_process.contains(&r.stack_id))
+    }
+
+    /// Whether the frames of a stack are known.
+    pub fn contains(&self, stack_id: &[u8; 16]) -> bool {
+        self.frames.contains_key(stack_id)
+    }
+
+    /// Whether one of a stack's frames has no name.
+    pub fn has_unresolved(&self, stack_id: &[u8; 16]) -> bool {
+        self.unresolved.contains(stack_id)
     }
 
     /// The frames of a stack as they are shown for a process, root first.
@@ -137,8 +163,7 @@ pub fn app_tree(
             continue;
         }
         for (at, row) in same_stack.iter().enumerate() {
-            let AppRow { stack_id, thread_name, first_process, value, end: _, last_process: _, rolled_up: _ } =
-                *row;
+            let AppRow { stack_id, thread_name, first_process, value, .. } = row;
             let thread =
                 *threads.entry(thread_name).or_insert_with(|| tree.intern(&shown_thread(thread_name)));
             if at == 0 || by_process_too {
@@ -171,7 +196,7 @@ pub(super) fn shown_process(name: &str) -> String {
 /// value, and `[t] thread` for the other threads.
 pub fn total_tree(name: &str, rows: &[TotalRow]) -> Tree {
     let mut tree = TreeBuilder::new(name);
-    for TotalRow { process_name, thread_name, main_thread, value, rolled_up: _ } in rows {
+    for TotalRow { process_name, thread_name, main_thread, value, .. } in rows {
         let process = shown_process(process_name);
         if *main_thread != 0 {
             tree.add([process], *value);
@@ -180,45 +205,6 @@ pub fn total_tree(name: &str, rows: &[TotalRow]) -> Tree {
         }
     }
     tree.finish()
-}
-
-/// How much of the time is in stacks that are not what they should be, in
-/// sentences; none if all are.
-pub fn quality(rows: &[AppRow], stacks: &Stacks) -> Vec<String> {
-    // The numbers of the column `stack_end`.
-    const ENDS: [(i8, &str); 5] = [
-        (1, "deeper than what is walked"),
-        (2, "cut at code without unwind information"),
-        (3, "cut at code made at run time"),
-        (4, "lost altogether"),
-        (5, "not taken"),
-    ];
-    let sum = |keep: &dyn Fn(&AppRow) -> bool| -> i64 {
-        rows.iter().filter(|r| keep(r)).fold(0, |sum, r| sum.saturating_add(r.value))
-    };
-    let total = sum(&|_| true);
-    let share = |part: i64| percent(part, total);
-
-    let mut notes = Vec::new();
-    let incomplete = sum(&|r| r.end != 0);
-    if incomplete != 0 {
-        let parts: Vec<String> = ENDS
-            .iter()
-            .map(|&(end, what)| (sum(&|r| r.end == end), what))
-            .filter(|(part, _)| *part != 0)
-            .map(|(part, what)| format!("{} {what}", share(part)))
-            .collect();
-        notes.push(format!(
-            "{} of the time is in incomplete stacks ({})",
-            share(incomplete),
-            parts.join(", ")
-        ));
-    }
-    let missing = sum(&|r| r.stack_id != NO_STACK && !stacks.frames.contains_key(&r.stack_id));
-    if missing != 0 {
-        notes.push(format!("{} of the time is in stacks whose frames are not stored", share(missing)));
-    }
-    notes
 }
 
 /// One decimal, and never 0.0 % or 100.0 % of a part that is neither.
@@ -233,34 +219,39 @@ pub(super) fn percent(part: i64, total: i64) -> String {
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use hearth_profile::write::folded::folded;
 
-    /// `id thread end pid-pid value`, one row a line.
-    fn rows(text: &str) -> Vec<AppRow> {
+    /// `id thread end pid-pid value`, one row a line, each sample of one microsecond.
+    pub(in crate::query) fn rows(text: &str) -> Vec<AppRow> {
         text.lines()
             .map(|line| {
                 let [id, thread, end, pids, value] = line.split(' ').collect::<Vec<_>>().try_into().unwrap();
                 let (first, last) = pids.split_once('-').unwrap_or((pids, pids));
+                let value: i64 = value.parse().unwrap();
                 AppRow {
                     stack_id: id.parse::<u128>().unwrap().to_be_bytes(),
                     thread_name: thread.to_owned(),
                     end: end.parse().unwrap(),
+                    period: 1,
                     first_process: first.parse().unwrap(),
                     last_process: last.parse().unwrap(),
-                    value: value.parse().unwrap(),
+                    samples: value.unsigned_abs(),
+                    value,
                     rolled_up: 0,
                 }
             })
             .collect()
     }
 
-    fn stacks() -> Stacks {
+    pub(in crate::query) fn stacks() -> Stacks {
         [
             (1, "main;work;[l] memcpy"),
             (2, "main;[k] entry;[k] read;[k] copy"),
             (3, "Thread::run;[/tmp/perf-PID.map];[k] fault"),
+            (4, "[k] ret_from_fork;[k] kthread;[k] work"),
+            (5, "a[k] b;[k]c;[l] [k] d;[k] entry"),
         ]
         .map(|(id, frames)| (StackId(id).to_bytes(), frames.to_owned()))
         .into_iter()
@@ -334,11 +325,35 @@ mod tests {
     }
 
     #[test]
+    fn a_stack_of_the_kernel_alone_is_cut_the_same_way() {
+        check("4 k 0 7 3", Some(4), "app;[t] k;[k] ret_from_fork;[k] kthread;[k] work 3\n");
+        check("4 k 0 7 3", Some(3), "app;[t] k;[k] ret_from_fork;[k] kthread;[k] work 3\n");
+        check("4 k 0 7 3", Some(1), "app;[t] k;[k] ret_from_fork 3\n");
+        check("4 k 0 7 3", Some(0), "app;[t] k 3\n");
+    }
+
+    #[test]
+    fn a_name_that_holds_k_in_brackets_is_no_kernel_frame() {
+        check("5 a 0 7 3", Some(1), "app;[t] a;a[k] b;[k]c;[l] [k] d;[k] entry 3\n");
+        check("5 a 0 7 3", Some(0), "app;[t] a;a[k] b;[k]c;[l] [k] d 3\n");
+    }
+
+    #[test]
+    fn what_is_cut_keeps_its_time() {
+        let rows = rows("1 a 0 7 1\n2 a 0 7 2\n3 b 0 7 4\n4 b 1 7 8\n5 c 0 7 16\n99 c 0 7 32\n0 c 5 7 64");
+        for depth in [None, Some(0), Some(1), Some(2), Some(3), Some(4), Some(u32::MAX)] {
+            assert_eq!(app_tree("app", &rows, &[], &stacks(), depth).root().total, 127, "{depth:?}");
+        }
+    }
+
+    #[test]
     fn in_total_a_main_thread_is_its_process() {
         let row = |process: &str, thread: &str, main_thread, value| TotalRow {
             process_name: process.into(),
             thread_name: thread.into(),
             main_thread,
+            period: 1,
+            samples: 1,
             value,
             rolled_up: 0,
         };
@@ -352,26 +367,5 @@ mod tests {
             folded(&total_tree("Total", &rows)),
             "Total;[p] java 2\nTotal;[p] java;[t] C2:x 5\nTotal;[p] java;[t] java 1\nTotal;[p] sh 1\n"
         );
-    }
-
-    fn check_quality(text: &str, expected: &[&str]) {
-        assert_eq!(quality(&rows(text), &stacks()), expected);
-    }
-
-    #[test]
-    fn incomplete_stacks_are_said() {
-        check_quality("1 a 0 7 3", &[]);
-        check_quality(
-            "1 a 0 7 90\n1 a 1 7 4\n1 a 4 7 6",
-            &[
-                "10.0 % of the time is in incomplete stacks (4.0 % deeper than what is walked, 6.0 % lost altogether)",
-            ],
-        );
-        check_quality(
-            "1 a 0 7 99999\n1 a 2 7 1",
-            &["less than 0.1 % of the time is in incomplete stacks \
-               (less than 0.1 % cut at code without unwind information)"],
-        );
-        check_quality("99 a 0 7 3", &["100.0 % of the time is in stacks whose frames are not stored"]);
     }
 }

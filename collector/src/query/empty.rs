@@ -3,7 +3,7 @@
 use clickhouse::Row;
 use serde::Deserialize;
 
-use super::request::{Request, Subject, TimeRange};
+use super::request::{Request, Subject, TOTAL, TimeRange};
 use super::time::utc;
 
 /// A row of [`super::plan::seen`], [`super::plan::seen_app`] and [`super::plan::seen_ever`].
@@ -121,8 +121,9 @@ fn not_stored(asked: &str, between: &str, latest: Option<String>, seen: &Seen) -
     parts.join("; ")
 }
 
+/// What can be asked for: an app called like `Total` cannot.
 fn names(seen: &[SeenApp]) -> Vec<&str> {
-    seen.iter().map(|app| app.app_service.as_str()).filter(|name| !name.is_empty()).collect()
+    seen.iter().map(|app| app.app_service.as_str()).filter(|name| !["", TOTAL].contains(name)).collect()
 }
 
 /// The names that resemble `asked`, the nearest first.
@@ -322,7 +323,7 @@ mod tests {
         check(
             "postgres",
             "",
-            "- 9, nginx 5, sh 1, java 0",
+            "- 9, nginx 5, Total 4, sh 1, java 0",
             "no app_service \"postgres\" is stored; stored in the range are, for example: nginx, sh",
         );
         check(

@@ -7,9 +7,10 @@ use serde::Deserialize;
 
 use super::QueryError;
 use super::build::{self, AppRow, Stacks};
-use super::plan::{self, Statement};
+use super::plan::{self, PERIOD, Statement};
+use super::quality::{Incomplete, Quality};
 use super::request::{Request, Subject};
-use super::source::{self, Need, Sources};
+use super::source::{Need, Sources};
 use super::store::{Store, off_runtime};
 
 /// A row of [`statement`].
@@ -26,6 +27,7 @@ struct LabelledRow {
     pod_node: String,
     container: String,
     end: i8,
+    period: i64,
     samples: u64,
     value: i64,
     rolled_up: i64,
@@ -34,8 +36,8 @@ struct LabelledRow {
 /// What a question for labelled samples found.
 #[derive(Debug)]
 pub enum Labelled {
-    /// A pprof file.
-    Pprof(Vec<u8>),
+    /// A pprof file, and how far it can be trusted.
+    Pprof(Vec<u8>, Quality),
     /// Nothing, and why.
     Empty(String),
 }
@@ -47,29 +49,37 @@ impl Store {
     /// As [`Store::flame`].
     pub async fn pprof(&self, request: &Request) -> Result<Labelled, QueryError> {
         let (sources, mut notes) = self.sources(request.range, Need::of(request)).await?;
-        let rows: Vec<LabelledRow> = self.rows(&statement(request, &sources)).await?;
-        if rows.is_empty() {
+        let (found, lost) = tokio::try_join!(self.labelled(request, &sources), self.lost(request, &sources))?;
+        let Some((rows, stacks)) = found else {
             return Ok(Labelled::Empty(self.reason(request, &sources).await?));
-        }
-        // Stacks are stored before the rows that name them: asked in this order, none is missing.
-        let stacks = match &request.subject {
-            Subject::App(app) => self.stacks(&plan::stacks(request, &sources, app)).await?,
-            Subject::Total => Stacks::default(),
         };
         let (subject, window, range) = (request.subject.clone(), self.window_seconds(), sources.range());
         let write = move || {
-            let [rolled_up, total] = rows.iter().fold([0_i64; 2], |[rolled_up, total], row| {
-                [rolled_up.saturating_add(row.rolled_up), total.saturating_add(row.value)]
-            });
-            notes.extend(source::rolled_up_note(rolled_up, total));
-            if matches!(subject, Subject::App(_)) {
-                notes.extend(quality(&rows, &stacks));
-            }
+            let quality = Quality { lost, ..quality(&subject, &rows, &stacks) };
+            notes.extend(quality.notes());
             let seconds = (range.until - range.from).saturating_add(1).max(window);
             let about = About { subject: subject.name(), from: range.from, seconds, notes: &notes };
-            pprof(&about, &subject, &rows, &stacks)
+            Labelled::Pprof(pprof(&about, &subject, &rows, &stacks), quality)
         };
-        Ok(Labelled::Pprof(off_runtime(write).await))
+        Ok(off_runtime(write).await)
+    }
+
+    /// The rows, if there are any, and their stacks.
+    async fn labelled(
+        &self,
+        request: &Request,
+        sources: &Sources,
+    ) -> Result<Option<(Vec<LabelledRow>, Stacks)>, QueryError> {
+        let rows: Vec<LabelledRow> = self.rows(&statement(request, sources)).await?;
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        // Stacks are stored before the rows that name them: asked in this order, none is missing.
+        let stacks = match &request.subject {
+            Subject::App(app) => self.stacks(&plan::stacks(request, sources, app)).await?,
+            Subject::Total => Stacks::default(),
+        };
+        Ok(Some((rows, stacks)))
     }
 }
 
@@ -82,11 +92,11 @@ fn statement(request: &Request, sources: &Sources) -> Statement {
     let (from, condition, values) = plan::condition(request, sources, app_service);
     let sql = format!(
         "SELECT {stack_id} AS stack, process_name, thread_name, main_thread, process_id, \
-         pod_ns, pod, pod_node, container, toInt8(stack_end) AS end, \
+         pod_ns, pod, pod_node, container, toInt8(stack_end) AS end, {PERIOD}, \
          sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value, \
          {} AS rolled_up\n\
          FROM {from}\nWHERE {condition}\n\
-         GROUP BY stack, process_name, thread_name, main_thread, process_id, pod_ns, pod, pod_node, container, end",
+         GROUP BY stack, process_name, thread_name, main_thread, process_id, pod_ns, pod, pod_node, container, end, period",
         sources.rolled_up()
     );
     Statement { sql, values }
@@ -125,17 +135,26 @@ fn pprof(about: &About<'_>, subject: &Subject, rows: &[LabelledRow], stacks: &St
     pprof.finish()
 }
 
-fn quality(rows: &[LabelledRow], stacks: &Stacks) -> Vec<String> {
-    let row = |row: &LabelledRow| AppRow {
-        stack_id: row.stack_id,
-        thread_name: String::new(),
-        end: row.end,
-        first_process: row.process_id,
-        last_process: row.process_id,
-        value: row.value,
-        rolled_up: row.rolled_up,
-    };
-    build::quality(&rows.iter().map(row).collect::<Vec<_>>(), stacks)
+fn quality(subject: &Subject, rows: &[LabelledRow], stacks: &Stacks) -> Quality {
+    let rows: Vec<AppRow> = rows
+        .iter()
+        .map(|row| AppRow {
+            stack_id: row.stack_id,
+            thread_name: String::new(),
+            end: row.end,
+            period: row.period,
+            first_process: row.process_id,
+            last_process: row.process_id,
+            samples: row.samples,
+            value: row.value,
+            rolled_up: row.rolled_up,
+        })
+        .collect();
+    match subject {
+        Subject::App(_) => Quality::of_app(&rows, stacks),
+        // No stacks are asked for: none is incomplete.
+        Subject::Total => Quality { incomplete: Incomplete::default(), ..Quality::of_app(&rows, stacks) },
+    }
 }
 
 #[cfg(test)]
@@ -163,10 +182,10 @@ mod tests {
     #[test]
     fn an_app_is_aggregated_by_stack_and_labels_and_total_by_labels() {
         assert_snapshot!(sql("it's"), @"
-        SELECT stack_id AS stack, process_name, thread_name, main_thread, process_id, pod_ns, pod, pod_node, container, toInt8(stack_end) AS end, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value, toInt64(0) AS rolled_up
+        SELECT stack_id AS stack, process_name, thread_name, main_thread, process_id, pod_ns, pod, pod_node, container, toInt8(stack_end) AS end, toInt64(intDivOrZero(profile_value, sample_count)) AS period, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value, toInt64(0) AS rolled_up
         FROM profile.in_process_local
         WHERE app_service = ? AND profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND `pod_ns` = ?
-        GROUP BY stack, process_name, thread_name, main_thread, process_id, pod_ns, pod, pod_node, container, end
+        GROUP BY stack, process_name, thread_name, main_thread, process_id, pod_ns, pod, pod_node, container, end, period
         ");
         assert!(sql("Total").starts_with("SELECT toFixedString('', 16) AS stack, process_name"));
         assert!(!sql("Total").contains("app_service"));

@@ -2,11 +2,15 @@
 //!
 //! parse ([`request`], [`filter`]) → plan ([`plan`]: SQL text and bound
 //! values; [`source`]: from which tables) → rows ([`store`], the only part that does IO) → tree ([`build`]),
-//! or, when there are no rows, the reason ([`empty`]).
+//! or, when there are no rows, the reason ([`empty`]). With each tree comes how
+//! far it can be trusted ([`quality`]).
 //!
 //! A question is bounded by [`Limits`]: ClickHouse ends a statement that
 //! returns or needs too much, or takes too long. Beyond a bound there is an
-//! error that says what to narrow, never a cut answer.
+//! error that says which it was and what to narrow, never a cut answer. Every
+//! statement is read-only, and ends when whoever asked went away.
+
+use std::time::Duration;
 
 pub mod build;
 pub mod empty;
@@ -14,6 +18,7 @@ mod error;
 pub mod filter;
 pub mod labelled;
 pub mod plan;
+pub mod quality;
 pub mod request;
 pub mod source;
 pub mod store;
@@ -22,7 +27,8 @@ pub mod time;
 pub mod timeline;
 pub mod values;
 
-pub use error::QueryError;
+pub use error::{Exceeded, Limit, QueryError};
+pub use quality::Quality;
 pub use request::{Request, Subject, TimeRange};
 pub use store::{Answer, App, Flame, Store};
 
@@ -37,8 +43,13 @@ pub struct Limits {
     pub max_memory: u64,
     /// Most seconds that one statement may run.
     pub max_execution_seconds: u64,
-    /// Questions answered at once; one more is told to come back.
+    /// How much longer than that ClickHouse may take to say so.
+    pub grace: Duration,
+    /// Questions answered at once.
     pub concurrent: usize,
+    /// How long one more waits for its turn before it is told to come back: a
+    /// dashboard asks for all of its panels at once.
+    pub queue: Duration,
     /// Length of the windows that rows belong to, in seconds.
     pub window_seconds: u32,
 }
@@ -52,7 +63,9 @@ impl Default for Limits {
             max_bytes: 256 << 20,
             max_memory: 1 << 30,
             max_execution_seconds: 30,
+            grace: Duration::from_secs(5),
             concurrent: 4,
+            queue: Duration::from_secs(1),
             window_seconds: 10,
         }
     }

@@ -2,7 +2,7 @@
 
 use hearth_profile::frame::PERF_MAP_FRAME;
 
-use super::request::{Request, TimeRange};
+use super::request::{Request, Subject, TOTAL, TimeRange};
 use super::source::Sources;
 
 /// A statement and what is bound to its placeholders, in their order.
@@ -26,16 +26,19 @@ pub enum Value {
 /// How long one of the statements may run that find out why an answer is empty.
 const REASON_SECONDS: u64 = 5;
 
-/// Value by stack, thread and end of stack, for one app service. The smallest
+/// What one sample stood for: rows of different rates stay apart. No row without samples is expected.
+pub(super) const PERIOD: &str = "toInt64(intDivOrZero(profile_value, sample_count)) AS period";
+
+/// Value by stack, thread, end of stack and rate, for one app service. The smallest
 /// and the largest process id tell whether several processes are in a row.
 pub fn app(request: &Request, sources: &Sources, app_service: &str) -> Statement {
     let (from, condition, values) = condition(request, sources, Some(app_service));
     let sql = format!(
-        "SELECT stack_id, thread_name, toInt8(stack_end) AS end, \
-         min(process_id) AS first_process, max(process_id) AS last_process, sum(profile_value) AS value, \
-         {} AS rolled_up\n\
+        "SELECT stack_id, thread_name, toInt8(stack_end) AS end, {PERIOD}, \
+         min(process_id) AS first_process, max(process_id) AS last_process, \
+         sum(sample_count) AS samples, sum(profile_value) AS value, {} AS rolled_up\n\
          FROM {from}\nWHERE {condition}\n\
-         GROUP BY stack_id, thread_name, end",
+         GROUP BY stack_id, thread_name, end, period",
         sources.rolled_up()
     );
     Statement { sql, values }
@@ -55,14 +58,14 @@ pub fn app_by_process(request: &Request, sources: &Sources, app_service: &str) -
     Statement { sql, values }
 }
 
-/// Value by process name, thread name and whether it is the main thread.
+/// Value by process name, thread name, whether it is the main thread, and rate.
 pub fn total(request: &Request, sources: &Sources) -> Statement {
     let (from, condition, values) = condition(request, sources, None);
     let sql = format!(
-        "SELECT process_name, thread_name, main_thread, \
-         sum(profile_value) AS value, {} AS rolled_up\n\
+        "SELECT process_name, thread_name, main_thread, {PERIOD}, \
+         sum(sample_count) AS samples, sum(profile_value) AS value, {} AS rolled_up\n\
          FROM {from}\nWHERE {condition}\n\
-         GROUP BY process_name, thread_name, main_thread",
+         GROUP BY process_name, thread_name, main_thread, period",
         sources.rolled_up()
     );
     Statement { sql, values }
@@ -80,7 +83,35 @@ pub fn stacks(request: &Request, sources: &Sources, app_service: &str) -> Statem
     Statement { sql, values }
 }
 
-/// The app services of a range, the hottest first. At most `limit`.
+/// What the agents of all nodes lost.
+pub fn losses(range: TimeRange) -> Statement {
+    let mut values = Vec::new();
+    let time = time_condition(range, &mut values);
+    let sql = format!(
+        "SELECT pod_cluster, pod_node, reason, sum(samples) AS lost\n\
+         FROM profile.losses\nWHERE {time}\n\
+         GROUP BY pod_cluster, pod_node, reason"
+    );
+    Statement { sql, values }
+}
+
+/// The nodes that have rows in an answer.
+pub fn nodes(request: &Request, sources: &Sources) -> Statement {
+    let app_service = match &request.subject {
+        Subject::Total => None,
+        Subject::App(app_service) => Some(app_service.as_str()),
+    };
+    let (from, condition, values) = condition(request, sources, app_service);
+    let sql = format!(
+        "SELECT pod_cluster, pod_node\n\
+         FROM {from}\nWHERE {condition}\n\
+         GROUP BY pod_cluster, pod_node"
+    );
+    Statement { sql, values }
+}
+
+/// The app services of a range that can be asked for by name, the hottest first.
+/// At most `limit`.
 pub fn apps(sources: &Sources, limit: u64) -> Statement {
     let mut values = Vec::new();
     let from = sources.from(&mut values);
@@ -88,7 +119,7 @@ pub fn apps(sources: &Sources, limit: u64) -> Statement {
     let sql = format!(
         "SELECT app_service, sum(toUInt64(sample_count)) AS samples, \
          sum(profile_value) AS value, {} AS rolled_up\n\
-         FROM {from}\nWHERE {time}app_service != ''\n\
+         FROM {from}\nWHERE {time}app_service NOT IN ('', '{TOTAL}')\n\
          GROUP BY app_service\nORDER BY value DESC, app_service LIMIT {limit}",
         sources.rolled_up()
     );
@@ -170,7 +201,6 @@ fn seen_statement(rows: &str, from: &str, order: &str, values: Vec<Value>) -> St
 mod tests {
     use super::*;
     use crate::query::filter;
-    use crate::query::request::Subject;
     use insta::assert_snapshot;
 
     const RANGE: TimeRange = TimeRange { from: 100, until: 200 };
@@ -194,10 +224,10 @@ mod tests {
     #[test]
     fn an_app_is_aggregated_by_stack_and_thread() {
         assert_snapshot!(text(&app(&request("pod_ns = 'a' OR cpu = 1"), &Sources::raw(RANGE), "it's")), @r#"
-        SELECT stack_id, thread_name, toInt8(stack_end) AS end, min(process_id) AS first_process, max(process_id) AS last_process, sum(profile_value) AS value, toInt64(0) AS rolled_up
+        SELECT stack_id, thread_name, toInt8(stack_end) AS end, toInt64(intDivOrZero(profile_value, sample_count)) AS period, min(process_id) AS first_process, max(process_id) AS last_process, sum(sample_count) AS samples, sum(profile_value) AS value, toInt64(0) AS rolled_up
         FROM profile.in_process_local
         WHERE app_service = ? AND profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND (`pod_ns` = ? OR `cpu` = ?)
-        GROUP BY stack_id, thread_name, end
+        GROUP BY stack_id, thread_name, end, period
         [Text("it's"), Text("on-cpu"), Text("eBPF"), Int(100), Int(200), Text("a"), Int(1)]
         "#);
     }
@@ -216,10 +246,10 @@ mod tests {
     #[test]
     fn total_is_aggregated_by_process_and_thread() {
         assert_snapshot!(text(&total(&request("pod_node = 'n'"), &Sources::raw(RANGE))), @r#"
-        SELECT process_name, thread_name, main_thread, sum(profile_value) AS value, toInt64(0) AS rolled_up
+        SELECT process_name, thread_name, main_thread, toInt64(intDivOrZero(profile_value, sample_count)) AS period, sum(sample_count) AS samples, sum(profile_value) AS value, toInt64(0) AS rolled_up
         FROM profile.in_process_local
         WHERE profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND `pod_node` = ?
-        GROUP BY process_name, thread_name, main_thread
+        GROUP BY process_name, thread_name, main_thread, period
         [Text("on-cpu"), Text("eBPF"), Int(100), Int(200), Text("n")]
         "#);
     }
@@ -236,11 +266,29 @@ mod tests {
     }
 
     #[test]
+    fn what_was_lost_is_asked_for_all_nodes_and_the_nodes_of_an_answer_apart() {
+        assert_snapshot!(text(&losses(RANGE)), @r#"
+        SELECT pod_cluster, pod_node, reason, sum(samples) AS lost
+        FROM profile.losses
+        WHERE time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')
+        GROUP BY pod_cluster, pod_node, reason
+        [Int(100), Int(200)]
+        "#);
+        assert_snapshot!(text(&nodes(&request("pod_ns = 'a'"), &Sources::raw(RANGE))), @r#"
+        SELECT pod_cluster, pod_node
+        FROM profile.in_process_local
+        WHERE app_service = ? AND profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND `pod_ns` = ?
+        GROUP BY pod_cluster, pod_node
+        [Text("redis-server"), Text("on-cpu"), Text("eBPF"), Int(100), Int(200), Text("a")]
+        "#);
+    }
+
+    #[test]
     fn apps_are_ordered_by_value() {
         assert_snapshot!(text(&apps(&Sources::raw(RANGE), 10)), @r#"
         SELECT app_service, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value, toInt64(0) AS rolled_up
         FROM profile.in_process_local
-        WHERE time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND app_service != ''
+        WHERE time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND app_service NOT IN ('', 'Total')
         GROUP BY app_service
         ORDER BY value DESC, app_service LIMIT 10
         [Int(100), Int(200)]

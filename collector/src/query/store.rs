@@ -1,5 +1,6 @@
 //! Runs statements: the only part of the query core that does IO.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clickhouse::{Client, Row, RowOwned, RowRead};
@@ -8,7 +9,9 @@ use serde::Deserialize;
 
 use super::build::{self, Stacks};
 use super::empty::Seen;
+use super::error::{Exceeded, Limit};
 use super::plan::{self, Statement, Value};
+use super::quality::{self, LossRow, Quality};
 use super::request::{Request, Subject, TOTAL, TimeRange};
 use super::source::{self, Need, Sources};
 use super::{Limits, QueryError, empty};
@@ -43,10 +46,10 @@ pub enum Answer {
 pub struct Flame {
     /// Root, threads or processes, frames.
     pub tree: Tree,
-    /// Sentences; usually none.
+    /// How far it can be trusted.
+    pub quality: Quality,
+    /// The same, and what else must be known of it. Sentences; usually none.
     pub notes: Vec<String>,
-    /// Those microseconds of the root that come from rollups.
-    pub rolled_up: i64,
 }
 
 /// An app service of a range.
@@ -79,7 +82,12 @@ impl Store {
     pub fn new(client: Client, limits: Limits) -> Self {
         let client = client
             .with_setting("max_execution_time", limits.max_execution_seconds.to_string())
-            .with_setting("timeout_overflow_mode", "throw");
+            .with_setting("timeout_overflow_mode", "throw")
+            // Nothing that is asked here writes; 2 lets a statement bring settings.
+            .with_setting("readonly", "2")
+            // Whoever went away, and a statement that we gave up, must not cost any more.
+            // ClickHouse ends only those that are read-only.
+            .with_setting("cancel_http_readonly_queries_on_client_close", "1");
         let coverage = client.clone();
         let client = client
             .with_setting("max_result_rows", limits.max_rows.to_string())
@@ -101,47 +109,71 @@ impl Store {
     /// If the answer exceeds a limit, or ClickHouse does not give one.
     pub async fn flame(&self, request: &Request) -> Result<Answer, QueryError> {
         let (sources, mut notes) = self.sources(request.range, Need::of(request)).await?;
-        let found = match &request.subject {
-            Subject::Total => {
-                let rows: Vec<build::TotalRow> = self.rows(&plan::total(request, &sources)).await?;
-                if rows.is_empty() {
-                    None
-                } else {
-                    let rolled_up = sum(rows.iter().map(|row| row.rolled_up));
-                    Some((off_runtime(move || build::total_tree(TOTAL, &rows)).await, rolled_up))
+        let (tree, lost) = tokio::try_join!(self.tree(request, &sources), self.lost(request, &sources))?;
+        match tree {
+            Some((tree, quality)) => {
+                let quality = Quality { lost, ..quality };
+                notes.extend(quality.notes());
+                Ok(Answer::Flame(Flame { tree, quality, notes }))
+            }
+            None => {
+                let mut reason = self.reason(request, &sources).await?;
+                if let Some(note) = quality::lost_note(&lost) {
+                    reason = format!("{reason}; {note}");
                 }
+                Ok(Answer::Empty(reason))
             }
-            Subject::App(app) => {
-                let rows: Vec<build::AppRow> = self.rows(&plan::app(request, &sources, app)).await?;
-                if rows.is_empty() {
-                    None
-                } else {
-                    // Stacks are stored before the rows that name them: asked in this order, none is missing.
-                    let stacks = self.stacks(&plan::stacks(request, &sources, app)).await?;
-                    let by_process: Vec<build::ProcessRow> = if stacks.differ_by_process(&rows) {
-                        self.rows(&plan::app_by_process(request, &sources, app)).await?
-                    } else {
-                        Vec::new()
-                    };
-                    let rolled_up = sum(rows.iter().map(|row| row.rolled_up));
-                    let (app, max_kernel_frames) = (app.clone(), request.max_kernel_frames);
-                    let build = move || {
-                        let tree = build::app_tree(&app, &rows, &by_process, &stacks, max_kernel_frames);
-                        (tree, build::quality(&rows, &stacks))
-                    };
-                    let (tree, quality) = off_runtime(build).await;
-                    notes.extend(quality);
-                    Some((tree, rolled_up))
-                }
-            }
-        };
-        match found {
-            Some((tree, rolled_up)) => {
-                notes.extend(source::rolled_up_note(rolled_up, tree.root().total));
-                Ok(Answer::Flame(Flame { tree, notes, rolled_up }))
-            }
-            None => Ok(Answer::Empty(self.reason(request, &sources).await?)),
         }
+    }
+
+    /// The tree, if there are rows, and all of its quality but what was lost.
+    async fn tree(
+        &self,
+        request: &Request,
+        sources: &Sources,
+    ) -> Result<Option<(Tree, Quality)>, QueryError> {
+        let app = match &request.subject {
+            Subject::Total => {
+                let rows: Vec<build::TotalRow> = self.rows(&plan::total(request, sources)).await?;
+                if rows.is_empty() {
+                    return Ok(None);
+                }
+                let build = move || (build::total_tree(TOTAL, &rows), Quality::of_total(&rows));
+                return Ok(Some(off_runtime(build).await));
+            }
+            Subject::App(app) => app.clone(),
+        };
+        let rows: Vec<build::AppRow> = self.rows(&plan::app(request, sources, &app)).await?;
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        // Stacks are stored before the rows that name them: asked in this order, none is missing.
+        let stacks = self.stacks(&plan::stacks(request, sources, &app)).await?;
+        let by_process: Vec<build::ProcessRow> = if stacks.differ_by_process(&rows) {
+            self.rows(&plan::app_by_process(request, sources, &app)).await?
+        } else {
+            Vec::new()
+        };
+        let max_kernel_frames = request.max_kernel_frames;
+        let build = move || {
+            let tree = build::app_tree(&app, &rows, &by_process, &stacks, max_kernel_frames);
+            (tree, Quality::of_app(&rows, &stacks))
+        };
+        Ok(Some(off_runtime(build).await))
+    }
+
+    /// What the agents of the answer's nodes lost. All of `Total` is of all
+    /// nodes, also of one that lost every sample it took.
+    pub(super) async fn lost(
+        &self,
+        request: &Request,
+        sources: &Sources,
+    ) -> Result<BTreeMap<String, u64>, QueryError> {
+        let losses: Vec<LossRow> = self.rows(&plan::losses(sources.range())).await?;
+        // Mostly there are none, and then the nodes need not be found.
+        let all = losses.is_empty() || request.subject == Subject::Total && request.filter.is_none();
+        let nodes = if all { None } else { Some(self.rows(&plan::nodes(request, sources)).await?) };
+        Ok(quality::lost(losses, nodes))
     }
 
     /// Seconds of a window.
@@ -206,7 +238,7 @@ impl Store {
     ) -> Result<Option<Vec<T>>, QueryError> {
         match self.rows(statement).await {
             Ok(rows) => Ok(Some(rows)),
-            Err(error @ (QueryError::TooMuch(_) | QueryError::TooSlow(_))) => {
+            Err(error @ QueryError::TooMuch(_)) => {
                 tracing::debug!("the reason of an empty answer stays incomplete: {error}");
                 Ok(None)
             }
@@ -234,13 +266,16 @@ impl Store {
     pub async fn ready(&self) -> Result<(), QueryError> {
         let query = self.client.query("SELECT 1 AS one").fetch_one::<One>();
         let answer = tokio::time::timeout(Duration::from_secs(2), query).await;
-        answer.map_err(|_| clickhouse::error::Error::TimedOut)??;
-        Ok(())
+        match answer.unwrap_or(Err(clickhouse::error::Error::TimedOut)) {
+            Ok(One { .. }) => Ok(()),
+            Err(error) => Err(QueryError::of(error, &self.limits)),
+        }
     }
 
     pub(super) async fn stacks(&self, statement: &Statement) -> Result<Stacks, QueryError> {
         let rows: Vec<StackRow> = self.rows(statement).await?;
-        Ok(rows.into_iter().map(|StackRow { stack_id, frames }| (stack_id, frames)).collect())
+        let stacks = rows.into_iter().map(|StackRow { stack_id, frames }| (stack_id, frames));
+        Ok(off_runtime(move || stacks.collect()).await)
     }
 
     pub(super) async fn rows<T: RowOwned + RowRead>(
@@ -264,10 +299,15 @@ impl Store {
         &self,
         answer: impl Future<Output = Result<T, clickhouse::error::Error>>,
     ) -> Result<T, QueryError> {
-        let patience = Duration::from_secs(self.limits.max_execution_seconds + 5);
+        let Limits { max_execution_seconds, grace, .. } = self.limits;
+        let patience = Duration::from_secs(max_execution_seconds) + grace;
         match tokio::time::timeout(patience, answer).await {
-            Ok(answer) => Ok(answer?),
-            Err(_) => Err(QueryError::TooSlow(None)),
+            Ok(answer) => answer.map_err(|error| QueryError::of(error, &self.limits)),
+            Err(_) => Err(QueryError::TooMuch(Exceeded {
+                limit: Limit::Seconds,
+                most: Some(max_execution_seconds),
+                source: None,
+            })),
         }
     }
 }

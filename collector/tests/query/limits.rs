@@ -1,5 +1,7 @@
 //! Bounds, and a store that is not there.
 
+use std::time::Duration;
+
 use clickhouse::Client;
 use hearth_collector::query::Limits;
 use serde_json::json;
@@ -24,13 +26,26 @@ async fn an_answer_beyond_the_bound_on_rows_is_refused_and_not_cut() {
          1708527420 | bounded | 7 | x | b | main | complete | 1 | a | main",
     )
     .await;
-    let message = "the answer is too large: ask for a shorter time range, or narrow it with a filter";
-    let rows = Collector::start_with(client(), Limits { max_rows: 1, ..Limits::default() }).await;
-    check(&rows, 422, "RESOURCE_NUM_EXCEEDED", message).await;
-    let bytes = Collector::start_with(client(), Limits { max_bytes: 3, ..Limits::default() }).await;
-    check(&bytes, 422, "RESOURCE_NUM_EXCEEDED", message).await;
-    let memory = Collector::start_with(client(), Limits { max_memory: 1000, ..Limits::default() }).await;
-    check(&memory, 422, "RESOURCE_NUM_EXCEEDED", message).await;
+    let remedy = "ask for a shorter time range, or narrow it with a filter";
+    let refused = async |limits: Limits, reason: &str| {
+        let collector = Collector::start_with(client(), limits).await;
+        check(&collector, 422, "RESOURCE_NUM_EXCEEDED", &format!("{reason}: {remedy}")).await;
+    };
+    refused(
+        Limits { max_rows: 1, ..Limits::default() },
+        "the answer is too large, more than 1 rows (--query-max-rows)",
+    )
+    .await;
+    refused(
+        Limits { max_bytes: 3, ..Limits::default() },
+        "the answer is too large, more than 3 bytes (--query-max-bytes)",
+    )
+    .await;
+    refused(
+        Limits { max_memory: 1000, ..Limits::default() },
+        "the query needs too much memory in the store, more than 1000 bytes (--query-max-memory)",
+    )
+    .await;
     let enough = Collector::start_with(client(), Limits { max_rows: 2, ..Limits::default() }).await;
     assert_eq!(enough.get(FLAME).await.status, 200);
 }
@@ -67,9 +82,57 @@ async fn filters_at_their_bounds_are_answered() {
     assert_eq!(ask(chain(" OR ", &format!("pod_ns != '{long}'"))).await, json!(10101));
 }
 
+/// What is grouped counts, whatever is left of it in the answer.
+#[tokio::test]
+async fn groups_are_bounded_like_rows() {
+    insert(
+        "1708538220 | group-a | 7 | x | a | main | complete | 1 | a | main
+         1708538220 | group-b | 7 | x | a | main | complete | 1 | a | main",
+    )
+    .await;
+    // One row at most is answered, of two groups.
+    let one_row = client().with_setting("limit", "1");
+    let narrow = Collector::start_with(one_row, Limits { max_rows: 1, ..Limits::default() }).await;
+    let reply = narrow.get("/api/v1/apps?from=1708538220&until=1708538220").await;
+    assert_eq!(reply.status, 422);
+    assert!(reply.text.contains("more than 1 rows (--query-max-rows)"), "{}", reply.text);
+}
+
+/// The start of this window, in Unix seconds.
+pub(crate) fn now() -> u32 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    u32::try_from(since.as_secs() / 10 * 10).unwrap()
+}
+
+/// Each row of the table takes more than half a second.
+fn slow() -> Client {
+    let filter = "{'profile.in_process_local': 'sleepEachRow(0.6) = 0'}";
+    client().with_setting("additional_table_filters", filter)
+}
+
+#[tokio::test]
+async fn a_question_that_takes_too_long_is_ended_by_the_store() {
+    // So late that raw rows answer, without a look at what is rolled up.
+    let now = now();
+    let row = "slow | 7 | x | a | main | complete | 1 | a | main";
+    insert(&format!("{} | {row}\n{now} | {row}", now - 10)).await;
+    let limits = Limits { max_execution_seconds: 1, grace: Duration::from_secs(60), ..Limits::default() };
+    let collector = Collector::start_with(slow(), limits).await;
+    let reply = collector.ask("slow", now - 10, now, &[]).await;
+    assert_eq!(
+        (reply.status, reply.json()["DESCRIPTION"].as_str().unwrap()),
+        (
+            422,
+            "the query took too long, more than 1 seconds (--query-timeout): \
+             ask for a shorter time range, or narrow it with a filter"
+        )
+    );
+}
+
 #[tokio::test]
 async fn one_question_too_many_is_told_to_come_back() {
-    let none = Collector::start_with(client(), Limits { concurrent: 0, ..Limits::default() }).await;
+    let limits = Limits { concurrent: 0, queue: Duration::from_millis(1), ..Limits::default() };
+    let none = Collector::start_with(client(), limits).await;
     check(&none, 429, "FAIL", "too many queries at once: try again in a second").await;
     assert_eq!(none.get(FLAME).await.header("retry-after"), "1");
 }

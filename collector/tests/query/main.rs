@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod cancel;
 mod common;
 mod diff;
 mod documented;
@@ -11,6 +12,7 @@ mod filter;
 mod injection;
 mod limits;
 mod own_api;
+mod quality;
 mod refused;
 mod tags;
 mod timeline;

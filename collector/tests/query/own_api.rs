@@ -24,6 +24,16 @@ async fn a_flame_graph_in_each_format() {
                 { "name": "main", "parent": 1, "self": 0, "total": 30303 },
                 { "name": "a<b>&c", "parent": 2, "self": 30303, "total": 30303 }
             ],
+            "quality": {
+                "value": 30303,
+                "samples": 3,
+                "incomplete": { "truncated": 0, "no-unwind-info": 0, "jit": 0, "lost": 0, "counted": 0 },
+                "unresolved": 0,
+                "missing_stacks": 0,
+                "thinned": 0,
+                "rolled_up": 0,
+                "lost": {}
+            },
             "notes": []
         })
     );
@@ -100,6 +110,7 @@ async fn apps_are_listed_hottest_first() {
         "1708704010 | warm | 7 | x | x | main  | complete | 3 | a | main
          1708704010 | hot  | 7 | x | x | main  | complete | 4 | a | main
          1708704020 | hot  | 7 | x | y | other | complete | 1 | a | main
+         1708704010 | Total | 7 | Total | Total | main | complete | 9 | a | main
          1708704010 |      | 7 | x | x | main  | counted  | 9 | a |",
     )
     .await;

@@ -103,6 +103,76 @@ async fn columns_are_answered_as_newer_deepflows_do() {
     );
 }
 
+/// Every letter that on-cpu profiles have; `O` is for memory alone.
+#[tokio::test]
+async fn columns_say_of_what_kind_a_function_is() {
+    insert(
+        "1708545420 | kinds | 7 | kinds | w | other | complete | 1 | a | main;[l] f;[c] g;[/lib/x.so]
+         1708545420 | kinds | 7 | kinds | w | other | complete | 2 | a | main;[unknown] 0x0000000000000007;[k] h",
+    )
+    .await;
+    let collector = Collector::start().await;
+    let ask = async |app: &str| {
+        let format = [("format", json!("columns"))];
+        collector.ask(app, 1_708_545_420, 1_708_545_420, &format).await.json()["result"].clone()
+    };
+    let mut app = ask("kinds").await;
+    let names = app["functions"].as_array().unwrap().clone();
+    let kind = |name: &str| {
+        let at = names.iter().position(|n| n == name).unwrap();
+        app["function_types"][at].as_str().unwrap().to_owned()
+    };
+    for (name, letter) in [
+        ("kinds", "P"),
+        ("[t] w", "T"),
+        ("main", "A"),
+        ("[l] f", "L"),
+        ("[c] g", "C"),
+        ("[/lib/x.so]", "?"),
+        ("[unknown] 0x0000000000000007", "?"),
+        ("[k] h", "K"),
+    ] {
+        assert_eq!(kind(name), letter, "{name}");
+    }
+    // As many of each, node 0 the root, and every node after its parent.
+    let length = |column: &serde_json::Value| column.as_array().unwrap().len();
+    assert_eq!(length(&app["function_types"]), names.len());
+    assert_eq!(length(&app["function_values"]["values"]), names.len());
+    let nodes = app["node_values"]["values"].take();
+    assert_eq!(nodes[0], json!([0, -1, 0, 30303]));
+    let mut selves = 0;
+    for (at, node) in nodes.as_array().unwrap().iter().enumerate() {
+        let [function, parent, self_value, total] = [0, 1, 2, 3].map(|column| node[column].as_i64().unwrap());
+        assert!((0..names.len() as i64).contains(&function) && parent < at as i64, "{node}");
+        assert!(self_value <= total, "{node}");
+        selves += self_value;
+    }
+    assert_eq!(selves, 30303);
+    let total = ask("Total").await;
+    assert_eq!(total["functions"], json!(["Total", "[p] kinds", "[t] w"]));
+    assert_eq!(total["function_types"], json!(["H", "P", "T"]));
+}
+
+/// `Total` is asked for by name, so a process of that name cannot be: it has its
+/// place in `Total`, and is listed nowhere.
+#[tokio::test]
+async fn a_process_called_total_is_one_among_all() {
+    insert(
+        "1708549020 | Total | 7 | Total | Total | main | complete | 2 | a | main
+         1708549020 | sh    | 8 | sh    | sh    | main | complete | 1 | a | main",
+    )
+    .await;
+    let collector = Collector::start().await;
+    let reply = collector.ask("Total", 1_708_549_020, 1_708_549_020, &[]).await;
+    assert_eq!(reply.outline(), "Total 0/30303\n  [p] Total 20202/20202\n  [p] sh 10101/10101\n");
+    let apps = collector.get("/api/v1/apps?from=1708549020&until=1708549020").await.json();
+    assert_eq!(apps["apps"], json!([{ "name": "sh", "samples": 1, "value": 10101 }]));
+    let reply = collector.ask("no such name", 1_708_549_020, 1_708_549_020, &[]).await.json();
+    let reason = "no app_service \"no such name\" is stored; stored between 2024-02-21 20:57:00 UTC \
+                  and 2024-02-21 20:57:00 UTC are, for example: sh";
+    assert_eq!(reply["DESCRIPTION"], reason);
+}
+
 #[tokio::test]
 async fn total_holds_every_process_by_thread() {
     insert(
@@ -201,9 +271,18 @@ async fn kernel_frames_can_be_cut() {
     )
     .await;
     let collector = Collector::start().await;
-    for (depth, leaf) in [(-1, "[k] copy"), (3, "[k] copy"), (2, "[k] read"), (1, "[k] entry"), (0, "main")] {
+    for (depth, leaf) in [
+        (-1, "[k] copy"),
+        (5_000_000_000_i64, "[k] copy"),
+        (4, "[k] copy"),
+        (3, "[k] copy"),
+        (2, "[k] read"),
+        (1, "[k] entry"),
+        (0, "main"),
+    ] {
         let more = [("max_kernel_stack_depth", json!(depth))];
         let reply = collector.ask("kern", 1_708_501_020, 1_708_501_020, &more).await;
+        assert_eq!(reply.json()["result"][0]["total_value"], 10101, "{depth}");
         let last = reply.json()["result"].as_array().unwrap().last().unwrap().clone();
         assert_eq!(
             (&last["profile_location_str"], &last["self_value"]),

@@ -36,7 +36,7 @@ pub async fn apps(State(state): State<QueryState>, RawQuery(query): RawQuery) ->
 async fn list(state: &QueryState, query: &str) -> Result<Response, ApiError> {
     let mut parameters = Parameters::parse(query, &["from", "until"])?;
     let range = range(&mut parameters, Clock::of(state))?;
-    let _permit = state.permit()?;
+    let _permit = state.permit().await?;
     let (apps, mut notes) = state.store.apps(range).await?;
     if apps.len() as u64 == MAX_APPS {
         notes.push(format!("only the {MAX_APPS} hottest are listed"));

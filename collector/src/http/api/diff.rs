@@ -61,7 +61,7 @@ pub async fn diff(State(state): State<QueryState>, RawQuery(query): RawQuery) ->
 
 async fn respond(state: &QueryState, query: &str) -> Result<Response, ApiError> {
     let comparison = parse(query, Clock::of(state))?;
-    let _permit = state.permit()?;
+    let _permit = state.permit().await?;
     let base = state.store.flame(&comparison.base).await?;
     let new = state.store.flame(&comparison.new).await?;
     Ok(off_runtime(move || write_answer(&comparison, base, new)).await)

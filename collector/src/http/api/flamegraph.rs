@@ -14,13 +14,13 @@ use hearth_profile::write::{self, Labels};
 use serde::Serialize;
 
 use super::super::parameters::Parameters;
-use super::super::reply::ApiError;
+use super::super::reply::{ApiError, QUALITY, quality_header};
 use super::super::{QueryState, page};
 use super::{Clock, UNIT, choice, finished, question, title};
 use crate::query::labelled::Labelled;
 use crate::query::request::Invalid;
 use crate::query::store::off_runtime;
-use crate::query::{Answer, Flame, QueryError, Request};
+use crate::query::{Answer, Flame, Quality, QueryError, Request};
 
 /// The SVG needs its own script and style, and nothing from anywhere.
 const SVG_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
@@ -59,6 +59,7 @@ const FORMATS: [(&str, Format); 7] = [
 struct Flamegraph<'a> {
     #[serde(flatten)]
     tree: FlatTree<'a>,
+    quality: Option<&'a Quality>,
     notes: &'a [String],
 }
 
@@ -75,19 +76,19 @@ pub async fn flamegraph(State(state): State<QueryState>, RawQuery(query): RawQue
 
 async fn respond(state: &QueryState, query: &str) -> Result<Response, ApiError> {
     let (request, format) = parse(query, Clock::of(state))?;
-    let _permit = state.permit()?;
+    let _permit = state.permit().await?;
     match format {
         Format::Tree(format) => {
             let answer = state.store.flame(&request).await?;
             off_runtime(move || write_answer(&request, format, answer)).await
         }
         Format::Pprof => match state.store.pprof(&request).await? {
-            Labelled::Pprof(file) => {
+            Labelled::Pprof(file, quality) => {
                 let headers = [
                     (header::CONTENT_TYPE, "application/octet-stream"),
                     (header::CONTENT_DISPOSITION, "attachment; filename=\"profile.pb.gz\""),
                 ];
-                Ok(finished((headers, file).into_response(), &[]))
+                Ok(with_quality(finished((headers, file).into_response(), &[]), Some(&quality)))
             }
             Labelled::Empty(reason) => Err(ApiError::NotFound(reason)),
         },
@@ -102,9 +103,9 @@ fn parse(query: &str, clock: Clock) -> Result<(Request, Format), Invalid> {
 }
 
 fn write_answer(request: &Request, format: TreeFormat, answer: Answer) -> Result<Response, ApiError> {
-    let (flame, notes) = match answer {
-        Answer::Flame(Flame { tree, notes, .. }) => (Some(tree), notes),
-        Answer::Empty(reason) => (None, vec![reason]),
+    let (flame, quality, notes) = match answer {
+        Answer::Flame(Flame { tree, quality, notes }) => (Some(tree), Some(quality), notes),
+        Answer::Empty(reason) => (None, None, vec![reason]),
     };
     let title = title(request);
     let labels = Labels { title: &title, notes: &notes };
@@ -114,7 +115,7 @@ fn write_answer(request: &Request, format: TreeFormat, answer: Answer) -> Result
         TreeFormat::Json => {
             let nothing = FlatTree { unit: UNIT, nodes: Vec::<JsonNode<'_>>::new() };
             let tree = flame.as_ref().map_or(nothing, write::json::json);
-            Json(Flamegraph { tree, notes: &notes }).into_response()
+            Json(Flamegraph { tree, quality: quality.as_ref(), notes: &notes }).into_response()
         }
         TreeFormat::NestedSet => {
             let rows = flame.as_ref().map(write::nested_set::nested_set).unwrap_or_default();
@@ -133,7 +134,16 @@ fn write_answer(request: &Request, format: TreeFormat, answer: Answer) -> Result
         }
         TreeFormat::Svg => guarded("image/svg+xml", SVG_POLICY, drawn(flame.as_ref(), labels)?),
     };
-    Ok(finished(response, &notes))
+    let elsewhere = quality.as_ref().filter(|_| format != TreeFormat::Json);
+    Ok(with_quality(finished(response, &notes), elsewhere))
+}
+
+/// The response with the quality in a header, if there is one.
+fn with_quality(mut response: Response, quality: Option<&Quality>) -> Response {
+    if let Some(quality) = quality.and_then(quality_header) {
+        response.headers_mut().insert(QUALITY, quality);
+    }
+    response
 }
 
 fn drawn(flame: Option<&Tree>, labels: Labels<'_>) -> Result<String, QueryError> {

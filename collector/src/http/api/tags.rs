@@ -70,7 +70,7 @@ async fn respond(state: &QueryState, tag: &str, query: &str) -> Result<Response,
     let mut parameters = Parameters::parse(query, &["event", "filter", "from", "until", "limit"])?;
     let request = question_about(Subject::Total, &mut parameters, Clock::of(state))?;
     let limit = limit(parameters.integer("limit", "how many values to list")?)?;
-    let _permit = state.permit()?;
+    let _permit = state.permit().await?;
     let TagValues { values, notes } = state.store.tag_values(&request, tag, limit).await?;
     let TimeRange { from, until } = request.range;
     Ok(Json(Values { tag: tag.name, from, until, unit: UNIT, values, notes }).into_response())
