@@ -66,7 +66,7 @@ ORDER BY (app_service, profile_event_type, profile_language_type, pod_ns, stack_
 TTL time + toIntervalSecond({minute_ttl})
 SETTINGS ttl_only_drop_parts = 1
 ;
--- Hours. A closed day is built from the minutes.
+-- Hours. A closed day is built from the minutes, and summed up once more in the projection, from which whole days are answered.
 CREATE TABLE IF NOT EXISTS profile.in_process_1h
 (
     `time` DateTime('UTC') COMMENT 'start of the hour' CODEC(DoubleDelta, ZSTD(1)),
@@ -89,7 +89,17 @@ CREATE TABLE IF NOT EXISTS profile.in_process_1h
     `stack_end` Enum8('complete' = 0, 'truncated' = 1, 'no-unwind-info' = 2, 'jit' = 3, 'lost' = 4, 'counted' = 5),
     `period` UInt32 COMMENT 'microseconds that one sample stands for' CODEC(T64, ZSTD(1)),
     `sample_count` UInt64 CODEC(T64, ZSTD(1)),
-    `profile_value` Int64 COMMENT 'microseconds' CODEC(T64, ZSTD(1))
+    `profile_value` Int64 COMMENT 'microseconds' CODEC(T64, ZSTD(1)),
+    PROJECTION by_day
+    (
+        SELECT
+            toStartOfDay(time) AS day, app_service, profile_event_type, profile_language_type, profile_value_unit, pod_cluster, pod_ns, pod_node,
+            pod_group, pod_group_type, container, process_name, thread_name, main_thread, stack_id, stack_end, period,
+            sum(toUInt64(sample_count)), sum(profile_value)
+        GROUP BY
+            day, app_service, profile_event_type, profile_language_type, profile_value_unit, pod_cluster, pod_ns, pod_node,
+            pod_group, pod_group_type, container, process_name, thread_name, main_thread, stack_id, stack_end, period
+    )
 )
 ENGINE = MergeTree
 PARTITION BY (toStartOfDay(time), built_from > 0, build > 0)

@@ -7,7 +7,8 @@ use serde::Deserialize;
 
 use super::QueryError;
 use super::build::{self, AppRow, Stacks};
-use super::plan::{self, PERIOD, Statement};
+use super::grouped::{Grouped, PERIOD, ROLLED_UP, SAMPLES, VALUE};
+use super::plan::{self, Statement};
 use super::quality::{Incomplete, Quality};
 use super::request::{Request, Subject};
 use super::source::{Need, Sources};
@@ -89,17 +90,20 @@ fn statement(request: &Request, sources: &Sources) -> Statement {
         Subject::Total => ("toFixedString('', 16)", None),
         Subject::App(app) => ("stack_id", Some(app.as_str())),
     };
-    let (from, condition, values) = plan::condition(request, sources, app_service);
-    let sql = format!(
-        "SELECT {stack_id} AS stack, process_name, thread_name, main_thread, process_id, \
-         pod_ns, pod, pod_node, container, toInt8(stack_end) AS end, {PERIOD}, \
-         sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value, \
-         {} AS rolled_up\n\
-         FROM {from}\nWHERE {condition}\n\
-         GROUP BY stack, process_name, thread_name, main_thread, process_id, pod_ns, pod, pod_node, container, end, period",
-        sources.rolled_up()
-    );
-    Statement { sql, values }
+    let labels = [
+        "process_name",
+        "thread_name",
+        "main_thread",
+        "process_id",
+        "pod_ns",
+        "pod",
+        "pod_node",
+        "container",
+    ];
+    let mut keys = vec![(stack_id, "stack"), ("toInt8(stack_end)", "end"), PERIOD];
+    keys.extend(labels.map(|label| (label, label)));
+    let grouped = Grouped { keys: &keys, key_values: &[], parts: &[SAMPLES, VALUE, ROLLED_UP], tail: "" };
+    grouped.from(sources, |branch, values| plan::condition(request, branch, app_service, values))
 }
 
 fn pprof(about: &About<'_>, subject: &Subject, rows: &[LabelledRow], stacks: &Stacks) -> Vec<u8> {
@@ -181,13 +185,13 @@ mod tests {
 
     #[test]
     fn an_app_is_aggregated_by_stack_and_labels_and_total_by_labels() {
-        assert_snapshot!(sql("it's"), @"
-        SELECT stack_id AS stack, process_name, thread_name, main_thread, process_id, pod_ns, pod, pod_node, container, toInt8(stack_end) AS end, toInt64(intDivOrZero(profile_value, sample_count)) AS period, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value, toInt64(0) AS rolled_up
+        assert_snapshot!(sql("it's"), @r"
+        SELECT stack_id AS stack, toInt8(stack_end) AS end, toInt64(intDivOrZero(profile_value, sample_count)) AS period, process_name, thread_name, main_thread, process_id, pod_ns, pod, pod_node, container, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value, sum(toInt64(0)) AS rolled_up
         FROM profile.in_process_local
         WHERE app_service = ? AND profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND `pod_ns` = ?
-        GROUP BY stack, process_name, thread_name, main_thread, process_id, pod_ns, pod, pod_node, container, end, period
+        GROUP BY stack, end, period, process_name, thread_name, main_thread, process_id, pod_ns, pod, pod_node, container
         ");
-        assert!(sql("Total").starts_with("SELECT toFixedString('', 16) AS stack, process_name"));
+        assert!(sql("Total").starts_with("SELECT toFixedString('', 16) AS stack, toInt8(stack_end) AS end"));
         assert!(!sql("Total").contains("app_service"));
     }
 }

@@ -16,6 +16,7 @@ pub mod build;
 pub mod empty;
 mod error;
 pub mod filter;
+mod grouped;
 pub mod labelled;
 pub mod plan;
 pub mod quality;

@@ -2,8 +2,9 @@
 
 use hearth_profile::frame::PERF_MAP_FRAME;
 
+use super::grouped::{Grouped, PERIOD, Part, ROLLED_UP, SAMPLES, VALUE};
 use super::request::{Request, Subject, TOTAL, TimeRange};
-use super::source::Sources;
+use super::source::{Branch, Sources};
 
 /// A statement and what is bound to its placeholders, in their order.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,62 +24,59 @@ pub enum Value {
     Int(i64),
 }
 
+const APP: (&str, &str) = ("app_service", "app_service");
+const STACK: (&str, &str) = ("stack_id", "stack_id");
+const THREAD: (&str, &str) = ("thread_name", "thread_name");
+
 /// How long one of the statements may run that find out why an answer is empty.
 const REASON_SECONDS: u64 = 5;
-
-/// What one sample stood for: rows of different rates stay apart. No row without samples is expected.
-pub(super) const PERIOD: &str = "toInt64(intDivOrZero(profile_value, sample_count)) AS period";
 
 /// Value by stack, thread, end of stack and rate, for one app service. The smallest
 /// and the largest process id tell whether several processes are in a row.
 pub fn app(request: &Request, sources: &Sources, app_service: &str) -> Statement {
-    let (from, condition, values) = condition(request, sources, Some(app_service));
-    let sql = format!(
-        "SELECT stack_id, thread_name, toInt8(stack_end) AS end, {PERIOD}, \
-         min(process_id) AS first_process, max(process_id) AS last_process, \
-         sum(sample_count) AS samples, sum(profile_value) AS value, {} AS rolled_up\n\
-         FROM {from}\nWHERE {condition}\n\
-         GROUP BY stack_id, thread_name, end, period",
-        sources.rolled_up()
-    );
-    Statement { sql, values }
+    let first = Part { fold: "min", of: "process_id", name: "first_process" };
+    let last = Part { fold: "max", of: "process_id", name: "last_process" };
+    let grouped = Grouped {
+        keys: &[STACK, THREAD, ("toInt8(stack_end)", "end"), PERIOD],
+        key_values: &[],
+        parts: &[first, last, SAMPLES, VALUE, ROLLED_UP],
+        tail: "",
+    };
+    grouped.from(sources, |branch, values| condition(request, branch, Some(app_service), values))
 }
 
 /// Value by stack, thread and process, for those stacks of one app service
 /// that look different in each process.
 pub fn app_by_process(request: &Request, sources: &Sources, app_service: &str) -> Statement {
-    let (from, condition, mut values) = condition(request, sources, Some(app_service));
-    values.extend([app_service, PERF_MAP_FRAME].map(|t| Value::Text(t.to_owned())));
-    let sql = format!(
-        "SELECT stack_id, thread_name, process_id, sum(profile_value) AS value\n\
-         FROM {from}\nWHERE {condition} AND stack_id IN \
-         (SELECT stack_id FROM profile.stacks WHERE app_service = ? AND position(frames, ?) != 0)\n\
-         GROUP BY stack_id, thread_name, process_id"
-    );
-    Statement { sql, values }
+    let keys = [STACK, THREAD, ("process_id", "process_id")];
+    let grouped = Grouped { keys: &keys, key_values: &[], parts: &[VALUE], tail: "" };
+    grouped.from(sources, |branch, values| {
+        let condition = condition(request, branch, Some(app_service), values);
+        values.extend([app_service, PERF_MAP_FRAME].map(|t| Value::Text(t.to_owned())));
+        format!(
+            "{condition} AND stack_id IN \
+             (SELECT stack_id FROM profile.stacks WHERE app_service = ? AND position(frames, ?) != 0)"
+        )
+    })
 }
 
 /// Value by process name, thread name, whether it is the main thread, and rate.
 pub fn total(request: &Request, sources: &Sources) -> Statement {
-    let (from, condition, values) = condition(request, sources, None);
-    let sql = format!(
-        "SELECT process_name, thread_name, main_thread, {PERIOD}, \
-         sum(sample_count) AS samples, sum(profile_value) AS value, {} AS rolled_up\n\
-         FROM {from}\nWHERE {condition}\n\
-         GROUP BY process_name, thread_name, main_thread, period",
-        sources.rolled_up()
-    );
-    Statement { sql, values }
+    let keys = [("process_name", "process_name"), THREAD, ("main_thread", "main_thread"), PERIOD];
+    let grouped = Grouped { keys: &keys, key_values: &[], parts: &[SAMPLES, VALUE, ROLLED_UP], tail: "" };
+    grouped.from(sources, |branch, values| condition(request, branch, None, values))
 }
 
 /// The frames of the stacks that [`app`] finds. Grouped, because a stack that
 /// was sent again stands in several rows until its parts are merged.
 pub fn stacks(request: &Request, sources: &Sources, app_service: &str) -> Statement {
-    let (from, condition, mut values) = condition(request, sources, Some(app_service));
+    let grouped = Grouped { keys: &[STACK], key_values: &[], parts: &[], tail: "" };
+    let Statement { sql: ids, mut values } =
+        grouped.from(sources, |branch, values| condition(request, branch, Some(app_service), values));
     values.insert(0, Value::Text(app_service.to_owned()));
     let sql = format!(
         "SELECT stack_id, any(s.frames) AS frames\nFROM profile.stacks AS s\nWHERE app_service = ? AND stack_id IN \
-         (SELECT stack_id FROM {from} WHERE {condition})\nGROUP BY stack_id"
+         ({ids})\nGROUP BY stack_id"
     );
     Statement { sql, values }
 }
@@ -86,7 +84,7 @@ pub fn stacks(request: &Request, sources: &Sources, app_service: &str) -> Statem
 /// What the agents of all nodes lost.
 pub fn losses(range: TimeRange) -> Statement {
     let mut values = Vec::new();
-    let time = time_condition(range, &mut values);
+    let time = time_condition("time", range, &mut values);
     let sql = format!(
         "SELECT pod_cluster, pod_node, reason, sum(samples) AS lost\n\
          FROM profile.losses\nWHERE {time}\n\
@@ -101,61 +99,54 @@ pub fn nodes(request: &Request, sources: &Sources) -> Statement {
         Subject::Total => None,
         Subject::App(app_service) => Some(app_service.as_str()),
     };
-    let (from, condition, values) = condition(request, sources, app_service);
-    let sql = format!(
-        "SELECT pod_cluster, pod_node\n\
-         FROM {from}\nWHERE {condition}\n\
-         GROUP BY pod_cluster, pod_node"
-    );
-    Statement { sql, values }
+    let keys = [("pod_cluster", "pod_cluster"), ("pod_node", "pod_node")];
+    let grouped = Grouped { keys: &keys, key_values: &[], parts: &[], tail: "" };
+    grouped.from(sources, |branch, values| condition(request, branch, app_service, values))
 }
 
 /// The app services of a range that can be asked for by name, the hottest first.
 /// At most `limit`.
 pub fn apps(sources: &Sources, limit: u64) -> Statement {
-    let mut values = Vec::new();
-    let from = sources.from(&mut values);
-    let time = sources.time(&mut values).map(|time| format!("{time} AND ")).unwrap_or_default();
-    let sql = format!(
-        "SELECT app_service, sum(toUInt64(sample_count)) AS samples, \
-         sum(profile_value) AS value, {} AS rolled_up\n\
-         FROM {from}\nWHERE {time}app_service NOT IN ('', '{TOTAL}')\n\
-         GROUP BY app_service\nORDER BY value DESC, app_service LIMIT {limit}",
-        sources.rolled_up()
-    );
-    Statement { sql, values }
+    let tail = format!("\nORDER BY value DESC, app_service LIMIT {limit}");
+    let grouped = Grouped { keys: &[APP], key_values: &[], parts: &[SAMPLES, VALUE, ROLLED_UP], tail: &tail };
+    grouped.from(sources, |branch, values| {
+        format!("{} AND app_service NOT IN ('', '{TOTAL}')", branch.time(values))
+    })
 }
 
 /// The app services of a range (`''`: processes without a policy), when they
 /// were first and last seen in it, and their rows. At most `limit`.
 pub fn seen(request: &Request, sources: &Sources, limit: u64) -> Statement {
-    let (from, condition, values) = condition(&Request { filter: None, ..request.clone() }, sources, None);
-    let from = format!("{from}\nWHERE {condition}");
-    seen_statement("count()", &from, &format!("rows_in_range DESC, app_service LIMIT {limit}"), values)
+    let request = Request { filter: None, ..request.clone() };
+    let first = Part { fold: "min", of: "toUnixTimestamp(time)", name: "first_seen" };
+    let last = Part { fold: "max", of: "toUnixTimestamp(time)", name: "last_seen" };
+    let rows = Part { fold: "sum", of: "toUInt64(1)", name: "rows_in_range" };
+    let tail = seen_tail(&format!("rows_in_range DESC, app_service LIMIT {limit}"));
+    let grouped = Grouped { keys: &[APP], key_values: &[], parts: &[first, last, rows], tail: &tail };
+    grouped.from(sources, |branch, values| condition(&request, branch, None, values))
 }
 
-/// What to read, which of its rows, and the values of both, to be bound first of all.
+/// Which rows of a table a question means, and what is bound in that.
 pub(super) fn condition(
     request: &Request,
-    sources: &Sources,
+    branch: &Branch,
     app_service: Option<&str>,
-) -> (String, String, Vec<Value>) {
-    let mut values = Vec::new();
-    let from = sources.from(&mut values);
+    values: &mut Vec<Value>,
+) -> String {
     let mut parts = Vec::new();
     if let Some(app_service) = app_service {
         parts.push("app_service = ?".to_owned());
         values.push(Value::Text(app_service.to_owned()));
     }
-    parts.push(type_condition(request, &mut values));
-    parts.extend(sources.time(&mut values));
+    parts.push(type_condition(request, values));
+    parts.push(branch.time(values));
     if let Some(filter) = &request.filter {
         parts.push(match app_service {
-            Some(_) => filter.sql(&mut values),
-            None => filter.sql_of_total(&mut values),
+            Some(_) => filter.sql(values),
+            None => filter.sql_of_total(values),
         });
     }
-    (from, parts.join(" AND "), values)
+    parts.join(" AND ")
 }
 
 fn type_condition(request: &Request, values: &mut Vec<Value>) -> String {
@@ -163,9 +154,10 @@ fn type_condition(request: &Request, values: &mut Vec<Value>) -> String {
     "profile_event_type = ? AND profile_language_type = ?".to_owned()
 }
 
-pub(super) fn time_condition(range: TimeRange, values: &mut Vec<Value>) -> String {
+/// That `time`, an expression, is in the range.
+pub(super) fn time_condition(time: &str, range: TimeRange, values: &mut Vec<Value>) -> String {
     values.extend([range.from, range.until].map(|t| Value::Int(i64::from(t))));
-    "time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')".to_owned()
+    format!("{time} >= toDateTime(?, 'UTC') AND {time} <= toDateTime(?, 'UTC')")
 }
 
 /// When an app service was first and last seen, and its rows in the range: by
@@ -185,15 +177,20 @@ pub fn seen_ever(request: &Request, sources: &Sources, limit: u64) -> Statement 
     seen_statement("toUInt64(0)", &from, &format!("last_seen DESC, app_service LIMIT {limit}"), values)
 }
 
-/// Nobody waits for a reason as long as for an answer.
 fn seen_statement(rows: &str, from: &str, order: &str, values: Vec<Value>) -> Statement {
     let sql = format!(
         "SELECT app_service, toUnixTimestamp(min(time)) AS first_seen, \
          toUnixTimestamp(max(time)) AS last_seen, {rows} AS rows_in_range\n\
          FROM {from}\n\
-         GROUP BY app_service\nORDER BY {order}\nSETTINGS max_execution_time = {REASON_SECONDS}"
+         GROUP BY app_service{}",
+        seen_tail(order)
     );
     Statement { sql, values }
+}
+
+/// Nobody waits for a reason as long as for an answer.
+fn seen_tail(order: &str) -> String {
+    format!("\nORDER BY {order}\nSETTINGS max_execution_time = {REASON_SECONDS}")
 }
 
 #[cfg(test)]
@@ -224,7 +221,7 @@ mod tests {
     #[test]
     fn an_app_is_aggregated_by_stack_and_thread() {
         assert_snapshot!(text(&app(&request("pod_ns = 'a' OR cpu = 1"), &Sources::raw(RANGE), "it's")), @r#"
-        SELECT stack_id, thread_name, toInt8(stack_end) AS end, toInt64(intDivOrZero(profile_value, sample_count)) AS period, min(process_id) AS first_process, max(process_id) AS last_process, sum(sample_count) AS samples, sum(profile_value) AS value, toInt64(0) AS rolled_up
+        SELECT stack_id, thread_name, toInt8(stack_end) AS end, toInt64(intDivOrZero(profile_value, sample_count)) AS period, min(process_id) AS first_process, max(process_id) AS last_process, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value, sum(toInt64(0)) AS rolled_up
         FROM profile.in_process_local
         WHERE app_service = ? AND profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND (`pod_ns` = ? OR `cpu` = ?)
         GROUP BY stack_id, thread_name, end, period
@@ -246,7 +243,7 @@ mod tests {
     #[test]
     fn total_is_aggregated_by_process_and_thread() {
         assert_snapshot!(text(&total(&request("pod_node = 'n'"), &Sources::raw(RANGE))), @r#"
-        SELECT process_name, thread_name, main_thread, toInt64(intDivOrZero(profile_value, sample_count)) AS period, sum(sample_count) AS samples, sum(profile_value) AS value, toInt64(0) AS rolled_up
+        SELECT process_name, thread_name, main_thread, toInt64(intDivOrZero(profile_value, sample_count)) AS period, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value, sum(toInt64(0)) AS rolled_up
         FROM profile.in_process_local
         WHERE profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND `pod_node` = ?
         GROUP BY process_name, thread_name, main_thread, period
@@ -259,7 +256,10 @@ mod tests {
         assert_snapshot!(text(&stacks(&request("pod_ns = 'a'"), &Sources::raw(RANGE), "java")), @r#"
         SELECT stack_id, any(s.frames) AS frames
         FROM profile.stacks AS s
-        WHERE app_service = ? AND stack_id IN (SELECT stack_id FROM profile.in_process_local WHERE app_service = ? AND profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND `pod_ns` = ?)
+        WHERE app_service = ? AND stack_id IN (SELECT stack_id
+        FROM profile.in_process_local
+        WHERE app_service = ? AND profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND `pod_ns` = ?
+        GROUP BY stack_id)
         GROUP BY stack_id
         [Text("java"), Text("java"), Text("on-cpu"), Text("eBPF"), Int(100), Int(200), Text("a")]
         "#);
@@ -285,14 +285,14 @@ mod tests {
 
     #[test]
     fn apps_are_ordered_by_value() {
-        assert_snapshot!(text(&apps(&Sources::raw(RANGE), 10)), @r#"
-        SELECT app_service, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value, toInt64(0) AS rolled_up
+        assert_snapshot!(text(&apps(&Sources::raw(RANGE), 10)), @r"
+        SELECT app_service, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value, sum(toInt64(0)) AS rolled_up
         FROM profile.in_process_local
         WHERE time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND app_service NOT IN ('', 'Total')
         GROUP BY app_service
         ORDER BY value DESC, app_service LIMIT 10
         [Int(100), Int(200)]
-        "#);
+        ");
     }
 
     #[test]
@@ -315,7 +315,7 @@ mod tests {
         [Text("it's"), Text("on-cpu"), Text("eBPF"), Text("it's"), Text("on-cpu"), Text("eBPF"), Int(100), Int(200), Text("it's"), Text("on-cpu"), Text("eBPF")]
         "#);
         assert_snapshot!(text(&seen(&request("pod = 'x'"), &Sources::raw(RANGE), 10)), @r#"
-        SELECT app_service, toUnixTimestamp(min(time)) AS first_seen, toUnixTimestamp(max(time)) AS last_seen, count() AS rows_in_range
+        SELECT app_service, min(toUnixTimestamp(time)) AS first_seen, max(toUnixTimestamp(time)) AS last_seen, sum(toUInt64(1)) AS rows_in_range
         FROM profile.in_process_local
         WHERE profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')
         GROUP BY app_service

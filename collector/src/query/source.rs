@@ -21,7 +21,7 @@ const SHORT: u32 = 6 * HOUR;
 const LEAST_RETENTION: u32 = 3 * HOUR;
 
 /// The columns of tags that rollups keep; every other one is known of raw rows alone.
-const ROLLED_UP: &[&str] = &[
+const KEPT: &[&str] = &[
     "app_service",
     "process_name",
     "thread_name",
@@ -39,21 +39,45 @@ const ROLLED_UP: &[&str] = &[
     "stack_end",
 ];
 
-/// What all tables have and a question may need.
-const COLUMNS: &str = "time, app_service, profile_event_type, profile_language_type, profile_value_unit, \
-                       pod_cluster, pod_ns, pod_node, pod_group, pod_group_type, container, process_name, \
-                       thread_name, main_thread, stack_id, stack_end, profile_value, \
-                       toUInt64(sample_count) AS sample_count";
-const RAW: Table = Table { name: "profile.in_process_local", process: "process_id, pod", rolled_up: 0 };
+const RAW: Table = Table {
+    name: "profile.in_process_local",
+    expressions: &[
+        // No row without samples is expected.
+        (PERIOD, "toInt64(intDivOrZero(profile_value, sample_count))"),
+        (ROLLED_UP, "toInt64(0)"),
+    ],
+};
 const MINUTES: Table = Table { name: "profile.in_process_1m", ..ROLLUP };
 const HOURS: Table = Table { name: "profile.in_process_1h", ..ROLLUP };
-const ROLLUP: Table = Table { name: "", process: "toUInt32(0) AS process_id, '' AS pod", rolled_up: 1 };
+const ROLLUP: Table = Table {
+    name: "",
+    expressions: &[
+        (PERIOD, "toInt64(period)"),
+        (ROLLED_UP, "profile_value"),
+        ("process_id", "toUInt32(0)"),
+        ("pod", "''"),
+    ],
+};
 
+/// Microseconds that a sample of a row stands for.
+pub(super) const PERIOD: &str = "{period of a sample}";
+/// Microseconds of a row that come from a rollup.
+pub(super) const ROLLED_UP: &str = "{value from rollups}";
+
+#[derive(Debug)]
 struct Table {
     name: &'static str,
-    /// Process id and pod, which rollups lack.
-    process: &'static str,
-    rolled_up: u8,
+    /// What stands for expressions that are others in this table. By WITH they would be so in the tables behind it too.
+    expressions: &'static [(&'static str, &'static str)],
+}
+
+/// A table and the times that are asked of it.
+#[derive(Debug)]
+pub(super) struct Branch {
+    table: Table,
+    ranges: Vec<TimeRange>,
+    /// Whole days, which the table has summed up.
+    by_day: bool,
 }
 
 /// What a question needs of the rows that answer it.
@@ -83,7 +107,7 @@ pub struct Sources {
 impl Tag {
     /// Whether rollups keep it.
     pub fn in_rollups(&self) -> bool {
-        ROLLED_UP.contains(&self.column)
+        KEPT.contains(&self.column)
     }
 }
 
@@ -170,30 +194,18 @@ impl Sources {
         self.range
     }
 
-    /// What stands after FROM.
-    pub(super) fn from(&self, values: &mut Vec<Value>) -> String {
-        if self.only_raw().is_some() {
-            return RAW.name.to_owned();
-        }
-        let branches = self.tables().filter(|(_, ranges)| !ranges.is_empty()).map(|(table, ranges)| {
-            let Table { name, process, rolled_up } = table;
-            let times = times(ranges, values);
-            format!("SELECT {COLUMNS}, {process}, {rolled_up} AS rolled_up\nFROM {name} WHERE {times}")
-        });
-        let branches: Vec<String> = branches.collect();
-        format!("(\n{}\n)", branches.join("\nUNION ALL\n"))
-    }
-
-    /// The condition that belongs to it, if it holds none itself.
-    pub(super) fn time(&self, values: &mut Vec<Value>) -> Option<String> {
-        self.only_raw().map(|range| time_condition(range, values))
-    }
-
-    fn only_raw(&self) -> Option<TimeRange> {
-        match self.raw.as_slice() {
-            [range] if !self.has_rollups() => Some(*range),
-            _ => None,
-        }
+    /// The tables to ask, one or more.
+    pub(super) fn branches(&self) -> Vec<Branch> {
+        let (days, hours) = split_days(&self.hours);
+        let branches = [(HOURS, days, true), (HOURS, hours, false)].into_iter().chain([
+            (MINUTES, self.minutes.clone(), false),
+            // Where nothing is to be asked, raw rows have nothing.
+            (RAW, self.raw.clone(), false),
+        ]);
+        branches
+            .filter(|(_, ranges, _)| !ranges.is_empty())
+            .map(|(table, ranges, by_day)| Branch { table, ranges, by_day })
+            .collect()
     }
 
     /// All tables whatever the time, with `in_range` for what belongs to the answer.
@@ -204,21 +216,16 @@ impl Sources {
         values: &mut Vec<Value>,
     ) -> String {
         let branches = self.tables().map(|(Table { name, .. }, ranges)| {
-            let in_range = if ranges.is_empty() { "0".to_owned() } else { times(ranges, values) };
+            let in_range = if ranges.is_empty() {
+                "0".to_owned()
+            } else {
+                format!("({})", times("time", ranges, values))
+            };
             values.extend_from_slice(bound);
             format!("SELECT app_service, time, {in_range} AS in_range\nFROM {name} WHERE {condition}")
         });
         let branches: Vec<String> = branches.collect();
         format!("(\n{}\n)", branches.join("\nUNION ALL\n"))
-    }
-
-    /// The expression for the value that comes from rollups.
-    pub(super) fn rolled_up(&self) -> &'static str {
-        if self.has_rollups() { "sumIf(profile_value, rolled_up)" } else { "toInt64(0)" }
-    }
-
-    fn has_rollups(&self) -> bool {
-        !self.minutes.is_empty() || !self.hours.is_empty()
     }
 
     fn tables(&self) -> impl Iterator<Item = (Table, &[TimeRange])> {
@@ -265,6 +272,48 @@ impl Sources {
         };
         Some(format!("samples are missing from {} until {}: {why}", utc(from), utc(until)))
     }
+}
+
+impl Branch {
+    pub(super) fn table(&self) -> &'static str {
+        self.table.name
+    }
+
+    /// What stands for `expression` in this table.
+    pub(super) fn expression<'a>(&self, expression: &'a str) -> &'a str {
+        let own = self.table.expressions.iter().find(|(of, _)| *of == expression);
+        own.map_or(expression, |(_, own)| own)
+    }
+
+    /// The condition on the time.
+    pub(super) fn time(&self, values: &mut Vec<Value>) -> String {
+        match self.by_day {
+            // As the projection has it.
+            true => times("toStartOfDay(time)", &self.ranges, values),
+            false => times("time", &self.ranges, values),
+        }
+    }
+}
+
+/// The whole days of ranges, and what is left of them.
+fn split_days(ranges: &[TimeRange]) -> (Vec<TimeRange>, Vec<TimeRange>) {
+    let (mut days, mut rest) = (Vec::new(), Vec::new());
+    for &TimeRange { from, until } in ranges {
+        let end = u64::from(until) + 1;
+        let [first, last] = [u64::from(from).next_multiple_of(DAY.into()), end - end % u64::from(DAY)];
+        if first >= last {
+            rest.push(TimeRange { from, until });
+            continue;
+        }
+        let part = |from: u64, end: u64| {
+            let seconds = |time| u32::try_from(time).unwrap_or(u32::MAX);
+            (from < end).then(|| TimeRange { from: seconds(from), until: seconds(end - 1) })
+        };
+        days.extend(part(first, last));
+        rest.extend(part(from.into(), first));
+        rest.extend(part(last, end));
+    }
+    (days, rest)
 }
 
 /// How much of the value is from rollups, in a sentence; none if nothing is.
@@ -346,18 +395,17 @@ fn push(ranges: &mut Vec<TimeRange>, next: TimeRange) {
     }
 }
 
-fn times(ranges: &[TimeRange], values: &mut Vec<Value>) -> String {
-    let times: Vec<String> =
-        ranges.iter().map(|range| format!("({})", time_condition(*range, values))).collect();
+fn times(time: &str, ranges: &[TimeRange], values: &mut Vec<Value>) -> String {
+    let times: Vec<String> = ranges.iter().map(|range| time_condition(time, *range, values)).collect();
     match times.as_slice() {
         [one] => one.clone(),
-        _ => format!("({})", times.join(" OR ")),
+        _ => format!("({})", times.iter().map(|one| format!("({one})")).collect::<Vec<_>>().join(" OR ")),
     }
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::query::filter;
     use crate::rollup::coverage::tests::coverage;
@@ -372,7 +420,7 @@ mod tests {
         TimeRange { from: seconds(from), until: seconds(until) - 1 }
     }
 
-    fn chosen(tables: &str, tag_filter: &str, asked: &str) -> Sources {
+    pub(in crate::query) fn chosen(tables: &str, tag_filter: &str, asked: &str) -> Sources {
         let (from, until) = asked.split_once("..").unwrap();
         let range = range(from.parse().unwrap(), until.parse().unwrap());
         let filter = filter::parse(tag_filter).unwrap();
@@ -455,7 +503,7 @@ mod tests {
         );
         assert_eq!(notes("pod_ns = 'a'"), "");
         let sources = chosen(tables, "process_id = 7", "0..48");
-        assert_eq!((shown(&sources.raw), sources.has_rollups()), ("0..48".into(), false));
+        assert_eq!((shown(&sources.raw), sources.branches().len()), ("0..48".into(), 1));
         // Where raw has everything, nothing is missing.
         assert_eq!(chosen(tables, "pod = 'x'", "32..48").missing, None);
         // The minutes are gone too.
@@ -502,9 +550,17 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_filtered_is_a_column_of_each_branch() {
-        let columns: Vec<&str> = COLUMNS.split(", ").collect();
-        assert_eq!(ROLLED_UP.iter().find(|tag| !columns.contains(tag)), None);
+    fn whole_days_are_told_from_the_hours_around_them() {
+        let check = |from: f64, until: f64, expected: &str| {
+            let (days, rest) = split_days(&[range(from, until)]);
+            assert_eq!(format!("{} | {}", shown(&days), shown(&rest)), expected);
+        };
+        check(24.0, 48.0, "24..48 | ");
+        check(24.0, 96.0, "24..96 | ");
+        check(23.0, 97.0, "24..96 | 23..24 96..97");
+        check(25.0, 48.0, " | 25..48");
+        check(25.0, 49.0, " | 25..49");
+        check(24.0, 49.0, "24..48 | 48..49");
     }
 
     #[test]
@@ -514,20 +570,16 @@ mod tests {
             "",
             "23..30",
         );
+        let branches = sources.branches();
         let mut values = Vec::new();
-        let from = sources.from(&mut values);
-        assert_eq!(sources.time(&mut values), None);
-        assert_snapshot!(format!("{from}\n{values:?}"), @r"
-        (
-        SELECT time, app_service, profile_event_type, profile_language_type, profile_value_unit, pod_cluster, pod_ns, pod_node, pod_group, pod_group_type, container, process_name, thread_name, main_thread, stack_id, stack_end, profile_value, toUInt64(sample_count) AS sample_count, toUInt32(0) AS process_id, '' AS pod, 1 AS rolled_up
-        FROM profile.in_process_1h WHERE (time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC'))
-        UNION ALL
-        SELECT time, app_service, profile_event_type, profile_language_type, profile_value_unit, pod_cluster, pod_ns, pod_node, pod_group, pod_group_type, container, process_name, thread_name, main_thread, stack_id, stack_end, profile_value, toUInt64(sample_count) AS sample_count, toUInt32(0) AS process_id, '' AS pod, 1 AS rolled_up
-        FROM profile.in_process_1m WHERE ((time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')) OR (time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')))
-        UNION ALL
-        SELECT time, app_service, profile_event_type, profile_language_type, profile_value_unit, pod_cluster, pod_ns, pod_node, pod_group, pod_group_type, container, process_name, thread_name, main_thread, stack_id, stack_end, profile_value, toUInt64(sample_count) AS sample_count, process_id, pod, 0 AS rolled_up
-        FROM profile.in_process_local WHERE ((time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')) OR (time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')))
-        )
+        let shown: Vec<String> = branches
+            .iter()
+            .map(|branch| format!("{}: {}", branch.table(), branch.time(&mut values)))
+            .collect();
+        assert_snapshot!(format!("{}\n{values:?}", shown.join("\n")), @r"
+        profile.in_process_1h: time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')
+        profile.in_process_1m: ((time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')) OR (time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')))
+        profile.in_process_local: ((time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')) OR (time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')))
         [Int(82800), Int(86399), Int(86400), Int(89999), Int(93600), Int(97199), Int(90000), Int(93599), Int(97200), Int(107999)]
         ");
         let mut values = Vec::new();
@@ -537,10 +589,10 @@ mod tests {
         SELECT app_service, time, (time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')) AS in_range
         FROM profile.in_process_1h WHERE app_service = ?
         UNION ALL
-        SELECT app_service, time, ((time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')) OR (time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC'))) AS in_range
+        SELECT app_service, time, (((time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')) OR (time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')))) AS in_range
         FROM profile.in_process_1m WHERE app_service = ?
         UNION ALL
-        SELECT app_service, time, ((time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')) OR (time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC'))) AS in_range
+        SELECT app_service, time, (((time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')) OR (time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')))) AS in_range
         FROM profile.in_process_local WHERE app_service = ?
         )
         [Int(82800), Int(86399), Text("a"), Int(86400), Int(89999), Int(93600), Int(97199), Text("a"), Int(90000), Int(93599), Int(97200), Int(107999), Text("a")]

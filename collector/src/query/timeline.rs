@@ -4,6 +4,7 @@ use clickhouse::Row;
 use serde::{Deserialize, Serialize};
 
 use super::QueryError;
+use super::grouped::{Grouped, SAMPLES, VALUE};
 use super::plan::{self, Statement, Value};
 use super::request::{Invalid, Request, Subject, TimeRange};
 use super::source::{Need, Sources};
@@ -133,14 +134,14 @@ fn statement(request: &Request, sources: &Sources, steps: Steps) -> Statement {
         Subject::Total => None,
         Subject::App(app) => Some(app.as_str()),
     };
-    let (from, condition, mut values) = plan::condition(request, sources, app_service);
-    values.splice(0..0, [range.from, range.from, step].map(|number| Value::Int(i64::from(number))));
-    let sql = format!(
-        "SELECT toUInt32(intDiv(greatest(toUnixTimestamp(time), toUInt32(?)) - ?, ?)) AS slot, \
-         sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value\n\
-         FROM {from}\nWHERE {condition}\nGROUP BY slot"
-    );
-    Statement { sql, values }
+    let slot = "toUInt32(intDiv(greatest(toUnixTimestamp(time), toUInt32(?)) - ?, ?))";
+    let grouped = Grouped {
+        keys: &[(slot, "slot")],
+        key_values: &[range.from, range.from, step].map(|number| Value::Int(i64::from(number))),
+        parts: &[SAMPLES, VALUE],
+        tail: "",
+    };
+    grouped.from(sources, |branch, values| plan::condition(request, branch, app_service, values))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::QueryError;
 use super::filter::Tag;
+use super::grouped::{Grouped, SAMPLES, VALUE};
 use super::plan::{self, Statement};
 use super::request::Request;
 use super::source::{Need, Sources};
@@ -63,15 +64,11 @@ impl Store {
 
 /// One more than is listed: so it is known whether there are more.
 fn statement(request: &Request, sources: &Sources, tag: &'static Tag, limit: u32) -> Statement {
-    let (from, condition, values) = plan::condition(request, sources, None);
-    let sql = format!(
-        "SELECT toString({}) AS name, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value\n\
-         FROM {from}\nWHERE {condition}\n\
-         GROUP BY name\nORDER BY value DESC, name LIMIT {}",
-        tag.as_text(),
-        limit + 1
-    );
-    Statement { sql, values }
+    let name = format!("toString({})", tag.as_text());
+    let tail = format!("\nORDER BY value DESC, name LIMIT {}", limit + 1);
+    let grouped =
+        Grouped { keys: &[(&name, "name")], key_values: &[], parts: &[SAMPLES, VALUE], tail: &tail };
+    grouped.from(sources, |branch, values| plan::condition(request, branch, None, values))
 }
 
 #[cfg(test)]

@@ -184,3 +184,16 @@ async fn an_app_that_only_rollups_know_says_when_it_was() {
          the first is of 2024-02-19 00:00:00 UTC, the last of 2024-02-19 00:01:00 UTC"
     );
 }
+
+#[tokio::test]
+async fn whole_days_are_answered_from_the_projection() {
+    let days = Days::full().await;
+    days.build().await;
+    let question = format!(
+        "SELECT count() FROM (SELECT stack_id, toInt64(period) AS period, sum(toUInt64(sample_count)), \
+         sum(profile_value) FROM profile.in_process_1h WHERE app_service = 'shop' AND pod_ns = 'a' \
+         AND toStartOfDay(time) >= toDateTime({FIRST_DAY}, 'UTC') GROUP BY stack_id, period) \
+         SETTINGS force_optimize_projection_name = 'by_day'"
+    );
+    assert_ne!(days.number(&question).await, 0);
+}
