@@ -11,7 +11,8 @@ cd "$root"
 [ "$(id -u)" = 0 ] || fail "the tests load BPF programs: run them as root (sudo -E make test-faults)"
 
 HEARTH_LIBCHDB=$("$root/scripts/setup-chdb.sh" | tail -n 1)
-export HEARTH_LIBCHDB HEARTH_FAULT_RUNS=${HEARTH_FAULT_RUNS:-20} HEARTH_FAULT_AWAY_SECONDS=${HEARTH_FAULT_AWAY_SECONDS:-60}
+export HEARTH_LIBCHDB HEARTH_FAULT_RUNS=${HEARTH_FAULT_RUNS:-20}
+export HEARTH_FAULT_AWAY_SECONDS=${HEARTH_FAULT_AWAY_SECONDS:-60} HEARTH_FAULT_OLD_SECONDS=${HEARTH_FAULT_OLD_SECONDS:-150}
 say "building"
 cargo build --quiet --workspace --bins --locked
 say "testing"

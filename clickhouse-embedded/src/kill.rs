@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use hearth_kill_points::Point;
 
-/// How far into a statement the stop may be: a small INSERT takes about as long.
-const DEEPEST_MICROS: u64 = 3000;
+/// How far into a statement the stop may be: a small INSERT takes about as long on an idle machine.
+const DEPTH_MICROS: u64 = 3000;
+/// On a busy one it takes longer: at times the depth is doubled, less often than so.
+const DOUBLINGS: u64 = 4;
 /// A statement's first words are within so many bytes.
 const HEAD_BYTES: usize = 256;
 
@@ -17,7 +19,8 @@ pub(crate) fn stop_in_the_midst_of(sql: &[u8]) {
     if point_of(sql) != Some(point) {
         return;
     }
-    let micros = RandomState::new().hash_one(0) % DEEPEST_MICROS;
+    let random = RandomState::new();
+    let micros = (random.hash_one(0) % DEPTH_MICROS) << (random.hash_one(1) % DOUBLINGS);
     // Another thread: the statement goes on meanwhile, and the stop freezes both.
     std::thread::spawn(move || {
         std::thread::sleep(Duration::from_micros(micros));

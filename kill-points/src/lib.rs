@@ -8,7 +8,10 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
+/// By then the kernel has stopped all threads, however busy the machine is.
+const STOPPED_WITHIN: Duration = Duration::from_secs(1);
 /// Names the point to stop at.
 pub const VARIABLE: &str = "HEARTH_STOP_AT";
 
@@ -79,6 +82,8 @@ impl Point {
         if Wanted::of_this_process().is_some_and(|wanted| wanted.point == self && wanted.is_last_visit()) {
             // It fails for no process that is allowed to run.
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
+            // It may be another thread's to take, and until that one runs this one would go on.
+            std::thread::sleep(STOPPED_WITHIN);
         }
     }
 }

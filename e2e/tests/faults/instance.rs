@@ -1,7 +1,7 @@
 //! A collector with its embedded engine, that is killed and started again.
 
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use hearth_e2e::Collector;
 use hearth_e2e::collector::curl;
@@ -112,11 +112,6 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        if std::thread::panicking()
-            && let Some(daemon) = &self.daemon
-        {
-            eprintln!("--- the collector's log ends with:\n{}\n---", daemon.tail());
-        }
         // A stopped engine would never see that its collector is gone.
         self.engines.extend(self.daemon.iter().flat_map(|daemon| children(daemon.pid())));
         self.daemon = None;
@@ -124,11 +119,9 @@ impl Drop for Instance {
     }
 }
 
-/// Start of an hour that ended long ago and is still kept.
-pub(crate) fn closed_hour() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let hour = (now - Duration::from_secs(86_400)).as_secs() / 3600 * 3600;
-    hour.cast_signed()
+/// Seconds since 1970.
+pub(crate) fn unix_now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().cast_signed()
 }
 
 /// A store that several collectors share, without a password.

@@ -11,7 +11,7 @@ use hearth_e2e::policy;
 use hearth_e2e::proc_fs::is_stopped;
 use hearth_kill_points::{Point, VARIABLE};
 
-use crate::instance::{Instance, closed_hour};
+use crate::instance::Instance;
 use crate::ledger::{Ledger, Outcome};
 use crate::relay::Relay;
 use crate::sender::{Habit, Sender};
@@ -21,7 +21,9 @@ use crate::setting;
 const AT_ONCE: usize = 4;
 /// How long a closed hour may take to be rebuilt.
 const REBUILD_PATIENCE: Duration = Duration::from_secs(60);
-/// Rows of hours that are closed are summed at once.
+/// Seconds ago: hours that are closed and still kept.
+const YESTERDAY: i64 = 86_400;
+/// A closed hour is rebuilt at once.
 const ROLLUPS: [&str; 4] = ["--rollup-check", "1s", "--rollup-after", "1s"];
 
 /// A line of the table.
@@ -118,18 +120,14 @@ fn killed(victim: Victim, stop_at: &str, dies_too: bool) -> Outcome {
 
 /// Kills where an hour is rebuilt: afterwards its minutes must be what its rows are.
 fn killed_rebuild(victim: Victim, stop_at: &str, dies_too: bool) -> Outcome {
-    let hour = closed_hour();
     let mut instance = Instance::start(stop_at, &ROLLUPS);
-    let habit = Habit { hour: Some(hour), ..Habit::default() };
+    let habit = Habit { shift: -YESTERDAY, ..Habit::default() };
     let senders = ["node-a", "node-b"].map(|node| Sender::start(instance.url(), node, habit));
     kill_where_it_stops(victim, &mut instance, dies_too);
     instance.restart("");
     let ledger = finish(senders);
     let sum = |table: &str| {
-        let condition = format!("time >= toDateTime({hour}) AND time < toDateTime({hour} + 3600)");
-        let value = instance
-            .collector
-            .number(&format!("SELECT sum(profile_value) FROM profile.{table} WHERE {condition}"));
+        let value = instance.collector.number(&format!("SELECT sum(profile_value) FROM profile.{table}"));
         value.cast_unsigned()
     };
     let raw = sum("in_process_local");

@@ -1,8 +1,9 @@
 //! What survives: every process is killed at every point of its list, the store goes away, the disk
 //! is full, connections break, and nothing that was acknowledged is lost, nothing stored twice.
 //!
-//! Needs root. `HEARTH_FAULT_RUNS` says how often each point is run (3), and
-//! `HEARTH_FAULT_AWAY_SECONDS` how long the store is away (10); `make test-faults` takes more of both.
+//! Needs root. `HEARTH_FAULT_RUNS` says how often each point is run (3), `HEARTH_FAULT_AWAY_SECONDS`
+//! how long the store is away (10), and `HEARTH_FAULT_OLD_SECONDS` how long the collectors that an
+//! agent moves between have run (0); `make test-faults` takes more of each.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

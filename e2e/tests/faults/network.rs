@@ -1,5 +1,7 @@
 //! Connections that break, and collectors that an agent moves between.
 
+use std::time::Duration;
+
 use hearth_e2e::daemon::wait_for;
 use hearth_e2e::proc_fs::is_stopped;
 
@@ -7,6 +9,7 @@ use crate::instance::{Instance, SharedStore};
 use crate::ledger::{Ledger, Outcome};
 use crate::proxy::{Cut, Proxy};
 use crate::sender::{Habit, Sender};
+use crate::setting;
 
 #[test]
 fn a_connection_that_is_cut_in_the_middle_of_a_frame() {
@@ -42,6 +45,8 @@ fn an_agent_that_moves_between_two_collectors_while_one_is_killed() {
     let mut first_running = store.start_collector(&first, first_folder.path(), "collector-after-insert:2");
     let mut second_running = store.start_collector(&second, second_folder.path(), "");
     let proxy = Proxy::start(first.grpc, &[]);
+    // A collector that has just started expects what another may have stored; one that is old does not.
+    std::thread::sleep(Duration::from_secs(setting("HEARTH_FAULT_OLD_SECONDS", 0)));
     let sender = Sender::start(format!("http://{}", proxy.address), "node-a", Habit::default());
 
     // The first has stored what it does not acknowledge any more.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use hearth_e2e::daemon::{PATIENCE, wait_for};
 use hearth_node_agent::export::batch::{ProcessEntry, Row, Window};
@@ -10,6 +10,7 @@ use hearth_node_agent::export::client::{Exporter, Options};
 use hearth_proto::collector::v1::{AgentIdentity, StackEnd};
 use tokio::task::JoinHandle;
 
+use crate::instance::unix_now;
 use crate::ledger::{Ledger, Sent, batch_key};
 use crate::runtime;
 
@@ -23,8 +24,8 @@ const PERIOD_MICROS: u32 = 10_101;
 /// What a sender does beside the usual.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Habit {
-    /// Its windows are of the hour that begins then (Unix seconds), and not of now.
-    pub(crate) hour: Option<i64>,
+    /// Seconds by which its windows are of another time.
+    pub(crate) shift: i64,
     /// Memory of its queue.
     pub(crate) queue_bytes: Option<usize>,
 }
@@ -54,7 +55,7 @@ impl Sender {
         let exporter = Arc::new(Exporter::start(options).unwrap());
         let stop = Arc::new(AtomicBool::new(false));
         let pushing =
-            tokio::spawn(push(exporter.clone(), stop.clone(), node.to_owned(), instance, habit.hour));
+            tokio::spawn(push(exporter.clone(), stop.clone(), node.to_owned(), instance, habit.shift));
         Self { exporter, stop, pushing }
     }
 
@@ -99,20 +100,19 @@ async fn push(
     stop: Arc<AtomicBool>,
     node: String,
     instance: [u8; 16],
-    hour: Option<i64>,
+    shift: i64,
 ) -> Ledger {
     let mut ledger = Ledger::default();
     let processes: Vec<Arc<ProcessEntry>> =
         (100..).zip(APPS).map(|(pid, app)| Arc::new(process(pid, app))).collect();
-    for sequence in 1.. {
+    for sequence in 1_u64.. {
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().cast_signed();
-        let start_unix = hour.map_or(now, |hour| hour + sequence % 3600);
-        let rows = rows(&processes, sequence.cast_unsigned());
+        let start_unix = unix_now() + shift;
+        let rows = rows(&processes, sequence);
         let samples = rows.iter().map(|row| u64::from(row.samples)).sum();
-        let key = batch_key(&instance, sequence.cast_unsigned());
+        let key = batch_key(&instance, sequence);
         ledger.batches.insert(key, Sent { rows: rows.len() as u64, samples, acknowledged: true });
         for row in &rows {
             let frames = row.stack.as_ref().unwrap().join(";");
