@@ -15,6 +15,7 @@ use http_body_util::BodyExt;
 use crate::browser;
 use crate::engine::{Answer, Engine, Statement};
 use crate::exception::{Exception, code};
+use crate::kill;
 use crate::metrics::{Metrics, Outcome, OutcomeLabels};
 use crate::request::{self, AnswerEncoding, Arguments};
 use crate::wire;
@@ -122,6 +123,7 @@ async fn answer(server: &Server, request: Request) -> Result<Response, Exception
     let format = default_format.unwrap_or_else(|| "TabSeparated".into());
     let shown_format = (!names_format(&sql)).then(|| format.clone());
 
+    kill::stop_in_the_midst_of(&sql);
     let started = Instant::now();
     let statement = Statement { sql, format, database, settings, params };
     let answer = server.engine.run(statement).await?;

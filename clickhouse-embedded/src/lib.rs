@@ -10,6 +10,7 @@ pub mod exception;
 pub mod ffi;
 pub mod http;
 pub mod insert;
+mod kill;
 pub mod locate;
 pub mod metrics;
 pub mod request;

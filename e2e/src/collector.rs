@@ -3,7 +3,8 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -71,16 +72,32 @@ impl Collector {
 
     /// Starts it with its data and its log in `folder`, and waits until it is ready.
     pub fn start(&self, folder: &Path) -> Daemon {
+        self.start_with(folder, |_| ())
+    }
+
+    /// The same with further arguments or variables.
+    pub fn start_with(&self, folder: &Path, adjust: impl FnOnce(&mut Command)) -> Daemon {
+        let data = folder.join("data");
+        let daemon = self.start_on(folder, |command| {
+            // The collector starts it, and finds it beside itself.
+            binary("hearth-clickhouse");
+            command.arg("--clickhouse-http").arg(self.clickhouse.to_string());
+            command.arg("--data-dir").arg(&data).arg("--libchdb").arg(libchdb());
+            adjust(command);
+        });
+        self.read_password(&data);
+        daemon
+    }
+
+    /// The same on whatever store these arguments name.
+    pub fn start_on(&self, folder: &Path, store: impl FnOnce(&mut Command)) -> Daemon {
         let mut command = bound_to_us(&binary("hearth-collector"));
-        // The collector starts it, and finds it beside itself.
-        binary("hearth-clickhouse");
         command.arg("--http").arg(self.http.to_string()).arg("--grpc").arg(self.grpc.to_string());
-        command.arg("--clickhouse-http").arg(self.clickhouse.to_string()).args(["--window", "1s"]);
-        command.arg("--data-dir").arg(folder.join("data")).arg("--libchdb").arg(libchdb());
+        command.args(["--window", "1s"]);
+        store(&mut command);
         let mut daemon = Daemon::start("collector", command, folder);
         daemon.wait_for_log("questions are answered on");
         wait_for("the collector's /readyz", || (self.get("/readyz").status == 200).then_some(()));
-        self.read_password(&folder.join("data"));
         daemon
     }
 
@@ -201,7 +218,7 @@ pub fn curl(arguments: &[&str]) -> Answer {
 }
 
 /// The engine's library, where `scripts/setup-chdb.sh` puts it.
-fn libchdb() -> PathBuf {
+pub fn libchdb() -> PathBuf {
     if let Some(path) = std::env::var_os("HEARTH_LIBCHDB") {
         return path.into();
     }
@@ -220,8 +237,17 @@ fn libchdb() -> PathBuf {
     library
 }
 
-/// A port that nobody had a moment ago.
-fn free_port() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback interface has free ports");
-    listener.local_addr().expect("a bound socket has an address")
+/// A port that nobody had a moment ago, below those that the kernel gives to outgoing connections: it
+/// must still be free when its owner was killed and is started again.
+pub fn free_port() -> SocketAddr {
+    const PORTS: std::ops::Range<u16> = 21_000..32_000;
+    static NEXT: LazyLock<AtomicU16> =
+        LazyLock::new(|| AtomicU16::new((std::process::id() * 97 % u32::from(u16::MAX)) as u16));
+    loop {
+        let drawn = NEXT.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start);
+        let address = SocketAddr::from(([127, 0, 0, 1], PORTS.start + drawn));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }

@@ -183,3 +183,13 @@ pub fn send_signal(pid: u32, signal: i32) {
     let sent = unsafe { libc::kill(pid, signal) };
     assert_eq!(sent, 0, "cannot signal {pid}: {}", std::io::Error::last_os_error());
 }
+
+/// Kills a process of somebody who is gone, and which may be gone itself: only if it still has that name.
+pub fn kill_if_named(pid: u32, comm: &str) {
+    let found = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    if found.trim_end() == comm {
+        let pid = i32::try_from(pid).expect("a pid fits");
+        // SAFETY: kill takes two integers and touches no memory of ours. That it ended just now is as good.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+    }
+}

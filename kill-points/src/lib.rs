@@ -72,11 +72,14 @@ impl Point {
         }
     }
 
+    /// The one that this process is to stop at.
+    pub fn wanted() -> Option<Self> {
+        Wanted::of_this_process().map(|wanted| wanted.point)
+    }
+
     /// To be called where the program has come to this point.
     pub fn reached(self) {
-        static WANTED: OnceLock<Option<Wanted>> = OnceLock::new();
-        let wanted = WANTED.get_or_init(|| Wanted::parse(&std::env::var(VARIABLE).ok()?));
-        if wanted.as_ref().is_some_and(|wanted| wanted.point == self && wanted.is_last_visit()) {
+        if Wanted::of_this_process().is_some_and(|wanted| wanted.point == self && wanted.is_last_visit()) {
             // It fails for no process that is allowed to run.
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
             // It may be another thread's to take, and until that one runs this one would go on.
@@ -92,6 +95,11 @@ struct Wanted {
 }
 
 impl Wanted {
+    fn of_this_process() -> Option<&'static Self> {
+        static WANTED: OnceLock<Option<Wanted>> = OnceLock::new();
+        WANTED.get_or_init(|| Self::parse(&std::env::var(VARIABLE).ok()?)).as_ref()
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let (name, visits) = text.split_once(':').unwrap_or((text, "1"));
         let point = Point::ALL.into_iter().find(|point| point.name() == name)?;

@@ -23,8 +23,8 @@ use crate::store::{AckSender, Batch, Queue};
 
 /// Agent instances that are remembered.
 const KNOWN_INSTANCES: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
-/// A batch whose window began so long after we began to remember, or later, cannot
-/// have been received before.
+/// A batch whose window began so long after its stream was opened, or later, was
+/// never on another stream, of this collector or of another.
 const RESEND_SLACK_SECONDS: u32 = 120;
 /// A batch must be this much younger than the raw retention: the partition of an
 /// older one would be dropped before anybody could look at it.
@@ -40,23 +40,22 @@ pub struct Ingest {
     retention_raw: Duration,
     max_streams: usize,
     streams: Arc<Semaphore>,
-    instances: Arc<Mutex<Instances>>,
+    instances: Arc<Mutex<LruCache<[u8; 16], Instance>>>,
 }
 
-/// What is remembered of the agents.
-#[derive(Debug)]
-struct Instances {
-    known: LruCache<[u8; 16], Instance>,
-    /// Unix seconds. What was received before may be forgotten: by the collector
-    /// that ran before us, or by us to make room.
-    remember_since: u32,
+/// How a batch came.
+#[derive(Debug, Clone, Copy)]
+struct Arrival {
+    /// It lay in no buffer.
+    fresh: bool,
+    /// When its stream was opened, Unix seconds.
+    opened_at: u32,
 }
 
 impl Ingest {
     /// Puts what comes into `queue` until `stop`.
     pub fn new(queue: Queue, metrics: Metrics, retention_raw: Duration, stop: CancellationToken) -> Self {
-        let remember_since = unix_seconds(now_micros());
-        let instances = Instances { known: LruCache::new(KNOWN_INSTANCES), remember_since };
+        let instances = LruCache::new(KNOWN_INSTANCES);
         let max_streams = limits::MAX_STREAMS;
         let streams = Arc::new(Semaphore::new(max_streams));
         let instances = Arc::new(Mutex::new(instances));
@@ -76,6 +75,7 @@ impl Ingest {
 
     async fn receive(&self, mut incoming: Streaming<SampleBatch>, acks: AckSender) {
         let mut tables = StreamTables::default();
+        let opened_at = unix_seconds(now_micros());
         loop {
             let asked = Instant::now();
             let message = tokio::select! {
@@ -89,7 +89,7 @@ impl Ingest {
                 Ok(Some(batch)) => {
                     // A stream's first message is read as soon as it is there.
                     let fresh = tables.agent().is_none() || asked.elapsed() >= limits::FRESH_AFTER;
-                    self.take(&mut tables, batch, fresh, &acks).await
+                    self.take(&mut tables, batch, Arrival { fresh, opened_at }, &acks).await
                 }
                 Err(status) => Err(self.bad_message(status)),
             };
@@ -109,7 +109,7 @@ impl Ingest {
         &self,
         tables: &mut StreamTables,
         batch: SampleBatch,
-        fresh: bool,
+        Arrival { fresh, opened_at }: Arrival,
         acks: &AckSender,
     ) -> Result<(), Status> {
         let is_first = tables.agent().is_none();
@@ -131,12 +131,12 @@ impl Ingest {
             tracing::info!(%node, version, sequence = batch.sequence, "agent connected");
         }
         let now = now_micros();
-        let (Noted { known, offset }, remember_since) = self.note(&batch, now, fresh);
+        let Noted { known, offset } = self.note(&batch, now, fresh);
         if offset != 0 {
             batch.time = moved(batch.time, batch.window_seconds, offset);
             self.metrics.clock_corrections.inc();
         }
-        let maybe_stored = known || batch.time <= remember_since.saturating_add(RESEND_SLACK_SECONDS);
+        let maybe_stored = known || batch.time <= opened_at.saturating_add(RESEND_SLACK_SECONDS);
         let age = (now / 1_000_000).saturating_sub(i64::from(batch.time));
         let oldest = self.retention_raw.saturating_sub(RETENTION_MARGIN).as_secs();
         if u64::try_from(age).is_ok_and(|age| age > oldest) {
@@ -147,16 +147,11 @@ impl Ingest {
         put.map_err(|closed| Status::unavailable(closed.to_string()))
     }
 
-    /// What is known of a batch, and since when anything is.
-    fn note(&self, batch: &Batch, now_micros: i64, fresh: bool) -> (Noted, u32) {
+    fn note(&self, batch: &Batch, now_micros: i64, fresh: bool) -> Noted {
         let age = now_micros.saturating_sub(batch.sent_at_micros) / 1_000_000;
         let mut instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
-        let Instances { known, remember_since } = &mut *instances;
-        if known.len() == KNOWN_INSTANCES.get() && !known.contains(&batch.agent.instance) {
-            *remember_since = unix_seconds(now_micros);
-        }
-        let instance = known.get_or_insert_mut(batch.agent.instance, Instance::default);
-        (instance.note(batch.sequence, age, fresh), *remember_since)
+        let instance = instances.get_or_insert_mut(batch.agent.instance, Instance::default);
+        instance.note(batch.sequence, age, fresh)
     }
 
     fn bad_message(&self, status: Status) -> Status {
@@ -214,48 +209,4 @@ fn unix_seconds(micros: i64) -> u32 {
 fn now_micros() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ingest::decode::Agent;
-
-    /// What was forgotten may have been received: from then on it counts as such.
-    #[test]
-    fn who_is_forgotten_may_have_sent_everything_before() {
-        let (queue, _receiver) = Queue::new();
-        let stop = CancellationToken::new();
-        let ingest = Ingest::new(queue, Metrics::default(), Duration::from_secs(72 * 3600), stop);
-        let started = ingest.instances.lock().unwrap_or_else(PoisonError::into_inner).remember_since;
-        let note = |instance: usize, now: u32| {
-            let mut bytes = [0; 16];
-            bytes[..8].copy_from_slice(&instance.to_le_bytes());
-            let agent = Agent { instance: bytes, node: "n".into(), ..Agent::default() };
-            let sent_at_micros = i64::from(now) * 1_000_000;
-            let batch = Batch {
-                key: 0,
-                agent,
-                sequence: 1,
-                time: now,
-                window_seconds: 10,
-                sent_at_micros,
-                rows: Vec::new(),
-                stacks: Vec::new(),
-                losses: Vec::new(),
-                too_old: None,
-                bytes: 0,
-            };
-            let (Noted { known, .. }, remember_since) = ingest.note(&batch, sent_at_micros, true);
-            (known, remember_since)
-        };
-        for instance in 0..KNOWN_INSTANCES.get() {
-            assert_eq!(note(instance, started + 500), (false, started));
-        }
-        assert_eq!(note(0, started + 600), (true, started));
-        // The second is the oldest now, and makes room.
-        assert_eq!(note(KNOWN_INSTANCES.get(), started + 700), (false, started + 700));
-        assert_eq!(note(0, started + 800), (true, started + 700));
-        assert_eq!(note(1, started + 900), (false, started + 900));
-    }
 }

@@ -1,6 +1,7 @@
 //! What dies by `kill -9` loses nothing that was acknowledged, and stores nothing twice.
 
 use hearth_e2e::daemon::{send_signal, wait_for};
+use hearth_e2e::proc_fs::children;
 use hearth_e2e::{Agent, Collector, Program, machine, policy, unique_name};
 
 /// Rows that are there more than once.
@@ -8,15 +9,6 @@ const TWICE: &str = "SELECT time, batch, app_service, policy, process_id, proces
     thread_name, main_thread, stack_id, stack_end, cpu, groupArray(sample_count), groupArray(profile_value), \
     groupArray(profile_in_timestamp) FROM profile.in_process_local GROUP BY time, batch, app_service, policy, process_id, \
     process_start_time, process_name, thread_name, main_thread, stack_id, stack_end, cpu HAVING count() > 1";
-
-/// The children of a process.
-fn children(pid: u32) -> Vec<u32> {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let lists = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).unwrap());
-    lists
-        .flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>())
-        .collect()
-}
 
 #[test]
 fn a_killed_collector_and_a_killed_engine() {

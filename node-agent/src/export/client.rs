@@ -308,6 +308,10 @@ impl Sender {
                 },
                 permit = sender.reserve(), if can_send => match permit {
                     Ok(permit) => {
+                        // There is room: what was put there before has left.
+                        if self.shared.queue().in_flight() > 0 {
+                            Point::AgentAfterSend.reached();
+                        }
                         let next = self.shared.queue().send_next();
                         if let Some((sequence, window)) = next {
                             Point::AgentBeforeSend.reached();
