@@ -54,7 +54,7 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
     let address = listener.local_addr().context("--http")?;
 
     tracing::info!("starting the engine on {}", cli.data_dir.display());
-    let engine = Engine::start(&cli.data_dir, cli.libchdb.as_deref(), cli.max_concurrent)?;
+    let engine = Engine::start(&cli.data_dir, cli.libchdb.as_deref(), cli.max_concurrent, cli.queue_timeout())?;
     tracing::info!("ClickHouse {} answers on http://{address}/", engine.version());
     let server = Arc::new(Server {
         engine: Arc::clone(&engine),
