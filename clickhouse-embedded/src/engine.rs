@@ -81,6 +81,8 @@ pub struct Statement {
     pub encoding: Encoding,
     /// The answer is made whole before any of it is sent.
     pub whole: bool,
+    /// What the client expects of Native blocks.
+    pub client_protocol_version: u64,
     /// `max_result_bytes` of an answer that is made whole, if the settings have none.
     pub max_result_bytes: u64,
 }
@@ -329,13 +331,21 @@ impl Engine {
         reading: &Reading,
         output: &mut Output,
     ) -> Result<Outcome, Stop> {
-        let Statement { text, format, database, mut settings, params, query_id, encoding: _, whole, max_result_bytes } =
+        let Statement { text, format, database, mut settings, params, query_id, encoding: _, whole, client_protocol_version, max_result_bytes } =
             statement;
         let started = Instant::now();
         let named = reading.format.as_deref().unwrap_or(&format);
         let has = |wanted: &str| settings.iter().any(|(name, _)| name == wanted);
         let streams = reading.may_stream && text.is_in_memory() && !whole && !has(format::ARRAY_OF_ROWS);
-        let shape = if streams { format::shape(named) } else { Shape::Document };
+        let has_totals = reading.may_have_totals || has(format::EXTREMES);
+        let shape = match format::shape(named) {
+            Shape::Header(_) if has_totals => Shape::Document,
+            shape if streams => shape,
+            _ => Shape::Document,
+        };
+        if named.eq_ignore_ascii_case("Native") {
+            output.speak_native(client_protocol_version);
+        }
         if shape == Shape::Document && !has("max_result_bytes") {
             settings.push(("max_result_bytes".into(), max_result_bytes.to_string()));
         }

@@ -35,6 +35,8 @@ pub struct Reading {
     pub is_read: bool,
     /// Its result may be streamed if its format's shape allows it.
     pub may_stream: bool,
+    /// It may end with totals or extremes, which have no header that could be taken off.
+    pub may_have_totals: bool,
     /// Its own FORMAT clause.
     pub format: Option<String>,
 }
@@ -70,12 +72,16 @@ impl Reading {
         let is_read = is_query || is_any(first, &["SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS", "CHECK"]);
         // What stands between $tags$ may look like anything.
         let is_certain = !sql.contains(&b'$') && !contains(sql, ARRAY_OF_ROWS);
-        Self { is_read, may_stream: is_query && is_certain, format }
+        let may_have_totals = contains(sql, "TOTALS") || contains(sql, EXTREMES);
+        Self { is_read, may_stream: is_query && is_certain, may_have_totals, format }
     }
 }
 
 /// The setting that makes one document of JSONEachRow.
 pub const ARRAY_OF_ROWS: &str = "output_format_json_array_of_rows";
+
+/// The setting that adds the least and the greatest of each column.
+pub const EXTREMES: &str = "extremes";
 
 /// A format's shape, by its name.
 pub fn shape(format: &str) -> Shape {
@@ -135,7 +141,8 @@ impl Header {
     }
 }
 
-fn varint(bytes: &mut &[u8]) -> Option<usize> {
+/// A number of 7 bits a byte, the lowest first.
+pub(crate) fn varint(bytes: &mut &[u8]) -> Option<usize> {
     let mut value = 0usize;
     for shift in (0..usize::BITS).step_by(7) {
         let (byte, rest) = bytes.split_first()?;
@@ -162,8 +169,8 @@ mod tests {
 
     /// "read", "stream" and the FORMAT clause.
     fn check(sql: &str, expected: &str) {
-        let Reading { is_read, may_stream, format } = Reading::of(sql.as_bytes());
-        let words = [is_read.then_some("read"), may_stream.then_some("stream"), format.as_deref()];
+        let Reading { is_read, may_stream, may_have_totals, format } = Reading::of(sql.as_bytes());
+        let words = [is_read.then_some("read"), may_stream.then_some("stream"), may_have_totals.then_some("totals"), format.as_deref()];
         assert_eq!(words.into_iter().flatten().collect::<Vec<_>>().join(" "), expected, "{sql}");
     }
 
@@ -172,6 +179,8 @@ mod tests {
         check("SELECT 1", "read stream");
         check(" /* x */ with 1 AS x select x format CSV", "read stream CSV");
         check("(SELECT 1) UNION ALL (SELECT 2) FORMAT JSON SETTINGS max_threads = 1;", "read stream JSON");
+        check("SELECT a, count() FROM t GROUP BY a with totals", "read stream totals");
+        check("SELECT a FROM t SETTINGS extremes = 1", "read stream totals");
         check("SHOW TABLES FORMAT TSV", "read TSV");
         check("WITH x AS (SELECT 1) INSERT INTO t SELECT * FROM x", "");
         check("CREATE TABLE t (a String) ENGINE = Memory", "");

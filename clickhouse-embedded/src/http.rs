@@ -215,6 +215,7 @@ fn start(
         decompress: _,
         encoding,
         whole,
+        client_protocol_version,
         user: _,
         password: _,
         params,
@@ -233,6 +234,7 @@ fn start(
         query_id,
         encoding,
         whole,
+        client_protocol_version,
         max_result_bytes: server.limits.max_result_bytes,
     })?;
     Ok(Asked::Statement(Box::new(running)))

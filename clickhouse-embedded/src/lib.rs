@@ -14,6 +14,7 @@ pub mod http;
 pub mod insert;
 pub mod locate;
 pub mod metrics;
+pub mod native;
 pub mod output;
 pub mod request;
 pub mod spool;

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use crate::exception::{Exception, code};
 use crate::ffi::{QueryResult, Summary};
+use crate::native;
 use crate::wire::{Encoder, Encoding};
 
 /// How long a client may leave its answer unread, as in ClickHouse (`http_send_timeout`).
@@ -67,14 +68,30 @@ pub(crate) struct Output {
     encoder: Option<Encoder>,
     encoding: Encoding,
     tag: String,
+    /// Not 0: the answer is in Native blocks, for that version of the protocol.
+    native_version: u64,
 }
 
 impl Output {
     pub(crate) fn new(sender: mpsc::Sender<Event>, encoding: Encoding, tag: String) -> Self {
-        Self { sender, encoder: None, encoding, tag }
+        Self { sender, encoder: None, encoding, tag, native_version: 0 }
     }
 
+    /// Pieces are whole Native blocks, to be sent as that version has them.
+    pub(crate) fn speak_native(&mut self, version: u64) {
+        self.native_version = version;
+    }
+
+    /// Sends a part of the result.
     pub(crate) fn send(&mut self, piece: Bytes) -> Result<(), Stop> {
+        if self.native_version == 0 {
+            return self.encode(piece);
+        }
+        let piece = native::for_client(&piece, self.native_version)?;
+        self.encode(piece.into())
+    }
+
+    fn encode(&mut self, piece: Bytes) -> Result<(), Stop> {
         let encoder = match &mut self.encoder {
             Some(encoder) => encoder,
             None => self.encoder.insert(Encoder::new(self.encoding)?),
@@ -85,6 +102,9 @@ impl Output {
 
     pub(crate) fn send_whole(&mut self, result: QueryResult) -> Result<(), Stop> {
         let mut rest = Bytes::from_owner(result);
+        if self.native_version != 0 {
+            return self.send(rest);
+        }
         while !rest.is_empty() {
             let piece = rest.split_to(rest.len().min(PIECE_BYTES));
             self.send(piece)?;

@@ -23,6 +23,8 @@ pub struct Arguments {
     pub encoding: Encoding,
     /// `wait_end_of_query=1`: an answer is made whole before it is sent.
     pub whole: bool,
+    /// `client_protocol_version`, 0 if it has none.
+    pub client_protocol_version: u64,
     /// `user` and `password`, from the URL, from `Authorization: Basic` or from ClickHouse's headers.
     pub user: Option<String>,
     /// See `user`.
@@ -73,13 +75,18 @@ impl Arguments {
             "decompress" => self.decompress = flag(&value),
             "compress" if flag(&value) => self.encoding = Encoding::Blocks,
             "wait_end_of_query" => self.whole = flag(&value),
+            "client_protocol_version" => {
+                self.client_protocol_version = value.parse().map_err(|_| {
+                    Exception::new(code::BAD_ARGUMENTS, format_args!("client_protocol_version is {value}"))
+                })?;
+            }
             "user" => self.user = Some(value),
             "password" => self.password = Some(value),
             "compress"
             | "buffer_size"
             | "quota_key"
             | "stacktrace"
-            | "client_protocol_version" => {}
+ => {}
             "session_id" | "session_timeout" | "session_check" | "role" => {
                 return Err(Exception::new(
                     code::NOT_IMPLEMENTED,

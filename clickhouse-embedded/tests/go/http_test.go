@@ -104,6 +104,20 @@ func converse(t *testing.T, conn clickhouse.Conn, table string) {
 		t.Errorf("%d rows", count)
 	}
 
+	var (
+		amount map[string]uint8
+		maybe  *string
+		maybes []*string
+		tuple  map[string]any
+		types  = "SELECT map('a', toUInt8(1)), toLowCardinality(toNullable('x')), [NULL, 'y'], CAST((1, 'z'), 'Tuple(n UInt8, s String)')"
+	)
+	if err := conn.QueryRow(ctx, types).Scan(&amount, &maybe, &maybes, &tuple); err != nil {
+		t.Fatal(err)
+	}
+	if amount["a"] != 1 || *maybe != "x" || maybes[0] != nil || *maybes[1] != "y" || tuple["s"] != "z" {
+		t.Errorf("%v %v %v %v", amount, maybe, maybes, tuple)
+	}
+
 	if err := conn.Exec(ctx, "DROP TABLE nosuch"); code(err) != 60 {
 		t.Errorf("a table that is not there: %v", err)
 	}
