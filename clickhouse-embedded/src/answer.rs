@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use tokio::time::error::Elapsed;
 
 use crate::engine::{Engine, Running};
 use crate::exception::{Exception, code};
 use crate::http::Server;
+use crate::listen::Flushes;
 use crate::metrics::{QueryEnd, QueryEndLabels};
 use crate::output::{Event, Outcome};
 use crate::wire::Encoding;
@@ -19,9 +21,9 @@ use crate::wire::Encoding;
 /// What is held of an answer before its status is sent: one that fails or ends
 /// before has a proper status, as in ClickHouse (`http_response_buffer_size`).
 const HELD_BYTES: usize = 1 << 20;
-/// Between an exception in the body and the cut that follows it, so that the
-/// exception is on its way.
-const CUT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a client has to take an exception in the body before the cut that
+/// follows it.
+const CUT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Counts a request, however it ends.
 pub(crate) struct Measured {
@@ -58,7 +60,12 @@ impl Drop for Measured {
 }
 
 /// The response to a statement that runs.
-pub(crate) async fn respond(mut running: Running, mut measured: Measured, query_id: &str) -> Response {
+pub(crate) async fn respond(
+    mut running: Running,
+    mut measured: Measured,
+    query_id: &str,
+    flushes: Flushes,
+) -> Response {
     let server = Arc::clone(&measured.server);
     let mut headers = common_headers(&server.engine, query_id);
     set(&mut headers, "content-type", content_type(running.format.as_deref()));
@@ -95,7 +102,7 @@ pub(crate) async fn respond(mut running: Running, mut measured: Measured, query_
         }
     }
     set_encoding(&mut headers, encoding);
-    let flow = Flow { running, measured, held, is_broken: false };
+    let flow = Flow { running, measured, held, flushes, is_broken: false };
     (headers, Body::from_stream(futures::stream::unfold(flow, Flow::next))).into_response()
 }
 
@@ -104,6 +111,7 @@ struct Flow {
     running: Running,
     measured: Measured,
     held: VecDeque<Bytes>,
+    flushes: Flushes,
     /// The exception was sent: what is left is to break the body off, so that
     /// nobody takes it for whole.
     is_broken: bool,
@@ -112,7 +120,8 @@ struct Flow {
 impl Flow {
     async fn next(mut self) -> Option<(io::Result<Bytes>, Self)> {
         if self.is_broken {
-            tokio::time::sleep(CUT_PAUSE).await;
+            // Late or not, the end is the same.
+            let _: Result<(), Elapsed> = tokio::time::timeout(CUT_PATIENCE, self.flushes.flushed()).await;
             return Some((Err(io::Error::other("the query failed")), self));
         }
         if let Some(piece) = self.held.pop_front() {
@@ -125,9 +134,14 @@ impl Flow {
                 None
             }
             Some(Event::Failed { exception, in_body }) => {
-                tracing::info!(code = exception.code, "query failed within its answer: {}", exception.message);
+                tracing::info!(
+                    code = exception.code,
+                    "query failed within its answer: {}",
+                    exception.message
+                );
                 self.measured.ended = QueryEnd::Error;
                 self.is_broken = true;
+                self.flushes.mark();
                 Some((Ok(in_body), self))
             }
             None => Some((Err(io::Error::other("the query ended without an end")), self)),

@@ -119,8 +119,10 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let Some(mut ended) = self.ended.take().filter(|_| self.is_read) else { return };
+        // Without a runtime the process is on its way out, and the engine with it.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let (engine, query_id) = (Arc::clone(&self.engine), self.query_id.clone());
-        tokio::spawn(async move {
+        runtime.spawn(async move {
             loop {
                 let (engine, query_id) = (Arc::clone(&engine), query_id.clone());
                 if let Err(error) = tokio::task::spawn_blocking(move || engine.kill(&query_id)).await {
@@ -251,6 +253,7 @@ impl Engine {
                 Ok(Some(slot)) => slot,
                 Ok(None) => return,
                 Err(exception) => {
+                    drop(held_id);
                     // The one that waits may have gone meanwhile.
                     let _ = sender.send(Event::Failed { exception, in_body: Bytes::new() }).await;
                     return;
@@ -325,14 +328,19 @@ impl Engine {
         Stopped::ThreadsLeft
     }
 
-    fn run(
-        &self,
-        statement: Statement,
-        reading: &Reading,
-        output: &mut Output,
-    ) -> Result<Outcome, Stop> {
-        let Statement { text, format, database, mut settings, params, query_id, encoding: _, whole, client_protocol_version, max_result_bytes } =
-            statement;
+    fn run(&self, statement: Statement, reading: &Reading, output: &mut Output) -> Result<Outcome, Stop> {
+        let Statement {
+            text,
+            format,
+            database,
+            mut settings,
+            params,
+            query_id,
+            encoding: _,
+            whole,
+            client_protocol_version,
+            max_result_bytes,
+        } = statement;
         let started = Instant::now();
         let named = reading.format.as_deref().unwrap_or(&format);
         let has = |wanted: &str| settings.iter().any(|(name, _)| name == wanted);

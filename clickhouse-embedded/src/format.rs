@@ -53,7 +53,8 @@ impl Reading {
             if word.depth == 0 {
                 inserts |= word.text.eq_ignore_ascii_case(b"INSERT");
                 // FROM format x, AS format: a name.
-                let is_name = before.is_some_and(|(text, _)| is_any(text, &["FROM", "JOIN", "AS", "TABLE", "INTO"]));
+                let is_name =
+                    before.is_some_and(|(text, _)| is_any(text, &["FROM", "JOIN", "AS", "TABLE", "INTO"]));
                 if word.text.eq_ignore_ascii_case(b"FORMAT") && !is_name {
                     let from = words.position();
                     let mut ahead = Words::of(&sql[from..]);
@@ -86,9 +87,24 @@ pub const EXTREMES: &str = "extremes";
 /// A format's shape, by its name.
 pub fn shape(format: &str) -> Shape {
     let rows = [
-        "TabSeparated", "TSV", "TabSeparatedRaw", "TSVRaw", "Raw", "CSV", "TSKV", "LineAsString", "RawBLOB",
-        "JSONEachRow", "JSONLines", "NDJSON", "JSONStringsEachRow", "JSONCompactEachRow",
-        "JSONCompactStringsEachRow", "RowBinary", "Native", "MsgPack",
+        "TabSeparated",
+        "TSV",
+        "TabSeparatedRaw",
+        "TSVRaw",
+        "Raw",
+        "CSV",
+        "TSKV",
+        "LineAsString",
+        "RawBLOB",
+        "JSONEachRow",
+        "JSONLines",
+        "NDJSON",
+        "JSONStringsEachRow",
+        "JSONCompactEachRow",
+        "JSONCompactStringsEachRow",
+        "RowBinary",
+        "Native",
+        "MsgPack",
     ];
     if is_any(format.as_bytes(), &rows) {
         return Shape::Rows;
@@ -170,7 +186,12 @@ mod tests {
     /// "read", "stream" and the FORMAT clause.
     fn check(sql: &str, expected: &str) {
         let Reading { is_read, may_stream, may_have_totals, format } = Reading::of(sql.as_bytes());
-        let words = [is_read.then_some("read"), may_stream.then_some("stream"), may_have_totals.then_some("totals"), format.as_deref()];
+        let words = [
+            is_read.then_some("read"),
+            may_stream.then_some("stream"),
+            may_have_totals.then_some("totals"),
+            format.as_deref(),
+        ];
         assert_eq!(words.into_iter().flatten().collect::<Vec<_>>().join(" "), expected, "{sql}");
     }
 

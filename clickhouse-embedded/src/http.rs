@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Query, Request, State};
+use axum::extract::{ConnectInfo, Query, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::{self, Next};
@@ -16,6 +16,7 @@ use crate::answer::{self, Measured};
 use crate::browser;
 use crate::engine::{Engine, Running, Statement};
 use crate::exception::{Exception, code};
+use crate::listen::Flushes;
 use crate::metrics::{Metrics, QueryEnd};
 use crate::request::{self, Arguments};
 use crate::spool::Spool;
@@ -79,13 +80,17 @@ async fn metrics(State(server): State<Arc<Server>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, kind)], server.metrics.text())
 }
 
-async fn query(State(server): State<Arc<Server>>, request: Request) -> Response {
+async fn query(
+    State(server): State<Arc<Server>>,
+    ConnectInfo(flushes): ConnectInfo<Flushes>,
+    request: Request,
+) -> Response {
     let measured = Measured::begin(&server);
     let (parts, body) = request.into_parts();
     let mut query_id = String::new();
     match answer(&server, parts, body, &mut query_id).await {
         Ok(Asked::Nothing) => measured.end(QueryEnd::Ok, "Ok.\n".into_response()),
-        Ok(Asked::Statement(running)) => answer::respond(*running, measured, &query_id).await,
+        Ok(Asked::Statement(running)) => answer::respond(*running, measured, &query_id, flushes).await,
         Err(exception) => {
             let response = answer::refused(&exception, &server.engine, &query_id);
             measured.end(QueryEnd::Error, response)

@@ -12,6 +12,7 @@ pub mod ffi;
 pub mod format;
 pub mod http;
 pub mod insert;
+pub mod listen;
 pub mod locate;
 pub mod metrics;
 pub mod native;

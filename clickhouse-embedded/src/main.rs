@@ -10,6 +10,7 @@ use clap::Parser as _;
 use hearth_clickhouse::cli::Cli;
 use hearth_clickhouse::engine::{Engine, Stopped};
 use hearth_clickhouse::http::{Server, router};
+use hearth_clickhouse::listen::{Flushes, Tracked};
 use hearth_clickhouse::metrics::Metrics;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -54,7 +55,8 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
     let address = listener.local_addr().context("--http")?;
 
     tracing::info!("starting the engine on {}", cli.data_dir.display());
-    let engine = Engine::start(&cli.data_dir, cli.libchdb.as_deref(), cli.max_concurrent, cli.queue_timeout())?;
+    let engine =
+        Engine::start(&cli.data_dir, cli.libchdb.as_deref(), cli.max_concurrent, cli.queue_timeout())?;
     tracing::info!("ClickHouse {} answers on http://{address}/", engine.version());
     let server = Arc::new(Server {
         engine: Arc::clone(&engine),
@@ -65,7 +67,7 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
 
     let (stop, stopping) = tokio::sync::oneshot::channel::<()>();
     let serving = tokio::spawn(
-        axum::serve(listener, router(server))
+        axum::serve(Tracked(listener), router(server).into_make_service_with_connect_info::<Flushes>())
             .with_graceful_shutdown(async {
                 stopping.await.expect("the sender is dropped only after sending");
             })

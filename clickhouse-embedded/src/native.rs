@@ -22,7 +22,8 @@ pub fn for_client(blocks: &[u8], version: u64) -> Result<Vec<u8>, Exception> {
     let mut out = Vec::with_capacity(blocks.len() + 64);
     while !input.0.is_empty() {
         out.extend_from_slice(BLOCK_INFO);
-        let (counts, (columns, rows)) = input.taken(|input| Some((input.varint()?, input.varint()?))).ok_or_else(cut)?;
+        let (counts, (columns, rows)) =
+            input.taken(|input| Some((input.varint()?, input.varint()?))).ok_or_else(cut)?;
         out.extend_from_slice(counts);
         for _ in 0..columns {
             let (names, type_name) =
@@ -84,9 +85,9 @@ impl Type {
             "Int256" | "UInt256" => Self::Fixed(32),
             _ if name.starts_with("Interval") => Self::Fixed(8),
             "Decimal" => Self::Fixed(match number()? {
-                ..=9 => 4,
-                ..=18 => 8,
-                ..=38 => 16,
+                0..=9 => 4,
+                10..=18 => 8,
+                19..=38 => 16,
                 _ => 32,
             }),
             "FixedString" => Self::Fixed(number()?),
@@ -244,7 +245,10 @@ mod tests {
         check("DateTime64(6, 'Europe/Berlin')", "Fixed(8)");
         check("Decimal(18, 4)", "Fixed(8)");
         check("Enum8('a(,' = 1, 'it\\'s' = 2)", "Fixed(1)");
-        check("Map(LowCardinality(String), Array(UInt8))", "Array(Tuple([LowCardinality(String), Array(Fixed(1))]))");
+        check(
+            "Map(LowCardinality(String), Array(UInt8))",
+            "Array(Tuple([LowCardinality(String), Array(Fixed(1))]))",
+        );
         check("Tuple(a UInt8, `b c(` Nullable(FixedString(3)))", "Tuple([Fixed(1), Nullable(Fixed(3))])");
         check("Tuple(Array(Tuple(x UInt8)), String)", "Tuple([Array(Tuple([Fixed(1)])), String])");
         check("LowCardinality(Nullable(String))", "LowCardinality(String)");

@@ -82,11 +82,7 @@ impl Arguments {
             }
             "user" => self.user = Some(value),
             "password" => self.password = Some(value),
-            "compress"
-            | "buffer_size"
-            | "quota_key"
-            | "stacktrace"
- => {}
+            "compress" | "buffer_size" | "quota_key" | "stacktrace" => {}
             "session_id" | "session_timeout" | "session_check" | "role" => {
                 return Err(Exception::new(
                     code::NOT_IMPLEMENTED,

@@ -77,7 +77,8 @@ impl Spool {
         let file = match &mut self.tail {
             Some(file) => file,
             None => {
-                let file = tempfile::tempfile_in(&self.directory).map_err(|error| self.file_failed(&error))?;
+                let file =
+                    tempfile::tempfile_in(&self.directory).map_err(|error| self.file_failed(&error))?;
                 self.tail.insert(file)
             }
         };

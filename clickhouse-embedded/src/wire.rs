@@ -396,7 +396,9 @@ mod tests {
             let piece = Encoder::new(encoding).unwrap().push(b"hello").unwrap();
             let mut seen = [0; 5];
             match encoding {
-                Encoding::Content(content) => decoder(content, &piece[..]).unwrap().read_exact(&mut seen).unwrap(),
+                Encoding::Content(content) => {
+                    decoder(content, &piece[..]).unwrap().read_exact(&mut seen).unwrap()
+                }
                 _ => BlockReader::new(&piece[..], 100).read_exact(&mut seen).unwrap(),
             }
             assert_eq!(&seen, b"hello", "{encoding:?}");
@@ -417,7 +419,8 @@ mod tests {
                     _ => false,
                 };
                 if !between {
-                    let error = decode(encoding, &good[..end]).expect_err(&format!("{encoding:?} cut at {end}"));
+                    let error =
+                        decode(encoding, &good[..end]).expect_err(&format!("{encoding:?} cut at {end}"));
                     assert_eq!(error.code, code::CANNOT_DECOMPRESS, "{encoding:?} cut at {end}");
                 }
             }

@@ -16,8 +16,7 @@ fn curl_speaks_to_it() {
     let dir = tempfile::tempdir().unwrap();
     let password = dir.path().join("password");
     std::fs::write(&password, "geheim").unwrap();
-    let server =
-        Server::start(&dir.path().join("data"), &["--password-file", password.to_str().unwrap()]);
+    let server = Server::start(&dir.path().join("data"), &["--password-file", password.to_str().unwrap()]);
     let url = server.url.as_str();
     let key = "X-ClickHouse-Key: geheim";
     let check = |arguments: &[&str], expected: &str| {
@@ -26,7 +25,10 @@ fn curl_speaks_to_it() {
     };
     check(&["-G", "--data-urlencode", "query=SELECT 'a b'"], "a b\n");
     check(&["-d", "SELECT 1 FORMAT JSONEachRow"], "{\"1\":1}\n");
-    check(&["-F", "query=SELECT {a:String}, {b:UInt8}", "--form-string", "param_a=x;y", "-F", "param_b=7"], "x;y\t7\n");
+    check(
+        &["-F", "query=SELECT {a:String}, {b:UInt8}", "--form-string", "param_a=x;y", "-F", "param_b=7"],
+        "x;y\t7\n",
+    );
     check(&["-d", "CREATE TABLE t (a UInt8, b String) ENGINE = Memory"], "");
     let rows = dir.path().join("rows.csv");
     std::fs::write(&rows, "1,a\n2,\"b\nc\"\n").unwrap();
@@ -38,9 +40,27 @@ fn curl_speaks_to_it() {
     check(&["-H", "Accept-Encoding: gzip", "--compressed", "-d", "SELECT 1"], "1\n");
 
     assert_eq!(curl(&["-u", "default:geheim", url, "-d", "SELECT 1"]), (0, "1\n".into()));
-    let refused = curl(&["-o", "/dev/null", "-w", "%{http_code} %header{x-clickhouse-exception-code}", url, "-d", "SELECT 1"]);
+    let refused = curl(&[
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code} %header{x-clickhouse-exception-code}",
+        url,
+        "-d",
+        "SELECT 1",
+    ]);
     assert_eq!(refused, (0, "403 516".into()));
-    let wrong = curl(&["-H", key, "-w", "%{http_code} %header{x-clickhouse-exception-code}", "-o", "/dev/null", url, "-d", "SELEC 1"]);
+    let wrong = curl(&[
+        "-H",
+        key,
+        "-w",
+        "%{http_code} %header{x-clickhouse-exception-code}",
+        "-o",
+        "/dev/null",
+        url,
+        "-d",
+        "SELEC 1",
+    ]);
     assert_eq!(wrong, (0, "400 62".into()));
 }
 
@@ -53,7 +73,10 @@ fn curl_fails_when_an_answer_is_cut() {
     for arguments in [&["-d", sql][..], &["--compressed", "-d", sql]] {
         let (code, shown) = curl(&[&[server.url.as_str()], arguments].concat());
         assert_ne!(code, 0, "{arguments:?}");
-        assert!(shown.contains("__exception__") && shown.contains("Code: 395. DB::Exception"), "{arguments:?}");
+        assert!(
+            shown.contains("__exception__") && shown.contains("Code: 395. DB::Exception"),
+            "{arguments:?}"
+        );
     }
 }
 
@@ -63,8 +86,7 @@ fn clickhouse_go_speaks_to_it() {
     let dir = tempfile::tempdir().unwrap();
     let password = dir.path().join("password");
     std::fs::write(&password, "geheim").unwrap();
-    let server =
-        Server::start(&dir.path().join("data"), &["--password-file", password.to_str().unwrap()]);
+    let server = Server::start(&dir.path().join("data"), &["--password-file", password.to_str().unwrap()]);
     let output = Command::new("go")
         .args(["test", "-count=1", "./..."])
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/go"))

@@ -13,7 +13,8 @@ const ENDLESS: &str = "SELECT count() FROM numbers(1000000000000) WHERE number %
 /// Never ends by itself, and its rows come at once.
 const FLOOD: &str = "SELECT number FROM numbers(1000000000000)";
 /// Fails after 29 MB.
-const FAILS_LATE: &str = "SELECT throwIf(number = 3999999), 'xxxxx' FROM numbers(4000000) SETTINGS max_block_size = 10000";
+const FAILS_LATE: &str =
+    "SELECT throwIf(number = 3999999), 'xxxxx' FROM numbers(4000000) SETTINGS max_block_size = 10000";
 
 fn running(mark: &str) -> String {
     format!("SELECT count() FROM system.processes WHERE Settings['log_comment'] = '{mark}'")
@@ -25,9 +26,22 @@ async fn a_streamed_answer_is_the_one_that_is_made_whole() {
     let server = Server::start(dir.path(), &[]);
     let http = Client::new();
     let formats = [
-        "TSV", "TSVWithNames", "TSVWithNamesAndTypes", "CSV", "CSVWithNames", "JSONEachRow", "JSONCompactEachRow",
-        "JSONCompactEachRowWithNamesAndTypes", "RowBinary", "RowBinaryWithNames", "RowBinaryWithNamesAndTypes",
-        "TSKV", "MsgPack", "LineAsString", "JSON", "Values",
+        "TSV",
+        "TSVWithNames",
+        "TSVWithNamesAndTypes",
+        "CSV",
+        "CSVWithNames",
+        "JSONEachRow",
+        "JSONCompactEachRow",
+        "JSONCompactEachRowWithNamesAndTypes",
+        "RowBinary",
+        "RowBinaryWithNames",
+        "RowBinaryWithNamesAndTypes",
+        "TSKV",
+        "MsgPack",
+        "LineAsString",
+        "JSON",
+        "Values",
     ];
     let statements = [
         "SELECT number AS `a\n\"b`, toString(number) AS s FROM numbers(200000)",
@@ -161,7 +175,8 @@ async fn an_insert_outlives_its_client() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);
     let http = Client::new();
-    let table = "CREATE TABLE t (n UInt8, s UInt8 MATERIALIZED sleepEachRow(0.3)) ENGINE = MergeTree ORDER BY n";
+    let table =
+        "CREATE TABLE t (n UInt8, s UInt8 MATERIALIZED sleepEachRow(0.3)) ENGINE = MergeTree ORDER BY n";
     assert_eq!(shown(http.post(&server.url).body(table)).await, "200 ");
     let settings = [("query", "INSERT INTO t FORMAT TSV"), ("log_comment", "slow")];
     let request = http.post(&server.url).query(&settings).body("1\n2\n3\n");
@@ -198,7 +213,8 @@ async fn a_body_that_breaks_off_inserts_nothing() {
     let request = http.post(&server.url).query(&settings).query(&[("decompress", "1")]);
     assert_eq!(shown(request.body(body)).await, "400 code 271");
 
-    let target = "/?query=INSERT+INTO+t+FORMAT+RowBinary&max_insert_block_size=1000&min_insert_block_size_rows=1000";
+    let target =
+        "/?query=INSERT+INTO+t+FORMAT+RowBinary&max_insert_block_size=1000&min_insert_block_size_rows=1000";
     let address = server.url.strip_prefix("http://").unwrap();
     let head = format!("POST {target} HTTP/1.1\r\nHost: {address}\r\n");
     let chunk = [format!("{:x}\r\n", rows.len()).as_bytes(), &rows, b"\r\n"].concat();
