@@ -1,6 +1,6 @@
 //! ClickHouse's HTTP interface over the engine.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use axum::Router;
@@ -11,12 +11,13 @@ use axum::http::{HeaderMap, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use tokio::net::TcpListener;
 
 use crate::answer::{self, Measured};
 use crate::browser;
 use crate::engine::{Engine, Running, Statement};
 use crate::exception::{Exception, code};
-use crate::listen::Flushes;
+use crate::listen::{Flushes, Tracked};
 use crate::metrics::{Metrics, QueryEnd};
 use crate::request::{self, Arguments};
 use crate::spool::Spool;
@@ -53,8 +54,17 @@ pub struct Server {
     pub metrics: Metrics,
 }
 
-/// All routes.
-pub fn router(server: Arc<Server>) -> Router {
+/// Answers on `listener` until `stop` resolves and the requests under way have ended.
+pub async fn serve(
+    listener: TcpListener,
+    server: Arc<Server>,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let service = router(server).into_make_service_with_connect_info::<Flushes>();
+    axum::serve(Tracked(listener), service).with_graceful_shutdown(stop).await
+}
+
+fn router(server: Arc<Server>) -> Router {
     Router::new()
         .route("/", get(query).post(query))
         .route("/ping", get(|| async { "Ok.\n" }))

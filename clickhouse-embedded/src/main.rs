@@ -1,6 +1,5 @@
 //! Wires the command line to the library.
 
-use std::future::IntoFuture as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +8,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use hearth_clickhouse::cli::Cli;
 use hearth_clickhouse::engine::{Engine, Stopped};
-use hearth_clickhouse::http::{Server, router};
-use hearth_clickhouse::listen::{Flushes, Tracked};
+use hearth_clickhouse::http::{Server, serve};
 use hearth_clickhouse::metrics::Metrics;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -66,13 +64,9 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
     });
 
     let (stop, stopping) = tokio::sync::oneshot::channel::<()>();
-    let serving = tokio::spawn(
-        axum::serve(Tracked(listener), router(server).into_make_service_with_connect_info::<Flushes>())
-            .with_graceful_shutdown(async {
-                stopping.await.expect("the sender is dropped only after sending");
-            })
-            .into_future(),
-    );
+    let serving = tokio::spawn(serve(listener, server, async {
+        stopping.await.expect("the sender is dropped only after sending");
+    }));
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM: finishing running queries"),
         _ = interrupt.recv() => tracing::info!("SIGINT: finishing running queries"),
