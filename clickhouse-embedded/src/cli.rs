@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
 
@@ -30,11 +31,15 @@ pub struct Cli {
     #[arg(long, env = "HEARTH_CLICKHOUSE_MAX_CONCURRENT", default_value_t = 8,
           value_parser = clap::value_parser!(u32).range(1..=256))]
     pub max_concurrent: u32,
+    /// Seconds that a query waits for its turn before it is refused
+    #[arg(long, env = "HEARTH_CLICKHOUSE_QUEUE_TIMEOUT", default_value_t = 30,
+          value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub queue_timeout: u32,
     /// MiB of one request, as sent and decompressed
     #[arg(long, env = "HEARTH_CLICKHOUSE_MAX_BODY", default_value_t = 256,
           value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub max_body: u32,
-    /// MiB of one result where the request sets no max_result_bytes
+    /// MiB of one result in a format that cannot be streamed (JSON, Parquet), or with wait_end_of_query=1
     #[arg(long, env = "HEARTH_CLICKHOUSE_MAX_RESULT", default_value_t = 256,
           value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub max_result: u32,
@@ -82,6 +87,11 @@ impl Cli {
             .map_err(|source| CliError::PasswordFile { path: path.clone(), source })?;
         let password = password.trim_end_matches(['\r', '\n']).to_owned();
         Ok(Some(Credentials { user: self.user.clone(), password }))
+    }
+
+    /// How long a query waits for its turn.
+    pub fn queue_timeout(&self) -> Duration {
+        Duration::from_secs(self.queue_timeout.into())
     }
 
     /// What requests are held to.

@@ -1,17 +1,24 @@
 //! Owns the data directory and runs queries on the engine.
 
+use std::collections::HashSet;
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
+use axum::body::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::exception::{Exception, code};
-use crate::ffi::{Connection, FfiError, Library, QueryResult, Summary};
+use crate::ffi::{Connection, FfiError, Library, QueryResult};
+use crate::format::{self, Reading, Shape};
 use crate::insert::{self, Insert, Kind};
+use crate::kill;
 use crate::locate;
+use crate::output::{Event, Outcome, Output, Stop};
+use crate::spool::Spool;
+use crate::wire::Encoding;
 
 const LOCK_FILE: &str = "hearth-clickhouse.lock";
 /// How often the engine is asked to shut down, and how long between two times.
@@ -19,6 +26,12 @@ const LOCK_FILE: &str = "hearth-clickhouse.lock";
 /// closed all tables with the last connection.
 const SHUTDOWN_ATTEMPTS: u32 = 5;
 const SHUTDOWN_PAUSE: Duration = Duration::from_millis(20);
+/// Between two attempts to end what nobody waits for: the first may come before
+/// the statement is known to the engine.
+const KILL_PAUSE: Duration = Duration::from_millis(100);
+/// The setting that carries our query id: the engine makes up its own, and this
+/// setting is for `remote()` only, so that it changes nothing.
+const QUERY_ID_SETTING: &str = "chdb_client_name";
 
 /// Why the engine did not start.
 #[derive(Debug, thiserror::Error)]
@@ -51,10 +64,10 @@ pub enum EngineError {
 }
 
 /// One statement and the session it wants.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Statement {
     /// SQL, and after it what is to be inserted.
-    pub sql: Vec<u8>,
+    pub text: Spool,
     /// Format of the result where the SQL names none.
     pub format: String,
     /// The session's database.
@@ -63,17 +76,65 @@ pub struct Statement {
     pub settings: Vec<(String, String)>,
     /// Values of `{name:Type}`.
     pub params: Vec<(String, String)>,
+    /// No other running statement has it.
+    pub query_id: String,
+    /// How the answer is to be encoded.
+    pub encoding: Encoding,
+    /// The answer is made whole before any of it is sent.
+    pub whole: bool,
+    /// What the client expects of Native blocks.
+    pub client_protocol_version: u64,
+    /// `max_result_bytes` of an answer that is made whole, if the settings have none.
+    pub max_result_bytes: u64,
 }
 
-/// What a statement answered.
+/// A running statement. A read is cancelled when this is dropped before its
+/// end; anything else runs on.
 #[derive(Debug)]
-pub struct Answer {
-    /// In the statement's format, in the engine's memory.
-    pub result: QueryResult,
-    /// What it cost.
-    pub summary: Summary,
-    /// Time in the engine, its queue not counted.
-    pub elapsed: Duration,
+pub struct Running {
+    events: mpsc::Receiver<Event>,
+    /// Resolves when the statement's thread has ended.
+    ended: Option<oneshot::Receiver<()>>,
+    engine: Arc<Engine>,
+    query_id: String,
+    is_read: bool,
+    /// The format that the statement names or was given.
+    pub format: Option<String>,
+    /// How the answer's pieces are encoded.
+    pub encoding: Encoding,
+    /// What marks an exception in the midst of the body.
+    pub tag: String,
+}
+
+impl Running {
+    /// The next event; `None` after the last, or when the statement's thread is gone.
+    pub async fn next(&mut self) -> Option<Event> {
+        let event = self.events.recv().await;
+        if !matches!(event, Some(Event::Piece(_))) {
+            self.ended = None;
+        }
+        event
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let Some(mut ended) = self.ended.take().filter(|_| self.is_read) else { return };
+        // Without a runtime the process is on its way out, and the engine with it.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (engine, query_id) = (Arc::clone(&self.engine), self.query_id.clone());
+        runtime.spawn(async move {
+            loop {
+                let (engine, query_id) = (Arc::clone(&engine), query_id.clone());
+                if let Err(error) = tokio::task::spawn_blocking(move || engine.kill(&query_id)).await {
+                    tracing::warn!("cancelling a query: {error}");
+                }
+                if tokio::time::timeout(KILL_PAUSE, &mut ended).await.is_ok() {
+                    return;
+                }
+            }
+        });
+    }
 }
 
 /// How the engine stopped.
@@ -100,20 +161,26 @@ pub struct Engine {
     version: String,
     /// Connection that keeps the engine up; taken at the stop.
     keeper: Mutex<Option<Connection>>,
+    time_zone: String,
+    display_name: String,
     slots: Arc<Semaphore>,
     slot_count: u32,
+    queue_patience: Duration,
+    /// Ids of statements that wait or run.
+    query_ids: Mutex<HashSet<String>>,
     /// Locked while we live; the kernel releases it however we end.
     _lock: File,
 }
 
 impl Engine {
     /// Locks the directory, loads the library and starts the engine. At most
-    /// `max_concurrent` statements run at once; more of them wait.
-    /// Blocks for about 0.3 s.
+    /// `max_concurrent` statements run at once; more of them wait, for at most
+    /// `queue_patience`. Blocks for about 0.3 s.
     pub fn start(
         data_dir: &Path,
         libchdb: Option<&Path>,
         max_concurrent: u32,
+        queue_patience: Duration,
     ) -> Result<Arc<Self>, EngineError> {
         let lock = lock(data_dir)?;
         let data_dir = data_dir
@@ -121,16 +188,23 @@ impl Engine {
             .map_err(|source| EngineError::DataDir { dir: data_dir.into(), source })?;
         let library = Library::load(&locate::libchdb(libchdb)?)?;
         let mut keeper = library.connect(&data_dir)?;
-        let version =
-            keeper.query(b"SELECT version()", "TabSeparated", &[]).map_err(EngineError::FirstQuery)?;
-        let version = String::from_utf8_lossy(version.as_ref()).trim().to_owned();
+        let facts = keeper
+            .query(b"SELECT version(), serverTimezone(), displayName()", "TabSeparated", &[])
+            .map_err(EngineError::FirstQuery)?;
+        let facts = String::from_utf8_lossy(facts.as_ref()).into_owned();
+        let mut facts = facts.trim_end().split('\t').map(str::to_owned);
+        let mut fact = || facts.next().unwrap_or_default();
         Ok(Arc::new(Self {
             library,
             data_dir,
-            version,
+            version: fact(),
+            time_zone: fact(),
+            display_name: fact(),
             keeper: Mutex::new(Some(keeper)),
             slots: Arc::new(Semaphore::new(max_concurrent as usize)),
             slot_count: max_concurrent,
+            queue_patience,
+            query_ids: Mutex::default(),
             _lock: lock,
         }))
     }
@@ -140,23 +214,99 @@ impl Engine {
         &self.version
     }
 
-    /// Runs a statement on a blocking thread. It runs to its end even when the
-    /// caller goes away.
-    pub async fn run(self: &Arc<Self>, statement: Statement) -> Result<Answer, Exception> {
-        let slot = Arc::clone(&self.slots)
-            .acquire_owned()
-            .await
-            .map_err(|_| Exception::new(code::ABORTED, "the server is stopping"))?;
+    /// Its time zone.
+    pub fn time_zone(&self) -> &str {
+        &self.time_zone
+    }
+
+    /// What it calls itself.
+    pub fn display_name(&self) -> &str {
+        &self.display_name
+    }
+
+    /// Where what does not fit into memory may be put.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Runs a statement, on a thread of its own once there is a place for it.
+    pub fn start_statement(self: &Arc<Self>, statement: Statement) -> Result<Running, Exception> {
+        let reading = Reading::of(statement.text.head());
+        let held_id = HeldId::take(self, &statement.query_id)?;
+        // One event waits while the one before is being sent: memory is bounded
+        // by the engine's chunks.
+        let (sender, events) = mpsc::channel(1);
+        let (alive, ended) = oneshot::channel();
+        let tag = uuid::Uuid::new_v4().simple().to_string()[..16].to_owned();
+        let running = Running {
+            events,
+            ended: Some(ended),
+            engine: Arc::clone(self),
+            query_id: statement.query_id.clone(),
+            is_read: reading.is_read,
+            format: Some(reading.format.clone().unwrap_or_else(|| statement.format.clone())),
+            encoding: statement.encoding,
+            tag: tag.clone(),
+        };
         let engine = Arc::clone(self);
-        let joined = tokio::task::spawn_blocking(move || {
-            let answer = engine.run_blocking(&statement);
-            drop(slot);
-            answer
-        })
-        .await;
-        joined.unwrap_or_else(|error| {
-            Err(Exception::new(code::UNKNOWN_EXCEPTION, format_args!("query thread: {error}")))
-        })
+        tokio::spawn(async move {
+            let slot = match engine.slot(&sender, reading.is_read).await {
+                Ok(Some(slot)) => slot,
+                Ok(None) => return,
+                Err(exception) => {
+                    drop(held_id);
+                    // The one that waits may have gone meanwhile.
+                    let _ = sender.send(Event::Failed { exception, in_body: Bytes::new() }).await;
+                    return;
+                }
+            };
+            let thread = tokio::task::spawn_blocking(move || {
+                let mut output = Output::new(sender, statement.encoding, tag);
+                let outcome = engine.run(statement, &reading, &mut output);
+                // Who is told of the end may use the id and the place.
+                drop((held_id, slot, alive));
+                output.end(outcome, engine.version());
+            });
+            if let Err(error) = thread.await {
+                tracing::error!("query thread: {error}");
+            }
+        });
+        Ok(running)
+    }
+
+    /// A place to run; none when the client of a read went away meanwhile.
+    async fn slot(
+        &self,
+        sender: &mpsc::Sender<Event>,
+        is_read: bool,
+    ) -> Result<Option<OwnedSemaphorePermit>, Exception> {
+        let slot = tokio::time::timeout(self.queue_patience, Arc::clone(&self.slots).acquire_owned());
+        let slot = tokio::select! {
+            slot = slot => slot,
+            () = sender.closed(), if is_read => return Ok(None),
+        };
+        match slot {
+            Ok(Ok(slot)) => Ok(Some(slot)),
+            Ok(Err(_)) => Err(Exception::new(code::ABORTED, "the server is stopping")),
+            Err(_) => Err(Exception::new(
+                code::TOO_MANY_QUERIES,
+                format_args!(
+                    "Too many simultaneous queries: {} ran for all of {:?} (--max-concurrent, --queue-timeout)",
+                    self.slot_count, self.queue_patience
+                ),
+            )),
+        }
+    }
+
+    /// Ends the statement of that id, if the engine knows it yet.
+    fn kill(&self, query_id: &str) {
+        let mark = quoted(query_id, '\'');
+        let sql = format!("KILL QUERY WHERE Settings['{QUERY_ID_SETTING}'] = {mark} ASYNC");
+        let killed = self.library.connect(&self.data_dir).map_err(|error| error.to_string());
+        let killed = killed.and_then(|mut connection| connection.query(sql.as_bytes(), "Null", &[]));
+        if let Err(message) = killed {
+            tracing::warn!("cancelling a query: {message}");
+        }
     }
 
     /// Lets running statements end, for at most `patience`, and stops the
@@ -179,36 +329,151 @@ impl Engine {
         Stopped::ThreadsLeft
     }
 
-    fn run_blocking(&self, statement: &Statement) -> Result<Answer, Exception> {
-        let Statement { sql, format, database, settings, params } = statement;
+    fn run(&self, statement: Statement, reading: &Reading, output: &mut Output) -> Result<Outcome, Stop> {
+        let Statement {
+            text,
+            format,
+            database,
+            mut settings,
+            params,
+            query_id,
+            encoding: _,
+            whole,
+            client_protocol_version,
+            max_result_bytes,
+        } = statement;
         let started = Instant::now();
+        let named = reading.format.as_deref().unwrap_or(&format);
+        let has = |wanted: &str| settings.iter().any(|(name, _)| name == wanted);
+        let streams = reading.may_stream && text.is_in_memory() && !whole && !has(format::ARRAY_OF_ROWS);
+        let has_totals = reading.may_have_totals || has(format::EXTREMES);
+        let shape = match format::shape(named) {
+            Shape::Header(_) if has_totals => Shape::Document,
+            shape if streams => shape,
+            _ => Shape::Document,
+        };
+        if named.eq_ignore_ascii_case("Native") {
+            output.speak_native(client_protocol_version);
+        }
+        if shape == Shape::Document && !has("max_result_bytes") {
+            settings.push(("max_result_bytes".into(), max_result_bytes.to_string()));
+        }
+        settings.push((QUERY_ID_SETTING.into(), query_id));
+
         let mut connection = self
             .library
             .connect(&self.data_dir)
             .map_err(|error| Exception::new(code::UNKNOWN_EXCEPTION, error))?;
         if let Some(database) = database {
-            let sql = format!("USE {}", quoted(database, '`'));
+            let sql = format!("USE {}", quoted(&database, '`'));
             connection.query(sql.as_bytes(), "Null", &[]).map_err(Exception::from_engine)?;
         }
-        if !settings.is_empty() {
-            let sql = set_statement(settings);
-            connection.query(sql.as_bytes(), "Null", &[]).map_err(Exception::from_engine)?;
+        let sql = set_statement(&settings);
+        connection.query(sql.as_bytes(), "Null", &[]).map_err(Exception::from_engine)?;
+
+        let mut outcome = Outcome::default();
+        match shape {
+            Shape::Rows | Shape::Header(_) => {
+                stream(&mut connection, text.head(), &format, &params, shape, output, &mut outcome)?;
+            }
+            Shape::Document => {
+                kill::stop_in_the_midst_of(text.head());
+                let result = execute(&mut connection, text, &format, &params)?;
+                outcome.summary = result.summary();
+                outcome.result_bytes = result.as_ref().len() as u64;
+                output.send_whole(result)?;
+            }
         }
-        let result = match insert::classify(sql) {
-            // The stream interface does not know parameters within VALUES.
-            Kind::Insert(Insert { head, format, data }) if params.is_empty() || format != "Values" => {
-                connection.insert(head, format, data, params)
-            }
-            Kind::Plain | Kind::Insert(_) => connection.query(sql, format, params),
-            Kind::InsertFromInput => {
-                return Err(Exception::new(
-                    code::NOT_IMPLEMENTED,
-                    "INSERT … SELECT … FROM input(…): insert the data as it is",
-                ));
-            }
+        outcome.elapsed = started.elapsed();
+        Ok(outcome)
+    }
+}
+
+/// Sends a result chunk by chunk, as one document.
+fn stream(
+    connection: &mut Connection,
+    sql: &[u8],
+    format: &str,
+    params: &[(String, String)],
+    shape: Shape,
+    output: &mut Output,
+    outcome: &mut Outcome,
+) -> Result<(), Stop> {
+    let mut chunks = connection.stream(sql, format, params).map_err(Exception::from_engine)?;
+    let mut is_first = true;
+    while let Some(chunk) = chunks.next_chunk().map_err(Exception::from_engine)? {
+        outcome.summary.add(chunk.summary());
+        let skipped = match shape {
+            Shape::Header(header) if !is_first => header.length(chunk.as_ref()).ok_or_else(|| {
+                Exception::new(code::UNKNOWN_EXCEPTION, "a part of the result has no header")
+            })?,
+            _ => 0,
         };
-        let result = result.map_err(Exception::from_engine)?;
-        Ok(Answer { summary: result.summary(), result, elapsed: started.elapsed() })
+        is_first = false;
+        outcome.result_bytes += (chunk.as_ref().len() - skipped) as u64;
+        output.send(Bytes::from_owner(chunk).slice(skipped..))?;
+    }
+    Ok(())
+}
+
+/// Runs a statement to its end.
+fn execute(
+    connection: &mut Connection,
+    text: Spool,
+    format: &str,
+    params: &[(String, String)],
+) -> Result<QueryResult, Exception> {
+    // The stream interface does not know parameters within VALUES.
+    let by_stream = |insert: &Insert<'_>| params.is_empty() || insert.format != "Values";
+    let read_failed = |error| Exception::new(code::CANNOT_READ, format_args!("spooled request: {error}"));
+    if let Kind::Insert(insert) = insert::classify(text.head())
+        && by_stream(&insert)
+        // What is in the file begins with data.
+        && (text.is_in_memory() || !insert.data.is_empty())
+    {
+        let (head, data_format) = (insert.head.to_vec(), insert.format.to_owned());
+        let data = text.head().len() - insert.data.len();
+        let data = text.into_reader(data).map_err(read_failed)?;
+        return connection.insert(&head, &data_format, data, params).map_err(Exception::from_engine);
+    }
+    let sql = text.into_bytes()?;
+    match insert::classify(&sql) {
+        Kind::Insert(insert) if by_stream(&insert) => {
+            connection.insert(insert.head, insert.format, insert.data, params)
+        }
+        Kind::Plain | Kind::Insert(_) => connection.query(&sql, format, params),
+        Kind::InsertFromInput => {
+            return Err(Exception::new(
+                code::NOT_IMPLEMENTED,
+                "INSERT … SELECT … FROM input(…): insert the data as it is",
+            ));
+        }
+    }
+    .map_err(Exception::from_engine)
+}
+
+/// Keeps a query id for one statement.
+struct HeldId {
+    engine: Arc<Engine>,
+    query_id: String,
+}
+
+impl HeldId {
+    fn take(engine: &Arc<Engine>, query_id: &str) -> Result<Self, Exception> {
+        let mut held = engine.query_ids.lock().unwrap_or_else(PoisonError::into_inner);
+        if !held.insert(query_id.to_owned()) {
+            return Err(Exception::new(
+                code::QUERY_ID_IN_USE,
+                format_args!("Query with id = {query_id} is already running"),
+            ));
+        }
+        Ok(Self { engine: Arc::clone(engine), query_id: query_id.to_owned() })
+    }
+}
+
+impl Drop for HeldId {
+    fn drop(&mut self) {
+        self.engine.query_ids.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.query_id);
     }
 }
 

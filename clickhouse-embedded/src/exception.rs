@@ -14,6 +14,14 @@ pub mod code {
     pub const NOT_IMPLEMENTED: u32 = 48;
     /// A statement is not UTF-8 or broken otherwise.
     pub const SYNTAX_ERROR: u32 = 62;
+    /// A file cannot be read.
+    pub const CANNOT_READ: u32 = 74;
+    /// A file cannot be written.
+    pub const CANNOT_WRITE: u32 = 75;
+    /// All places are taken.
+    pub const TOO_MANY_QUERIES: u32 = 202;
+    /// A query of this id runs already.
+    pub const QUERY_ID_IN_USE: u32 = 216;
     /// The body is over its limit.
     pub const TOO_LARGE: u32 = 307;
     /// The client went away or sent a broken body.
@@ -54,6 +62,18 @@ impl Exception {
         Self { code, message }
     }
 
+    /// The text that is sent.
+    pub fn text(&self, version: &str) -> String {
+        format!("{} (version {version} (official build))\n", self.message)
+    }
+
+    /// The text within a body whose status was sent before, as ClickHouse puts it
+    /// there since 25.11. `tag` is in the header `X-ClickHouse-Exception-Tag`.
+    pub fn in_body(&self, version: &str, tag: &str) -> Vec<u8> {
+        let text = self.text(version);
+        format!("\r\n__exception__\r\n{tag}\r\n{text}{} {tag}\r\n__exception__\r\n", text.len()).into_bytes()
+    }
+
     /// The HTTP status ClickHouse gives this code.
     pub fn status(&self) -> StatusCode {
         match self.code {
@@ -66,7 +86,7 @@ impl Exception {
             30 | 46 | 47 | 50 | 56 | 60 | 63 | 73 | 78 | 81 | 115 | 139 | 336 | 511 => StatusCode::NOT_FOUND,
             192..=194 | code::ACCESS_DENIED | code::AUTHENTICATION_FAILED => StatusCode::FORBIDDEN,
             159 => StatusCode::REQUEST_TIMEOUT,
-            209 | 76 | 439 | code::ABORTED => StatusCode::SERVICE_UNAVAILABLE,
+            209 | 76 | 439 | code::ABORTED | code::TOO_MANY_QUERIES => StatusCode::SERVICE_UNAVAILABLE,
             307 => StatusCode::PAYLOAD_TOO_LARGE,
             48 => StatusCode::NOT_IMPLEMENTED,
             _ => StatusCode::INTERNAL_SERVER_ERROR,

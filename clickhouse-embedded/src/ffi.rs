@@ -5,11 +5,15 @@
 
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::fmt;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::Arc;
 
 use libloading::os::unix::{Library as DynLibrary, RTLD_LOCAL, RTLD_NOW};
+
+/// How much of an INSERT's data is handed over at once; the engine copies it.
+const INSERT_PIECE_BYTES: usize = 256 << 10;
 
 /// Why the engine could not be loaded or connected.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +55,16 @@ pub struct Summary {
     pub bytes_written: u64,
 }
 
+impl Summary {
+    /// Adds the cost of another part.
+    pub fn add(&mut self, other: Self) {
+        self.rows_read += other.rows_read;
+        self.bytes_read += other.bytes_read;
+        self.rows_written += other.rows_written;
+        self.bytes_written += other.bytes_written;
+    }
+}
+
 #[repr(C)]
 struct RawResult {
     _private: [u8; 0],
@@ -89,6 +103,8 @@ type InsertAppend = unsafe extern "C" fn(RawInsert, *const u8, usize) -> c_int;
 type InsertDone = unsafe extern "C" fn(RawInsert) -> *mut RawResult;
 type InsertError = unsafe extern "C" fn(RawInsert) -> *const c_char;
 type InsertDestroy = unsafe extern "C" fn(RawInsert);
+type StreamFetch = unsafe extern "C" fn(*mut std::ffi::c_void, *mut RawResult) -> *mut RawResult;
+type StreamCancel = unsafe extern "C" fn(*mut std::ffi::c_void, *mut RawResult);
 type ResultBuffer = unsafe extern "C" fn(*mut RawResult) -> *const u8;
 type ResultNumber = unsafe extern "C" fn(*mut RawResult) -> u64;
 type ResultLength = unsafe extern "C" fn(*mut RawResult) -> usize;
@@ -102,6 +118,9 @@ pub struct Library {
     connect: Connect,
     close: CloseConnection,
     query: QueryWithParams,
+    stream: QueryWithParams,
+    stream_fetch: StreamFetch,
+    stream_cancel: StreamCancel,
     insert: InsertWithParams,
     insert_append: InsertAppend,
     insert_done: InsertDone,
@@ -147,6 +166,9 @@ impl Library {
             connect: symbol!("chdb_connect\0"),
             close: symbol!("chdb_close_conn\0"),
             query: symbol!("chdb_query_with_params_n\0"),
+            stream: symbol!("chdb_stream_query_with_params_n\0"),
+            stream_fetch: symbol!("chdb_stream_fetch_result\0"),
+            stream_cancel: symbol!("chdb_stream_cancel_query\0"),
             insert: symbol!("chdb_stream_insert_with_params_n\0"),
             insert_append: symbol!("chdb_stream_append\0"),
             insert_done: symbol!("chdb_stream_done\0"),
@@ -234,13 +256,41 @@ impl Connection {
         QueryResult::check(&self.library, raw)
     }
 
-    /// Runs an INSERT whose data is `data` in `format`. `head` is the statement
-    /// without FORMAT, VALUES or data.
+    /// Starts a SELECT whose result comes in chunks. What is wrong with it may
+    /// also be said by the first chunk.
+    pub fn stream(
+        &mut self,
+        sql: &[u8],
+        format: &str,
+        params: &[(String, String)],
+    ) -> Result<ResultStream<'_>, String> {
+        let params = RawParams::of(params);
+        // SAFETY: as in `query`; the engine has read the parameters on return.
+        let raw = unsafe {
+            (self.library.stream)(
+                *self.raw,
+                sql.as_ptr(),
+                sql.len(),
+                format.as_ptr(),
+                format.len(),
+                params.names.as_ptr(),
+                params.name_lengths.as_ptr(),
+                params.values.as_ptr(),
+                params.value_lengths.as_ptr(),
+                params.count(),
+            )
+        };
+        let handle = QueryResult::check(&self.library, raw)?;
+        Ok(ResultStream { connection: self, handle, ended: false })
+    }
+
+    /// Runs an INSERT whose data is read from `data` in `format`. `head` is the
+    /// statement without FORMAT, VALUES or data.
     pub fn insert(
         &mut self,
         head: &[u8],
         format: &str,
-        data: &[u8],
+        mut data: impl Read,
         params: &[(String, String)],
     ) -> Result<QueryResult, String> {
         let params = RawParams::of(params);
@@ -266,15 +316,57 @@ impl Connection {
         if let Some(message) = stream.error() {
             return Err(message);
         }
-        // SAFETY: the stream is open; the data lives for the call, which copies it.
-        // A refusal is repeated, with its reason, by the result.
-        let result = unsafe {
-            if !data.is_empty() {
-                (self.library.insert_append)(stream.raw, data.as_ptr(), data.len());
+        let mut piece = vec![0; INSERT_PIECE_BYTES];
+        loop {
+            let length = match data.read(&mut piece) {
+                Ok(0) => break,
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // The stream is dropped undone: nothing more of it is stored.
+                Err(error) => return Err(format!("Code: 1000. DB::Exception: reading the data: {error}.")),
+            };
+            // SAFETY: the stream is open; the piece lives for the call, which copies it.
+            let state = unsafe { (self.library.insert_append)(stream.raw, piece.as_ptr(), length) };
+            if state != 0 {
+                break; // A refusal is repeated, with its reason, by the result.
             }
-            (self.library.insert_done)(stream.raw)
-        };
+        }
+        // SAFETY: the stream is alive.
+        let result = unsafe { (self.library.insert_done)(stream.raw) };
         QueryResult::check(&self.library, result)
+    }
+}
+
+/// A running SELECT, which is cancelled when this is dropped before its end.
+#[derive(Debug)]
+pub struct ResultStream<'a> {
+    connection: &'a mut Connection,
+    handle: QueryResult,
+    ended: bool,
+}
+
+impl ResultStream<'_> {
+    /// Waits for the next chunk, a document of its own in the statement's format.
+    pub fn next_chunk(&mut self) -> Result<Option<QueryResult>, String> {
+        if self.ended {
+            return Ok(None);
+        }
+        let library = &self.connection.library;
+        // SAFETY: connection and handle are alive and belong together; `&mut self`
+        // keeps one fetch at a time.
+        let raw = unsafe { (library.stream_fetch)(*self.connection.raw, self.handle.raw) };
+        let chunk = QueryResult::check(library, raw).inspect_err(|_| self.ended = true)?;
+        self.ended = chunk.as_ref().is_empty();
+        Ok(Some(chunk).filter(|_| !self.ended))
+    }
+}
+
+impl Drop for ResultStream<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            // SAFETY: as in `next_chunk`; the handle is destroyed after this.
+            unsafe { (self.connection.library.stream_cancel)(*self.connection.raw, self.handle.raw) };
+        }
     }
 }
 

@@ -31,7 +31,7 @@ pub enum Kind<'a> {
 
 /// Looks at a statement's words, no further than to its data.
 pub fn classify(sql: &[u8]) -> Kind<'_> {
-    let mut words = Words { sql, at: 0, depth: 0 };
+    let mut words = Words::of(sql);
     match words.next() {
         Some(Token { text, .. }) if text.eq_ignore_ascii_case(b"INSERT") => {}
         _ => return Kind::Plain,
@@ -75,16 +75,17 @@ fn data_after_format(rest: &[u8]) -> &[u8] {
     rest.strip_prefix(b"\n").unwrap_or(rest)
 }
 
-struct Token<'a> {
-    text: &'a [u8],
-    start: usize,
+/// A word of a statement.
+pub(crate) struct Token<'a> {
+    pub(crate) text: &'a [u8],
+    pub(crate) start: usize,
     /// How many parentheses are open around it.
-    depth: usize,
+    pub(crate) depth: usize,
 }
 
 /// The words of a statement. Strings and quoted names come with their quotes,
 /// so that they equal no keyword; comments and punctuation are passed over.
-struct Words<'a> {
+pub(crate) struct Words<'a> {
     sql: &'a [u8],
     at: usize,
     depth: usize,
@@ -121,6 +122,15 @@ impl<'a> Iterator for Words<'a> {
 }
 
 impl<'a> Words<'a> {
+    pub(crate) fn of(sql: &'a [u8]) -> Self {
+        Self { sql, at: 0, depth: 0 }
+    }
+
+    /// Where the word that was given last ends.
+    pub(crate) fn position(&self) -> usize {
+        self.at
+    }
+
     fn token(&mut self, length: usize) -> Token<'a> {
         let start = self.at;
         self.at += length;

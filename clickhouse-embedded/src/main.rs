@@ -1,6 +1,5 @@
 //! Wires the command line to the library.
 
-use std::future::IntoFuture as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use hearth_clickhouse::cli::Cli;
 use hearth_clickhouse::engine::{Engine, Stopped};
-use hearth_clickhouse::http::{Server, router};
+use hearth_clickhouse::http::{Server, serve};
 use hearth_clickhouse::metrics::Metrics;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -54,7 +53,8 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
     let address = listener.local_addr().context("--http")?;
 
     tracing::info!("starting the engine on {}", cli.data_dir.display());
-    let engine = Engine::start(&cli.data_dir, cli.libchdb.as_deref(), cli.max_concurrent)?;
+    let engine =
+        Engine::start(&cli.data_dir, cli.libchdb.as_deref(), cli.max_concurrent, cli.queue_timeout())?;
     tracing::info!("ClickHouse {} answers on http://{address}/", engine.version());
     let server = Arc::new(Server {
         engine: Arc::clone(&engine),
@@ -64,13 +64,9 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
     });
 
     let (stop, stopping) = tokio::sync::oneshot::channel::<()>();
-    let serving = tokio::spawn(
-        axum::serve(listener, router(server))
-            .with_graceful_shutdown(async {
-                stopping.await.expect("the sender is dropped only after sending");
-            })
-            .into_future(),
-    );
+    let serving = tokio::spawn(serve(listener, server, async {
+        stopping.await.expect("the sender is dropped only after sending");
+    }));
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM: finishing running queries"),
         _ = interrupt.recv() => tracing::info!("SIGINT: finishing running queries"),

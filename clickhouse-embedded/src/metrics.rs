@@ -9,18 +9,20 @@ use prometheus_client::registry::Registry;
 
 /// How a query ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum Outcome {
+pub enum QueryEnd {
     /// It was answered.
     Ok,
     /// It failed, here or in the engine.
     Error,
+    /// Its client went away before its end.
+    Cancelled,
 }
 
 /// Labels of `hearth_clickhouse_queries_total`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct OutcomeLabels {
+pub struct QueryEndLabels {
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: QueryEnd,
 }
 
 /// The server's metrics.
@@ -28,10 +30,10 @@ pub struct OutcomeLabels {
 pub struct Metrics {
     registry: Registry,
     /// Queries by how they ended.
-    pub queries: Family<OutcomeLabels, Counter>,
+    pub queries: Family<QueryEndLabels, Counter>,
     /// Queries that wait or run.
     pub in_flight: Gauge,
-    /// Seconds from a request's last byte to its answer.
+    /// Seconds from a request's head to its answer's end.
     pub seconds: Histogram,
     /// Bytes of statements and inserted data, decompressed.
     pub request_bytes: Counter,

@@ -1,20 +1,10 @@
 //! What a request asks for: URL parameters, multipart fields, headers.
 
 use axum::http::{HeaderMap, header};
+use base64::Engine as _;
 
 use crate::exception::{Exception, code};
-
-/// How the answer's body is to be encoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum AnswerEncoding {
-    /// As it is.
-    #[default]
-    Plain,
-    /// `compress=1`: ClickHouse's blocks.
-    Blocks,
-    /// `Accept-Encoding: lz4`: an LZ4 frame.
-    Lz4Frame,
-}
+use crate::wire::{ContentEncoding, Encoding};
 
 /// The arguments of one request; the statement's text may also be in the body.
 #[derive(Debug, Default, PartialEq)]
@@ -30,8 +20,12 @@ pub struct Arguments {
     /// `decompress=1`: the body is in ClickHouse's blocks.
     pub decompress: bool,
     /// `compress` and `Accept-Encoding`.
-    pub encoding: AnswerEncoding,
-    /// `user` and `password`, from the URL or from the headers.
+    pub encoding: Encoding,
+    /// `wait_end_of_query=1`: an answer is made whole before it is sent.
+    pub whole: bool,
+    /// `client_protocol_version`, 0 if it has none.
+    pub client_protocol_version: u64,
+    /// `user` and `password`, from the URL, from `Authorization: Basic` or from ClickHouse's headers.
     pub user: Option<String>,
     /// See `user`.
     pub password: Option<String>,
@@ -49,15 +43,25 @@ impl Arguments {
             arguments.add(name, value)?;
         }
         let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.to_owned());
+        if let Some((user, password)) = basic_credentials(headers) {
+            arguments.user.get_or_insert(user);
+            arguments.password.get_or_insert(password);
+        }
         arguments.user = arguments.user.or_else(|| text("x-clickhouse-user"));
         arguments.password = arguments.password.or_else(|| text("x-clickhouse-key"));
         arguments.database = arguments.database.or_else(|| text("x-clickhouse-database"));
         arguments.default_format = arguments.default_format.or_else(|| text("x-clickhouse-format"));
-        let wants_compression =
-            !arguments.settings.iter().any(|(k, v)| k == "enable_http_compression" && v == "0");
-        if arguments.encoding == AnswerEncoding::Plain && wants_compression && accepts_lz4(headers) {
-            arguments.encoding = AnswerEncoding::Lz4Frame;
-        }
+        let setting = |name: &str| {
+            let found = arguments.settings.iter().rfind(|(setting, _)| setting == name);
+            found.map_or("", |(_, value)| value.as_str())
+        };
+        arguments.encoding = match arguments.encoding {
+            Encoding::Blocks if setting("network_compression_method").eq_ignore_ascii_case("zstd") => {
+                Encoding::ZstdBlocks
+            }
+            Encoding::Plain if setting("enable_http_compression") != "0" => accepted(headers),
+            encoding => encoding,
+        };
         Ok(arguments)
     }
 
@@ -69,16 +73,16 @@ impl Arguments {
             "default_format" => self.default_format = Some(value),
             "query_id" => self.query_id = Some(value).filter(|id| !id.is_empty()),
             "decompress" => self.decompress = flag(&value),
-            "compress" if flag(&value) => self.encoding = AnswerEncoding::Blocks,
+            "compress" if flag(&value) => self.encoding = Encoding::Blocks,
+            "wait_end_of_query" => self.whole = flag(&value),
+            "client_protocol_version" => {
+                self.client_protocol_version = value.parse().map_err(|_| {
+                    Exception::new(code::BAD_ARGUMENTS, format_args!("client_protocol_version is {value}"))
+                })?;
+            }
             "user" => self.user = Some(value),
             "password" => self.password = Some(value),
-            // The answer is always complete before it is sent.
-            "compress"
-            | "buffer_size"
-            | "wait_end_of_query"
-            | "quota_key"
-            | "stacktrace"
-            | "client_protocol_version" => {}
+            "compress" | "buffer_size" | "quota_key" | "stacktrace" => {}
             "session_id" | "session_timeout" | "session_check" | "role" => {
                 return Err(Exception::new(
                     code::NOT_IMPLEMENTED,
@@ -92,6 +96,18 @@ impl Arguments {
         }
         Ok(())
     }
+}
+
+/// User and password of `Authorization: Basic`.
+fn basic_credentials(headers: &HeaderMap) -> Option<(String, String)> {
+    let (scheme, credentials) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("Basic") {
+        return None;
+    }
+    let text = base64::engine::general_purpose::STANDARD.decode(credentials.trim()).ok()?;
+    let text = String::from_utf8(text).ok()?;
+    let (user, password) = text.split_once(':')?;
+    Some((user.to_owned(), password.to_owned()))
 }
 
 /// The boundary, if the body is a multipart form.
@@ -134,13 +150,31 @@ pub fn add_multipart(body: &[u8], boundary: &str, arguments: &mut Arguments) -> 
     }
 }
 
-fn accepts_lz4(headers: &HeaderMap) -> bool {
-    headers
+/// What the client weighs highest of what there is; of equals the first of ours.
+fn accepted(headers: &HeaderMap) -> Encoding {
+    let mut best = (0.0, Encoding::Plain);
+    let offers: Vec<(&str, f32)> = headers
         .get_all(header::ACCEPT_ENCODING)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .any(|encoding| encoding.trim().eq_ignore_ascii_case("lz4"))
+        .map(|offer| {
+            let (name, weight) = offer.split_once(';').unwrap_or((offer, "q=1"));
+            // A weight that is none asks for nothing.
+            let weight = weight.trim().strip_prefix("q=").and_then(|q| q.parse().ok()).unwrap_or(0.0);
+            (name.trim(), weight)
+        })
+        .collect();
+    for encoding in ContentEncoding::ALL {
+        let offer = offers.iter().find(|(name, _)| ContentEncoding::named(name) == Some(encoding));
+        let any = offers.iter().find(|(name, _)| *name == "*");
+        if let Some((_, weight)) = offer.or(any)
+            && *weight > best.0
+        {
+            best = (*weight, Encoding::Content(encoding));
+        }
+    }
+    best.1
 }
 
 fn flag(value: &str) -> bool {
@@ -191,18 +225,40 @@ mod tests {
     #[test]
     fn arguments_of_the_url_and_of_headers() {
         let mut headers = HeaderMap::new();
-        headers.insert(header::ACCEPT_ENCODING, "zstd, LZ4".parse().unwrap());
+        headers.insert(header::ACCEPT_ENCODING, "br, LZ4".parse().unwrap());
         headers.insert("x-clickhouse-user", "u".parse().unwrap());
         let pairs = [("query", "SELECT 1"), ("max_threads", "1"), ("param_x", "7"), ("compress", "0")];
         let pairs = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let expected = Arguments {
             query: Some("SELECT 1".into()),
-            encoding: AnswerEncoding::Lz4Frame,
+            encoding: Encoding::Content(ContentEncoding::Lz4),
             user: Some("u".into()),
             params: vec![("x".into(), "7".into())],
             settings: vec![("max_threads".into(), "1".into())],
             ..Arguments::default()
         };
         assert_eq!(Arguments::parse(pairs, &headers).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_encoding_that_is_weighed_highest() {
+        let check = |offer: &str, expected: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT_ENCODING, offer.parse().unwrap());
+            let shown = match accepted(&headers) {
+                Encoding::Content(encoding) => encoding.name(),
+                _ => "plain",
+            };
+            assert_eq!(shown, expected, "{offer}");
+        };
+        check("", "plain");
+        check("br, deflate", "plain");
+        check("deflate, gzip, br, zstd", "zstd");
+        check("gzip, zstd;q=0.5", "gzip");
+        check("gzip;q=0, LZ4;q=0.1", "lz4");
+        check("gzip;q=0", "plain");
+        check("*", "zstd");
+        check("zstd;q=0, *;q=0.1", "lz4");
+        check("gzip;q=many", "plain");
     }
 }

@@ -1,10 +1,12 @@
 //! Starts the real binary on a free port and stops it.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
+
+use hearth_clickhouse::wire::{self, BlockReader, Encoder, Encoding};
 
 /// A running `hearth-clickhouse`; killed when dropped.
 pub(crate) struct Server {
@@ -15,6 +17,29 @@ pub(crate) struct Server {
 /// The engine's path; the test fails here when it is not installed.
 pub(crate) fn libchdb() -> PathBuf {
     hearth_clickhouse::locate::libchdb(None).unwrap_or_else(|missing| panic!("{missing}"))
+}
+
+/// `body` as a client would encode it.
+pub(crate) fn encoded(encoding: Encoding, body: &[u8]) -> Vec<u8> {
+    let mut encoder = Encoder::new(encoding).unwrap();
+    let mut out = encoder.push(body).unwrap();
+    out.extend(encoder.finish().unwrap());
+    out
+}
+
+/// What a client makes of `body`.
+pub(crate) fn decoded(encoding: Encoding, body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    match encoding {
+        Encoding::Plain => out.extend_from_slice(body),
+        Encoding::Blocks | Encoding::ZstdBlocks => {
+            BlockReader::new(body, 1 << 30).read_to_end(&mut out).unwrap();
+        }
+        Encoding::Content(encoding) => {
+            wire::decoder(encoding, body).unwrap().read_to_end(&mut out).unwrap();
+        }
+    }
+    out
 }
 
 impl Server {
@@ -43,6 +68,28 @@ impl Server {
 
     pub(crate) fn client(&self) -> clickhouse::Client {
         clickhouse::Client::default().with_url(&self.url)
+    }
+
+    /// Asks until the answer is `expected`; fails when it never is.
+    pub(crate) async fn until(&self, sql: &str, expected: &str) {
+        let http = reqwest::Client::new();
+        let ask = async || {
+            let response = http.post(&self.url).body(sql.to_owned()).send().await.unwrap();
+            response.text().await.unwrap().trim_end().to_owned()
+        };
+        let end = Instant::now() + Duration::from_secs(20);
+        let mut answer = ask().await;
+        while answer != expected {
+            assert!(Instant::now() < end, "{sql}: {answer} instead of {expected}");
+            answer = ask().await;
+        }
+    }
+
+    /// The most memory the process ever had, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
 
     pub(crate) fn kill(mut self) {

@@ -3,12 +3,12 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::common::Server;
-use hearth_clickhouse::wire;
+use crate::common::{Server, decoded, encoded};
+use hearth_clickhouse::wire::{ContentEncoding, Encoding};
 use reqwest::{Client, RequestBuilder, StatusCode};
 
 /// Sends it; status and body, and with an error the exception code before it.
-async fn shown(request: RequestBuilder) -> String {
+pub(crate) async fn shown(request: RequestBuilder) -> String {
     let response = request.send().await.unwrap();
     let status = response.status();
     let code = response.headers().get("x-clickhouse-exception-code").cloned();
@@ -109,26 +109,45 @@ async fn compressed_bodies() {
     let http = Client::new();
     let decompress = |body: Vec<u8>| http.post(&url).query(&[("decompress", "1")]).body(body);
 
-    assert_eq!(shown(decompress(wire::compress_blocks(b"SELECT 'x'"))).await, "200 x\n");
+    assert_eq!(shown(decompress(encoded(Encoding::Blocks, b"SELECT 'x'"))).await, "200 x\n");
     assert_eq!(shown(decompress(b"SELECT 'x'".to_vec())).await, "400 code 271");
-    let mut corrupt = wire::compress_blocks(b"SELECT 'x'");
+    let mut corrupt = encoded(Encoding::Blocks, b"SELECT 'x'");
     *corrupt.last_mut().unwrap() ^= 1;
     assert_eq!(shown(decompress(corrupt)).await, "400 code 40");
-    let bomb = wire::compress_blocks(&vec![b' '; 2 << 20]);
+    let bomb = encoded(Encoding::Blocks, &vec![b' '; 2 << 20]);
     assert_eq!(shown(decompress(bomb)).await, "413 code 307");
+    for encoding in ContentEncoding::ALL {
+        let request = |body| http.post(&url).header("content-encoding", encoding.name()).body(body);
+        let body = encoded(Encoding::Content(encoding), b"SELECT 'x'");
+        assert_eq!(shown(request(body)).await, "200 x\n");
+        let bomb = encoded(Encoding::Content(encoding), &vec![b' '; 2 << 20]);
+        assert_eq!(shown(request(bomb)).await, "413 code 307", "{encoding:?}");
+    }
+    let unknown = http.post(&url).header("content-encoding", "br").body("SELECT 1");
+    assert_eq!(shown(unknown).await, "501 code 48");
 
-    let numbers = "SELECT number FROM numbers(100000)";
-    let plain = http.post(&url).body(numbers).send().await.unwrap().bytes().await.unwrap();
-    let response = http.post(&url).query(&[("compress", "1")]).body(numbers).send().await.unwrap();
-    let mut blocks = Vec::new();
-    wire::decompress_blocks(&response.bytes().await.unwrap(), &mut blocks, 1 << 30).unwrap();
-    assert!(blocks == plain);
-    let request = http.post(&url).header("accept-encoding", "lz4").body(numbers);
-    let response = request.send().await.unwrap();
-    assert_eq!(response.headers()["content-encoding"], "lz4");
-    let mut frame = Vec::new();
-    wire::decompress_frame(&response.bytes().await.unwrap(), &mut frame, 1 << 30).unwrap();
-    assert!(frame == plain);
+    // Less than what is held before the status is sent, and more.
+    for rows in [1000, 1_000_000] {
+        let numbers = format!("SELECT number FROM numbers({rows})");
+        let body = |request: RequestBuilder| {
+            let request = request.body(numbers.clone());
+            async { request.send().await.unwrap().bytes().await.unwrap() }
+        };
+        let plain = body(http.post(&url)).await;
+        let blocks = body(http.post(&url).query(&[("compress", "1")])).await;
+        assert!(decoded(Encoding::Blocks, &blocks) == plain);
+        let zstd = [("compress", "1"), ("network_compression_method", "zstd")];
+        let blocks = body(http.post(&url).query(&zstd)).await;
+        assert_eq!(blocks[16], 0x90);
+        assert!(decoded(Encoding::ZstdBlocks, &blocks) == plain);
+        for encoding in ContentEncoding::ALL {
+            let request = http.post(&url).header("accept-encoding", encoding.name()).body(numbers.clone());
+            let response = request.send().await.unwrap();
+            assert_eq!(response.headers()["content-encoding"], encoding.name());
+            let body = response.bytes().await.unwrap();
+            assert!(decoded(Encoding::Content(encoding), &body) == plain, "{encoding:?}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -140,6 +159,9 @@ async fn headers_and_metrics() {
     let response = request.send().await.unwrap();
     assert_eq!(response.headers()["x-clickhouse-query-id"], "q1");
     assert_eq!(response.headers()["x-clickhouse-format"], "TabSeparated");
+    assert!(response.headers().contains_key("x-clickhouse-timezone"));
+    assert!(response.headers().contains_key("x-clickhouse-server-display-name"));
+    assert_eq!(response.headers()["x-clickhouse-exception-tag"].len(), 16);
     let summary = response.headers()["x-clickhouse-summary"].to_str().unwrap();
     assert!(summary.starts_with(r#"{"read_rows":"1","#), "{summary}");
     let metrics = http.get(format!("{}/metrics", server.url)).send().await.unwrap();
@@ -175,6 +197,9 @@ async fn passwords() {
     assert_eq!(shown(ask("")).await, "403 code 516");
     let in_url = http.post(&server.url).query(&[("user", "default"), ("password", "geheim")]);
     assert_eq!(shown(in_url.body("SELECT 1")).await, "200 1\n");
+    let basic = |password| http.post(&server.url).basic_auth("default", Some(password)).body("SELECT 1");
+    assert_eq!(shown(basic("geheim")).await, "200 1\n");
+    assert_eq!(shown(basic("geheim:")).await, "403 code 516");
     let other = http.post(&server.url).query(&[("user", "x"), ("password", "geheim")]);
     assert_eq!(shown(other.body("SELECT 1")).await, "403 code 516");
 }

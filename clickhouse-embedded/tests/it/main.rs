@@ -5,4 +5,6 @@
 
 mod client;
 mod common;
+mod conformance;
 mod http;
+mod stream;

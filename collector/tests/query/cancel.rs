@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use crate::common::{Collector, client};
+use crate::common::{Collector, client, insert};
 use crate::limits::now;
 
 /// A ClickHouse that takes statements and answers only when told to.
@@ -206,5 +206,38 @@ async fn the_engine_holds_read_only_statements_to_it() {
     ] {
         let refused = read_only.query_raw(sql).execute().await.unwrap_err().to_string();
         assert!(refused.contains("Code: 164"), "{sql}: {refused}");
+    }
+}
+
+/// Not only the connection ends: what it asked for does.
+#[tokio::test]
+async fn the_engine_ends_what_nobody_waits_for() {
+    // Eight hours are eight parts, read one after the other: twenty seconds.
+    let rows: Vec<String> = (0..8)
+        .map(|hour| {
+            format!("{} | left | 7 | x | x | main | complete | 1 | a | main", 1_709_200_820 + hour * 3600)
+        })
+        .collect();
+    insert(&rows.join("\n")).await;
+    let slow = client()
+        .with_setting("additional_table_filters", "{'profile.in_process_local': 'sleepEachRow(2.5) = 0'}")
+        .with_setting("max_threads", "1");
+    let collector = Arc::new(Collector::start_with(slow, Limits::default()).await);
+    let running = async || -> u64 {
+        let sql = "SELECT count() FROM system.processes WHERE query LIKE '%''left''%' AND query NOT LIKE '%processes%'";
+        client().query_raw(sql).fetch_one().await.unwrap()
+    };
+    let asked = {
+        let collector = Arc::clone(&collector);
+        tokio::spawn(async move { collector.ask("left", 1_709_200_820, 1_709_229_620, &[]).await.text })
+    };
+    let started = std::time::Instant::now();
+    while running().await == 0 {
+        assert!(started.elapsed() < PATIENCE && !asked.is_finished(), "it never ran");
+    }
+    asked.abort();
+    let left = std::time::Instant::now();
+    while running().await != 0 {
+        assert!(left.elapsed() < Duration::from_secs(10), "it runs on");
     }
 }

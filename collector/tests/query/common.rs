@@ -183,13 +183,14 @@ fn store() -> &'static Store {
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let engine = Engine::start(&fresh_data_dir(), None, 8).unwrap_or_else(|e| panic!("{e}"));
+                let engine = Engine::start(&fresh_data_dir(), None, 8, Duration::from_secs(30))
+                    .unwrap_or_else(|e| panic!("{e}"));
                 let limits = embedded::Limits { max_body: 64 << 20, max_result_bytes: 256 << 20 };
                 let metrics = Default::default();
                 let server = embedded::Server { engine, limits, credentials: None, metrics };
                 let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
                 let url = format!("http://{}", listener.local_addr().unwrap());
-                let serve = axum::serve(listener, embedded::router(Arc::new(server)));
+                let serve = embedded::serve(listener, Arc::new(server), std::future::pending());
                 tokio::spawn(async move { serve.await.unwrap() });
 
                 let client = Client::default().with_url(&url);

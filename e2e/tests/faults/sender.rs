@@ -45,7 +45,7 @@ impl Sender {
             instance: instance.to_vec(),
             node: node.to_owned(),
             version: "test".to_owned(),
-            cluster: String::new(),
+            ..AgentIdentity::default()
         };
         let mut options = Options::new(url, identity);
         if let Some(bytes) = habit.queue_bytes {
