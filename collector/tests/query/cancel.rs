@@ -220,11 +220,15 @@ async fn the_engine_ends_what_nobody_waits_for() {
         .collect();
     insert(&rows.join("\n")).await;
     let slow = client()
-        .with_setting("additional_table_filters", "{'profile.in_process_local': 'sleepEachRow(2.5) = 0'}")
+        .with_setting(
+            "additional_table_filters",
+            "{'profile.in_process_local': 'if(app_service = \\'left\\', sleepEachRow(2.5), 0) = 0'}",
+        )
+        .with_setting("log_comment", "left")
         .with_setting("max_threads", "1");
     let collector = Arc::new(Collector::start_with(slow, Limits::default()).await);
     let running = async || -> u64 {
-        let sql = "SELECT count() FROM system.processes WHERE query LIKE '%''left''%' AND query NOT LIKE '%processes%'";
+        let sql = "SELECT count() FROM system.processes WHERE Settings['log_comment'] = 'left'";
         client().query_raw(sql).fetch_one().await.unwrap()
     };
     let asked = {
