@@ -161,14 +161,19 @@ fn roll_up(bench: &Bench, store: &Store, hour: &Hour) -> anyhow::Result<RolledUp
         store.sql(
             bench,
             &format!(
-                "INSERT INTO profile.in_process_1h (time, built_from, {KEYS}, sample_count, profile_value) \
-                 SELECT toDateTime({start} + number * 3600, 'UTC'), 1, {KEYS}, samples, value \
+                "INSERT INTO profile.in_process_1h (time, built_from, build, {KEYS}, sample_count, profile_value) \
+                 SELECT toDateTime({start} + number * 3600, 'UTC'), 1, 1, {KEYS}, samples, value \
                  FROM peer.hourly CROSS JOIN numbers(24) AS hours"
             ),
         )?;
     }
     store.sql(bench, "OPTIMIZE TABLE profile.in_process_1h FINAL")?;
     let size = store.size(bench, "profile", "in_process_1h")?;
-    eprintln!("{} rows of {:.2} B in {} days of rollups", size.rows, size.per_row(), DAYS);
+    eprintln!(
+        "{} rows of {:.2} B, the projection included, in {} days of rollups",
+        size.rows,
+        size.per_row(),
+        DAYS
+    );
     Ok(RolledUp { from, until: until - 1 })
 }
