@@ -27,6 +27,7 @@ pub enum Value {
 const APP: (&str, &str) = ("app_service", "app_service");
 const STACK: (&str, &str) = ("stack_id", "stack_id");
 const THREAD: (&str, &str) = ("thread_name", "thread_name");
+const END: (&str, &str) = ("toInt8(stack_end)", "end");
 
 /// How long one of the statements may run that find out why an answer is empty.
 const REASON_SECONDS: u64 = 5;
@@ -37,7 +38,7 @@ pub fn app(request: &Request, sources: &Sources, app_service: &str) -> Statement
     let first = Part { fold: "min", of: "process_id", name: "first_process" };
     let last = Part { fold: "max", of: "process_id", name: "last_process" };
     let grouped = Grouped {
-        keys: &[STACK, THREAD, ("toInt8(stack_end)", "end"), PERIOD],
+        keys: &[STACK, THREAD, END, PERIOD],
         key_values: &[],
         parts: &[first, last, SAMPLES, VALUE, ROLLED_UP],
         tail: "",
@@ -45,11 +46,16 @@ pub fn app(request: &Request, sources: &Sources, app_service: &str) -> Statement
     grouped.from(sources, |branch, values| condition(request, branch, Some(app_service), values))
 }
 
-/// Value by stack, thread and process, for those stacks of one app service
-/// that look different in each process.
+/// As [`app`], and by process, for those stacks of one app service that look
+/// different in each process.
 pub fn app_by_process(request: &Request, sources: &Sources, app_service: &str) -> Statement {
-    let keys = [STACK, THREAD, ("process_id", "process_id")];
-    let grouped = Grouped { keys: &keys, key_values: &[], parts: &[VALUE], tail: "" };
+    let last = Part { fold: "max", of: "process_id", name: "last_process" };
+    let grouped = Grouped {
+        keys: &[STACK, THREAD, END, PERIOD, ("process_id", "first_process")],
+        key_values: &[],
+        parts: &[last, SAMPLES, VALUE, ROLLED_UP],
+        tail: "",
+    };
     grouped.from(sources, |branch, values| {
         let condition = condition(request, branch, Some(app_service), values);
         values.extend([app_service, PERF_MAP_FRAME].map(|t| Value::Text(t.to_owned())));
@@ -232,10 +238,10 @@ mod tests {
     #[test]
     fn stacks_that_differ_by_process_are_aggregated_by_it() {
         assert_snapshot!(text(&app_by_process(&request(""), &Sources::raw(RANGE), "java")), @r#"
-        SELECT stack_id, thread_name, process_id, sum(profile_value) AS value
+        SELECT stack_id, thread_name, toInt8(stack_end) AS end, toInt64(intDivOrZero(profile_value, sample_count)) AS period, process_id AS first_process, max(process_id) AS last_process, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value, sum(toInt64(0)) AS rolled_up
         FROM profile.in_process_local
         WHERE app_service = ? AND profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND stack_id IN (SELECT stack_id FROM profile.stacks WHERE app_service = ? AND position(frames, ?) != 0)
-        GROUP BY stack_id, thread_name, process_id
+        GROUP BY stack_id, thread_name, end, period, first_process
         [Text("java"), Text("on-cpu"), Text("eBPF"), Int(100), Int(200), Text("java"), Text("[/tmp/perf-PID.map]")]
         "#);
     }

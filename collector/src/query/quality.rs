@@ -308,7 +308,7 @@ mod tests {
                 })
                 .collect();
             let quality = Quality::of_app(&rows, &stacks());
-            let tree = app_tree("app", &rows, &[], &stacks(), None);
+            let tree = app_tree("app", &rows, &stacks(), None);
             prop_assert_eq!(quality.value, tree.root().total);
             let Quality { value, incomplete, unresolved, missing_stacks, thinned, .. } = quality;
             let ends: i64 = incomplete.ends().iter().map(|(part, _)| part).sum();

@@ -143,20 +143,19 @@ impl Store {
             }
             Subject::App(app) => app.clone(),
         };
-        let rows: Vec<build::AppRow> = self.rows(&plan::app(request, sources, &app)).await?;
+        let mut rows: Vec<build::AppRow> = self.rows(&plan::app(request, sources, &app)).await?;
         if rows.is_empty() {
             return Ok(None);
         }
         // Stacks are stored before the rows that name them: asked in this order, none is missing.
         let stacks = self.stacks(&plan::stacks(request, sources, &app)).await?;
-        let by_process: Vec<build::ProcessRow> = if stacks.differ_by_process(&rows) {
-            self.rows(&plan::app_by_process(request, sources, &app)).await?
-        } else {
-            Vec::new()
-        };
+        if stacks.differ_by_process(&rows) {
+            // Rows may have come since: so these are for the tree and for its quality.
+            stacks.tell_apart(&mut rows, self.rows(&plan::app_by_process(request, sources, &app)).await?);
+        }
         let max_kernel_frames = request.max_kernel_frames;
         let build = move || {
-            let tree = build::app_tree(&app, &rows, &by_process, &stacks, max_kernel_frames);
+            let tree = build::app_tree(&app, &rows, &stacks, max_kernel_frames);
             (tree, Quality::of_app(&rows, &stacks))
         };
         Ok(Some(off_runtime(build).await))
