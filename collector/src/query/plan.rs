@@ -2,6 +2,7 @@
 
 use hearth_profile::frame::PERF_MAP_FRAME;
 
+use super::filter::Expr;
 use super::grouped::{Grouped, PERIOD, Part, ROLLED_UP, SAMPLES, VALUE};
 use super::request::{Request, Subject, TOTAL, TimeRange};
 use super::source::{Branch, Sources};
@@ -87,13 +88,16 @@ pub fn stacks(request: &Request, sources: &Sources, app_service: &str) -> Statem
     Statement { sql, values }
 }
 
-/// What the agents of all nodes lost.
-pub fn losses(range: TimeRange) -> Statement {
+/// What the agents of all nodes lost, or of those that meet a condition on nodes.
+pub fn losses(range: TimeRange, of_nodes: Option<&Expr>) -> Statement {
     let mut values = Vec::new();
-    let time = time_condition("time", range, &mut values);
+    let mut condition = time_condition("time", range, &mut values);
+    if let Some(of_nodes) = of_nodes {
+        condition = format!("{condition} AND {}", of_nodes.sql(&mut values));
+    }
     let sql = format!(
         "SELECT pod_cluster, pod_node, reason, sum(samples) AS lost\n\
-         FROM profile.losses\nWHERE {time}\n\
+         FROM profile.losses\nWHERE {condition}\n\
          GROUP BY pod_cluster, pod_node, reason"
     );
     Statement { sql, values }
@@ -273,7 +277,15 @@ mod tests {
 
     #[test]
     fn what_was_lost_is_asked_for_all_nodes_and_the_nodes_of_an_answer_apart() {
-        assert_snapshot!(text(&losses(RANGE)), @r#"
+        let of_nodes = request("pod_node IN ('n', 'm') AND pod = 'x'").filter.unwrap().of_nodes();
+        assert_snapshot!(text(&losses(RANGE, of_nodes.as_ref())), @r#"
+        SELECT pod_cluster, pod_node, reason, sum(samples) AS lost
+        FROM profile.losses
+        WHERE time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND `pod_node` IN (?, ?)
+        GROUP BY pod_cluster, pod_node, reason
+        [Int(100), Int(200), Text("n"), Text("m")]
+        "#);
+        assert_snapshot!(text(&losses(RANGE, None)), @r#"
         SELECT pod_cluster, pod_node, reason, sum(samples) AS lost
         FROM profile.losses
         WHERE time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')
