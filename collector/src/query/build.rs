@@ -9,7 +9,7 @@ use hearth_profile::stack::StackId;
 use hearth_profile::tree::{FrameId, Tree, TreeBuilder};
 use serde::Deserialize;
 
-/// A row of [`super::plan::app`].
+/// A row of [`super::plan::app`] and of [`super::plan::app_by_process`].
 #[derive(Debug, Clone, PartialEq, Eq, Row, Deserialize)]
 pub struct AppRow {
     /// [`StackId::to_bytes`]; zeros: no stack was asked for.
@@ -20,7 +20,7 @@ pub struct AppRow {
     pub end: i8,
     /// Microseconds that each of its samples stands for; 0 if it has none.
     pub period: i64,
-    /// Smallest process id.
+    /// Smallest process id, in the pid namespace of the host; [`NO_PROCESS`] in rollups.
     pub first_process: u32,
     /// Largest process id.
     pub last_process: u32,
@@ -30,19 +30,6 @@ pub struct AppRow {
     pub value: i64,
     /// Those of `value` that come from rollups.
     pub rolled_up: i64,
-}
-
-/// A row of [`super::plan::app_by_process`].
-#[derive(Debug, Clone, PartialEq, Eq, Row, Deserialize)]
-pub struct ProcessRow {
-    /// As in [`AppRow`].
-    pub stack_id: [u8; 16],
-    /// As in [`AppRow`].
-    pub thread_name: String,
-    /// In the pid namespace of the host; [`NO_PROCESS`] in rollups.
-    pub process_id: u32,
-    /// Microseconds.
-    pub value: i64,
 }
 
 /// A row of [`super::plan::total`].
@@ -102,6 +89,13 @@ impl Stacks {
         rows.iter().any(|r| r.first_process != r.last_process && self.by_process.contains(&r.stack_id))
     }
 
+    /// Puts `by_process` in the place of those `rows` whose stacks look different in each process.
+    pub fn tell_apart(&self, rows: &mut Vec<AppRow>, by_process: Vec<AppRow>) {
+        rows.retain(|row| !self.by_process.contains(&row.stack_id));
+        // A stack that came after the others were asked for is in the next answer.
+        rows.extend(by_process.into_iter().filter(|row| self.by_process.contains(&row.stack_id)));
+    }
+
     /// Whether the frames of a stack are known.
     pub fn contains(&self, stack_id: &[u8; 16]) -> bool {
         self.frames.contains_key(stack_id)
@@ -142,15 +136,7 @@ impl Stacks {
 }
 
 /// The tree of one app service: `[t] thread`, then the frames.
-///
-/// `by_process`, if it was asked for, takes the place of the `rows` whose stacks look different in each process.
-pub fn app_tree(
-    app_service: &str,
-    rows: &[AppRow],
-    by_process: &[ProcessRow],
-    stacks: &Stacks,
-    max_kernel_frames: Option<u32>,
-) -> Tree {
+pub fn app_tree(app_service: &str, rows: &[AppRow], stacks: &Stacks, max_kernel_frames: Option<u32>) -> Tree {
     let mut tree = TreeBuilder::new(app_service);
     let mut threads: HashMap<&str, FrameId> = HashMap::new();
     let mut path = Vec::new();
@@ -158,27 +144,17 @@ pub fn app_tree(
     let mut rows: Vec<&AppRow> = rows.iter().collect();
     rows.sort_unstable_by_key(|row| row.stack_id);
     for same_stack in rows.chunk_by(|a, b| a.stack_id == b.stack_id) {
-        let by_process_too = stacks.by_process.contains(&same_stack[0].stack_id);
-        if by_process_too && !by_process.is_empty() {
-            continue;
-        }
+        let by_process = stacks.by_process.contains(&same_stack[0].stack_id);
         for (at, row) in same_stack.iter().enumerate() {
             let AppRow { stack_id, thread_name, first_process, value, .. } = row;
             let thread =
                 *threads.entry(thread_name).or_insert_with(|| tree.intern(&shown_thread(thread_name)));
-            if at == 0 || by_process_too {
+            if at == 0 || by_process {
                 let frames = stacks.shown_frames(*stack_id, *first_process, max_kernel_frames);
                 path.clear();
                 path.extend(frames.map(|frame| tree.intern(&frame)));
             }
             tree.add_interned(std::iter::once(thread).chain(path.iter().copied()), *value);
-        }
-    }
-    for ProcessRow { stack_id, thread_name, process_id, value } in by_process {
-        // A stack that came after the others were asked for is in the next answer.
-        if stacks.by_process.contains(stack_id) {
-            let frames = stacks.shown_frames(*stack_id, *process_id, max_kernel_frames);
-            tree.add(std::iter::once(shown_thread(thread_name).into()).chain(frames), *value);
         }
     }
     tree.finish()
@@ -221,6 +197,7 @@ pub(super) fn percent(part: i64, total: i64) -> String {
 #[expect(clippy::unwrap_used, reason = "tests")]
 pub(super) mod tests {
     use super::*;
+    use crate::query::Quality;
     use hearth_profile::write::folded::folded;
 
     /// `id thread end pid-pid value`, one row a line, each sample of one microsecond.
@@ -259,7 +236,7 @@ pub(super) mod tests {
     }
 
     fn check(text: &str, max_kernel_frames: Option<u32>, expected: &str) {
-        let tree = app_tree("app", &rows(text), &[], &stacks(), max_kernel_frames);
+        let tree = app_tree("app", &rows(text), &stacks(), max_kernel_frames);
         assert_eq!(folded(&tree), expected);
     }
 
@@ -279,22 +256,25 @@ pub(super) mod tests {
 
     #[test]
     fn processes_that_share_a_perf_map_frame_are_told_apart() {
-        let rows = rows("3 C2 0 8-9 10\n1 C2 0 8-9 1");
-        assert!(stacks().differ_by_process(&rows));
-        let by_process: Vec<ProcessRow> = [(8, 4), (9, 6)]
-            .map(|(process_id, value)| ProcessRow {
-                stack_id: StackId(3).to_bytes(),
-                thread_name: "C2".into(),
-                process_id,
-                value,
-            })
-            .into();
+        let mut rows_of_all = rows("3 C2 0 8-9 10\n1 C2 0 8-9 1");
+        assert!(stacks().differ_by_process(&rows_of_all));
+        stacks().tell_apart(&mut rows_of_all, rows("3 C2 0 8 4\n3 C2 0 9 6"));
         assert_eq!(
-            folded(&app_tree("app", &rows, &by_process, &stacks(), None)),
+            folded(&app_tree("app", &rows_of_all, &stacks(), None)),
             "app;[t] C2;Thread::run;[/tmp/perf-9.map];[k] fault 6\n\
              app;[t] C2;Thread::run;[/tmp/perf-8.map];[k] fault 4\n\
              app;[t] C2;main;work;[l] memcpy 1\n"
         );
+    }
+
+    #[test]
+    fn what_arrives_before_processes_are_told_apart_is_in_tree_and_quality_alike() {
+        let mut rows_of_all = rows("3 C2 0 8-9 10\n1 C2 0 8-9 1");
+        // More of the stack came, at another end too, and one that is not among those that were asked for.
+        stacks().tell_apart(&mut rows_of_all, rows("3 C2 0 8 4\n3 C2 1 9 8\n99 C2 0 9 7"));
+        let quality = Quality::of_app(&rows_of_all, &stacks());
+        assert_eq!((quality.value, quality.samples, quality.incomplete.truncated), (13, 13, 8));
+        assert_eq!(app_tree("app", &rows_of_all, &stacks(), None).root().total, quality.value);
     }
 
     #[test]
@@ -342,7 +322,7 @@ pub(super) mod tests {
     fn what_is_cut_keeps_its_time() {
         let rows = rows("1 a 0 7 1\n2 a 0 7 2\n3 b 0 7 4\n4 b 1 7 8\n5 c 0 7 16\n99 c 0 7 32\n0 c 5 7 64");
         for depth in [None, Some(0), Some(1), Some(2), Some(3), Some(4), Some(u32::MAX)] {
-            assert_eq!(app_tree("app", &rows, &[], &stacks(), depth).root().total, 127, "{depth:?}");
+            assert_eq!(app_tree("app", &rows, &stacks(), depth).root().total, 127, "{depth:?}");
         }
     }
 

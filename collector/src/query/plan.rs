@@ -2,6 +2,7 @@
 
 use hearth_profile::frame::PERF_MAP_FRAME;
 
+use super::filter::Expr;
 use super::grouped::{Grouped, PERIOD, Part, ROLLED_UP, SAMPLES, VALUE};
 use super::request::{Request, Subject, TOTAL, TimeRange};
 use super::source::{Branch, Sources};
@@ -27,6 +28,7 @@ pub enum Value {
 const APP: (&str, &str) = ("app_service", "app_service");
 const STACK: (&str, &str) = ("stack_id", "stack_id");
 const THREAD: (&str, &str) = ("thread_name", "thread_name");
+const END: (&str, &str) = ("toInt8(stack_end)", "end");
 
 /// How long one of the statements may run that find out why an answer is empty.
 const REASON_SECONDS: u64 = 5;
@@ -37,7 +39,7 @@ pub fn app(request: &Request, sources: &Sources, app_service: &str) -> Statement
     let first = Part { fold: "min", of: "process_id", name: "first_process" };
     let last = Part { fold: "max", of: "process_id", name: "last_process" };
     let grouped = Grouped {
-        keys: &[STACK, THREAD, ("toInt8(stack_end)", "end"), PERIOD],
+        keys: &[STACK, THREAD, END, PERIOD],
         key_values: &[],
         parts: &[first, last, SAMPLES, VALUE, ROLLED_UP],
         tail: "",
@@ -45,11 +47,16 @@ pub fn app(request: &Request, sources: &Sources, app_service: &str) -> Statement
     grouped.from(sources, |branch, values| condition(request, branch, Some(app_service), values))
 }
 
-/// Value by stack, thread and process, for those stacks of one app service
-/// that look different in each process.
+/// As [`app`], and by process, for those stacks of one app service that look
+/// different in each process.
 pub fn app_by_process(request: &Request, sources: &Sources, app_service: &str) -> Statement {
-    let keys = [STACK, THREAD, ("process_id", "process_id")];
-    let grouped = Grouped { keys: &keys, key_values: &[], parts: &[VALUE], tail: "" };
+    let last = Part { fold: "max", of: "process_id", name: "last_process" };
+    let grouped = Grouped {
+        keys: &[STACK, THREAD, END, PERIOD, ("process_id", "first_process")],
+        key_values: &[],
+        parts: &[last, SAMPLES, VALUE, ROLLED_UP],
+        tail: "",
+    };
     grouped.from(sources, |branch, values| {
         let condition = condition(request, branch, Some(app_service), values);
         values.extend([app_service, PERF_MAP_FRAME].map(|t| Value::Text(t.to_owned())));
@@ -81,13 +88,16 @@ pub fn stacks(request: &Request, sources: &Sources, app_service: &str) -> Statem
     Statement { sql, values }
 }
 
-/// What the agents of all nodes lost.
-pub fn losses(range: TimeRange) -> Statement {
+/// What the agents of all nodes lost, or of those that meet a condition on nodes.
+pub fn losses(range: TimeRange, of_nodes: Option<&Expr>) -> Statement {
     let mut values = Vec::new();
-    let time = time_condition("time", range, &mut values);
+    let mut condition = time_condition("time", range, &mut values);
+    if let Some(of_nodes) = of_nodes {
+        condition = format!("{condition} AND {}", of_nodes.sql(&mut values));
+    }
     let sql = format!(
         "SELECT pod_cluster, pod_node, reason, sum(samples) AS lost\n\
-         FROM profile.losses\nWHERE {time}\n\
+         FROM profile.losses\nWHERE {condition}\n\
          GROUP BY pod_cluster, pod_node, reason"
     );
     Statement { sql, values }
@@ -232,10 +242,10 @@ mod tests {
     #[test]
     fn stacks_that_differ_by_process_are_aggregated_by_it() {
         assert_snapshot!(text(&app_by_process(&request(""), &Sources::raw(RANGE), "java")), @r#"
-        SELECT stack_id, thread_name, process_id, sum(profile_value) AS value
+        SELECT stack_id, thread_name, toInt8(stack_end) AS end, toInt64(intDivOrZero(profile_value, sample_count)) AS period, process_id AS first_process, max(process_id) AS last_process, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value, sum(toInt64(0)) AS rolled_up
         FROM profile.in_process_local
         WHERE app_service = ? AND profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND stack_id IN (SELECT stack_id FROM profile.stacks WHERE app_service = ? AND position(frames, ?) != 0)
-        GROUP BY stack_id, thread_name, process_id
+        GROUP BY stack_id, thread_name, end, period, first_process
         [Text("java"), Text("on-cpu"), Text("eBPF"), Int(100), Int(200), Text("java"), Text("[/tmp/perf-PID.map]")]
         "#);
     }
@@ -267,7 +277,15 @@ mod tests {
 
     #[test]
     fn what_was_lost_is_asked_for_all_nodes_and_the_nodes_of_an_answer_apart() {
-        assert_snapshot!(text(&losses(RANGE)), @r#"
+        let of_nodes = request("pod_node IN ('n', 'm') AND pod = 'x'").filter.unwrap().of_nodes();
+        assert_snapshot!(text(&losses(RANGE, of_nodes.as_ref())), @r#"
+        SELECT pod_cluster, pod_node, reason, sum(samples) AS lost
+        FROM profile.losses
+        WHERE time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND `pod_node` IN (?, ?)
+        GROUP BY pod_cluster, pod_node, reason
+        [Int(100), Int(200), Text("n"), Text("m")]
+        "#);
+        assert_snapshot!(text(&losses(RANGE, None)), @r#"
         SELECT pod_cluster, pod_node, reason, sum(samples) AS lost
         FROM profile.losses
         WHERE time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')

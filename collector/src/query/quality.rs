@@ -133,8 +133,7 @@ impl Quality {
         if *thinned != 0 {
             notes.push(format!("{} of the time was sampled at a lower rate than the rest", share(*thinned)));
         }
-        notes.extend(rolled_up_note(*rolled_up, *value));
-        notes.extend(lost_note(lost));
+        notes.extend(notes_of_rows(*rolled_up, *value, lost));
         notes
     }
 }
@@ -178,6 +177,12 @@ pub fn lost(rows: Vec<LossRow>, nodes: Option<Vec<NodeRow>>) -> BTreeMap<String,
         }
     }
     lost
+}
+
+/// What every answer from rows must say, whatever is made of them: how much of
+/// its `value` is from rollups, and what was lost.
+pub fn notes_of_rows(rolled_up: i64, value: i64, lost: &BTreeMap<String, u64>) -> Vec<String> {
+    rolled_up_note(rolled_up, value).into_iter().chain(lost_note(lost)).collect()
 }
 
 /// The sentence on what was lost; none if nothing was.
@@ -308,7 +313,7 @@ mod tests {
                 })
                 .collect();
             let quality = Quality::of_app(&rows, &stacks());
-            let tree = app_tree("app", &rows, &[], &stacks(), None);
+            let tree = app_tree("app", &rows, &stacks(), None);
             prop_assert_eq!(quality.value, tree.root().total);
             let Quality { value, incomplete, unresolved, missing_stacks, thinned, .. } = quality;
             let ends: i64 = incomplete.ends().iter().map(|(part, _)| part).sum();

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::build::{self, Stacks};
 use super::empty::Seen;
 use super::error::{Exceeded, Limit};
+use super::filter::Expr;
 use super::plan::{self, Statement, Value};
 use super::quality::{self, LossRow, Quality};
 use super::request::{Request, Subject, TOTAL, TimeRange};
@@ -116,13 +117,7 @@ impl Store {
                 notes.extend(quality.notes());
                 Ok(Answer::Flame(Flame { tree, quality, notes }))
             }
-            None => {
-                let mut reason = self.reason(request, &sources).await?;
-                if let Some(note) = quality::lost_note(&lost) {
-                    reason = format!("{reason}; {note}");
-                }
-                Ok(Answer::Empty(reason))
-            }
+            None => Ok(Answer::Empty(self.reason(request, &sources).await?)),
         }
     }
 
@@ -143,35 +138,35 @@ impl Store {
             }
             Subject::App(app) => app.clone(),
         };
-        let rows: Vec<build::AppRow> = self.rows(&plan::app(request, sources, &app)).await?;
+        let mut rows: Vec<build::AppRow> = self.rows(&plan::app(request, sources, &app)).await?;
         if rows.is_empty() {
             return Ok(None);
         }
         // Stacks are stored before the rows that name them: asked in this order, none is missing.
         let stacks = self.stacks(&plan::stacks(request, sources, &app)).await?;
-        let by_process: Vec<build::ProcessRow> = if stacks.differ_by_process(&rows) {
-            self.rows(&plan::app_by_process(request, sources, &app)).await?
-        } else {
-            Vec::new()
-        };
+        if stacks.differ_by_process(&rows) {
+            // Rows may have come since: so these are for the tree and for its quality.
+            stacks.tell_apart(&mut rows, self.rows(&plan::app_by_process(request, sources, &app)).await?);
+        }
         let max_kernel_frames = request.max_kernel_frames;
         let build = move || {
-            let tree = build::app_tree(&app, &rows, &by_process, &stacks, max_kernel_frames);
+            let tree = build::app_tree(&app, &rows, &stacks, max_kernel_frames);
             (tree, Quality::of_app(&rows, &stacks))
         };
         Ok(Some(off_runtime(build).await))
     }
 
-    /// What the agents of the answer's nodes lost. All of `Total` is of all
-    /// nodes, also of one that lost every sample it took.
+    /// What the agents of the answer's nodes lost. `Total`, also of some nodes,
+    /// is of one that lost every sample it took, too.
     pub(super) async fn lost(
         &self,
         request: &Request,
         sources: &Sources,
     ) -> Result<BTreeMap<String, u64>, QueryError> {
-        let losses: Vec<LossRow> = self.rows(&plan::losses(sources.range())).await?;
+        let of_nodes = request.filter.as_ref().and_then(Expr::of_nodes);
+        let losses: Vec<LossRow> = self.rows(&plan::losses(sources.range(), of_nodes.as_ref())).await?;
         // Mostly there are none, and then the nodes need not be found.
-        let all = losses.is_empty() || request.subject == Subject::Total && request.filter.is_none();
+        let all = losses.is_empty() || request.subject == Subject::Total && request.filter == of_nodes;
         let nodes = if all { None } else { Some(self.rows(&plan::nodes(request, sources)).await?) };
         Ok(quality::lost(losses, nodes))
     }
@@ -181,12 +176,16 @@ impl Store {
         self.limits.window_seconds
     }
 
-    /// Why `request` found nothing in `sources`.
+    /// Why `request` found nothing in `sources`. On whatever node there might have
+    /// been something, it may be that it was lost.
     pub(super) async fn reason(&self, request: &Request, sources: &Sources) -> Result<String, QueryError> {
-        let seen = self.seen(request, sources).await?;
+        let of_nodes = request.filter.as_ref().and_then(Expr::of_nodes);
+        let losses = plan::losses(sources.range(), of_nodes.as_ref());
+        let (seen, losses) = tokio::try_join!(self.seen(request, sources), self.rows(&losses))?;
         let reason = empty::reason(request, sources.range(), &seen);
-        let missing = sources.missing_note().map(|note| format!("; {note}")).unwrap_or_default();
-        Ok(reason + &missing)
+        let lost = quality::lost_note(&quality::lost(losses, None));
+        let parts = [Some(reason), sources.missing_note(), lost];
+        Ok(parts.into_iter().flatten().collect::<Vec<_>>().join("; "))
     }
 
     /// The tables that answer a range, and what is to be known of it: without a
@@ -251,11 +250,16 @@ impl Store {
     /// # Errors
     /// As [`Store::flame`].
     pub async fn apps(&self, range: TimeRange) -> Result<(Vec<App>, Vec<String>), QueryError> {
-        let asked = range.aligned(self.limits.window_seconds);
-        let (sources, mut notes) = self.sources(asked, Need::default()).await?;
-        let apps: Vec<App> = self.rows(&plan::apps(&sources, MAX_APPS)).await?;
+        let (sources, mut notes) = self.sources(range, Need::default()).await?;
+        let (apps, losses) = (plan::apps(&sources, MAX_APPS + 1), plan::losses(sources.range(), None));
+        let (mut apps, losses): (Vec<App>, _) = tokio::try_join!(self.rows(&apps), self.rows(&losses))?;
+        if apps.len() as u64 > MAX_APPS {
+            apps.truncate(MAX_APPS as usize);
+            notes.push(format!("only the {MAX_APPS} hottest are listed"));
+        }
         let of = |value: &dyn Fn(&App) -> i64| sum(apps.iter().map(value));
-        notes.extend(source::rolled_up_note(of(&|app| app.rolled_up), of(&|app| app.value)));
+        let lost = quality::lost(losses, None);
+        notes.extend(quality::notes_of_rows(of(&|app| app.rolled_up), of(&|app| app.value), &lost));
         Ok((apps, notes))
     }
 
@@ -312,7 +316,7 @@ impl Store {
     }
 }
 
-fn sum(values: impl Iterator<Item = i64>) -> i64 {
+pub(super) fn sum(values: impl Iterator<Item = i64>) -> i64 {
     values.fold(0, i64::saturating_add)
 }
 

@@ -4,11 +4,12 @@ use clickhouse::Row;
 use serde::{Deserialize, Serialize};
 
 use super::QueryError;
-use super::grouped::{Grouped, SAMPLES, VALUE};
+use super::grouped::{Grouped, ROLLED_UP, SAMPLES, VALUE};
 use super::plan::{self, Statement, Value};
+use super::quality;
 use super::request::{Invalid, Request, Subject, TimeRange};
 use super::source::{Need, Sources};
-use super::store::Store;
+use super::store::{Store, sum};
 
 /// Most points of an answer.
 pub const MAX_POINTS: u32 = 2000;
@@ -53,6 +54,7 @@ struct SlotRow {
     slot: u32,
     samples: u64,
     value: i64,
+    rolled_up: i64,
 }
 
 impl Steps {
@@ -99,7 +101,7 @@ impl Steps {
         let Self { range: TimeRange { from, until }, step } = *self;
         let starts = (from..=until).step_by(step as usize);
         let mut points: Vec<Point> = starts.map(|time| Point { time, samples: 0, value: 0 }).collect();
-        for SlotRow { slot, samples, value } in rows {
+        for SlotRow { slot, samples, value, rolled_up: _ } in rows {
             if let Some(point) = points.get_mut(*slot as usize) {
                 (point.samples, point.value) = (*samples, *value);
             }
@@ -117,12 +119,19 @@ impl Store {
     pub async fn timeline(&self, request: &Request, steps: Steps) -> Result<Timeline, QueryError> {
         let need = Need { step: Some(steps.step), ..Need::of(request) };
         let (sources, mut notes) = self.sources(request.range, need).await?;
-        let rows: Vec<SlotRow> = self.rows(&statement(request, &sources, steps)).await?;
+        let statement = statement(request, &sources, steps);
+        let (rows, lost): (Vec<SlotRow>, _) =
+            tokio::try_join!(self.rows(&statement), self.lost(request, &sources))?;
         if rows.is_empty() {
             notes = vec![self.reason(request, &sources).await?];
-        } else if sources.coarser_than(steps.step) {
-            let note = "of a part of that time only rollups are stored: a value stands at the start of its minute or hour";
-            notes.push(note.to_owned());
+        } else {
+            if sources.coarser_than(steps.step) {
+                let note = "of a part of that time only rollups are stored: a value stands at the start of its minute or hour";
+                notes.push(note.to_owned());
+            }
+            let [rolled_up, value] =
+                [sum(rows.iter().map(|row| row.rolled_up)), sum(rows.iter().map(|row| row.value))];
+            notes.extend(quality::notes_of_rows(rolled_up, value, &lost));
         }
         Ok(Timeline { points: steps.points(&rows), notes })
     }
@@ -138,7 +147,7 @@ fn statement(request: &Request, sources: &Sources, steps: Steps) -> Statement {
     let grouped = Grouped {
         keys: &[(slot, "slot")],
         key_values: &[range.from, range.from, step].map(|number| Value::Int(i64::from(number))),
-        parts: &[SAMPLES, VALUE],
+        parts: &[SAMPLES, VALUE, ROLLED_UP],
         tail: "",
     };
     grouped.from(sources, |branch, values| plan::condition(request, branch, app_service, values))
@@ -201,7 +210,10 @@ mod tests {
     #[test]
     fn a_step_without_samples_is_a_point_of_zero() {
         let steps = Steps { range: TimeRange { from: 100, until: 129 }, step: 10 };
-        let rows = [SlotRow { slot: 2, samples: 3, value: 30 }, SlotRow { slot: 0, samples: 1, value: 10 }];
+        let rows = [
+            SlotRow { slot: 2, samples: 3, value: 30, rolled_up: 0 },
+            SlotRow { slot: 0, samples: 1, value: 10, rolled_up: 0 },
+        ];
         let points: Vec<_> = steps.points(&rows).iter().map(|p| (p.time, p.samples, p.value)).collect();
         assert_eq!(points, [(100, 1, 10), (110, 0, 0), (120, 3, 30)]);
     }
@@ -219,7 +231,7 @@ mod tests {
         };
         let Statement { sql, values } = statement(&request, &Sources::raw(range), Steps { range, step: 20 });
         assert_snapshot!(format!("{sql}\n{values:?}"), @r#"
-        SELECT toUInt32(intDiv(greatest(toUnixTimestamp(time), toUInt32(?)) - ?, ?)) AS slot, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value
+        SELECT toUInt32(intDiv(greatest(toUnixTimestamp(time), toUInt32(?)) - ?, ?)) AS slot, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value, sum(toInt64(0)) AS rolled_up
         FROM profile.in_process_local
         WHERE app_service = ? AND profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND `cpu` = ?
         GROUP BY slot

@@ -5,11 +5,12 @@ use serde::{Deserialize, Serialize};
 
 use super::QueryError;
 use super::filter::Tag;
-use super::grouped::{Grouped, SAMPLES, VALUE};
+use super::grouped::{Grouped, ROLLED_UP, SAMPLES, VALUE};
 use super::plan::{self, Statement};
+use super::quality;
 use super::request::Request;
 use super::source::{Need, Sources};
-use super::store::Store;
+use super::store::{Store, sum};
 
 /// Most values of an answer.
 pub const MAX_VALUES: u32 = 10_000;
@@ -17,7 +18,7 @@ pub const MAX_VALUES: u32 = 10_000;
 pub const USUAL_VALUES: u32 = 100;
 
 /// One value of a tag.
-#[derive(Debug, Clone, PartialEq, Eq, Row, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TagValue {
     /// The value as text; empty if rows do not have one.
     pub name: String,
@@ -25,6 +26,14 @@ pub struct TagValue {
     pub samples: u64,
     /// Microseconds.
     pub value: i64,
+}
+
+#[derive(Debug, Row, Deserialize)]
+struct ValueRow {
+    name: String,
+    samples: u64,
+    value: i64,
+    rolled_up: i64,
 }
 
 /// Values of a tag.
@@ -48,16 +57,26 @@ impl Store {
         limit: u32,
     ) -> Result<TagValues, QueryError> {
         let (sources, mut notes) = self.sources(request.range, Need::of(request).and_tag(tag)).await?;
-        let mut values: Vec<TagValue> = self.rows(&statement(request, &sources, tag, limit)).await?;
-        if values.is_empty() {
-            notes = vec![self.reason(request, &sources).await?];
+        let statement = statement(request, &sources, tag, limit);
+        let (mut rows, lost): (Vec<ValueRow>, _) =
+            tokio::try_join!(self.rows(&statement), self.lost(request, &sources))?;
+        if rows.is_empty() {
+            let notes = vec![self.reason(request, &sources).await?];
+            return Ok(TagValues { values: Vec::new(), notes });
         }
-        if values.len() > limit as usize {
-            values.truncate(limit as usize);
+        if rows.len() > limit as usize {
+            rows.truncate(limit as usize);
             notes.push(format!(
                 "only the {limit} hottest values are listed: narrow with a filter, or raise limit (at most {MAX_VALUES})"
             ));
         }
+        let [rolled_up, value] =
+            [sum(rows.iter().map(|row| row.rolled_up)), sum(rows.iter().map(|row| row.value))];
+        notes.extend(quality::notes_of_rows(rolled_up, value, &lost));
+        let values = rows
+            .into_iter()
+            .map(|ValueRow { name, samples, value, rolled_up: _ }| TagValue { name, samples, value })
+            .collect();
         Ok(TagValues { values, notes })
     }
 }
@@ -66,8 +85,12 @@ impl Store {
 fn statement(request: &Request, sources: &Sources, tag: &'static Tag, limit: u32) -> Statement {
     let name = format!("toString({})", tag.as_text());
     let tail = format!("\nORDER BY value DESC, name LIMIT {}", limit + 1);
-    let grouped =
-        Grouped { keys: &[(&name, "name")], key_values: &[], parts: &[SAMPLES, VALUE], tail: &tail };
+    let grouped = Grouped {
+        keys: &[(&name, "name")],
+        key_values: &[],
+        parts: &[SAMPLES, VALUE, ROLLED_UP],
+        tail: &tail,
+    };
     grouped.from(sources, |branch, values| plan::condition(request, branch, None, values))
 }
 
@@ -91,7 +114,7 @@ mod tests {
         };
         let tag = filter::TAGS.iter().find(|tag| tag.name == "process_id").unwrap();
         assert_snapshot!(statement(&request, &Sources::raw(request.range), tag, 100).sql, @r"
-        SELECT toString(toString(`process_id`)) AS name, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value
+        SELECT toString(toString(`process_id`)) AS name, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value, sum(toInt64(0)) AS rolled_up
         FROM profile.in_process_local
         WHERE profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND `pod_ns` = ?
         GROUP BY name

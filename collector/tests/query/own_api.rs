@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::common::{Collector, insert};
+use crate::common::{Collector, insert, sql};
 
 #[tokio::test]
 async fn a_flame_graph_in_each_format() {
@@ -123,9 +123,30 @@ async fn apps_are_listed_hottest_first() {
                 { "name": "hot", "samples": 5, "value": 50505 },
                 { "name": "warm", "samples": 3, "value": 30303 }
             ],
-            "notes": []
+            "notes": [
+                "the start, 1708704015, was moved to 1708704010 (2024-02-23 16:00:10 UTC): \
+                 samples are stored by windows of 10 s"
+            ]
         })
     );
+}
+
+#[tokio::test]
+async fn a_list_that_holds_every_app_does_not_claim_to_be_cut() {
+    let collector = Collector::start().await;
+    let list = async |from: u32, to: u32| {
+        // Before all others: what is stored last is what an empty answer names.
+        sql(&format!(
+            "INSERT INTO profile.in_process_local (time, app_service, sample_count, profile_value, \
+             profile_event_type, profile_language_type) SELECT toDateTime(1600000020, 'UTC'), \
+             'app' || toString(number), 1, 20000 - number, 'on-cpu', 'eBPF' FROM numbers({from}, {to} - {from})"
+        ))
+        .await;
+        let answer = collector.get("/api/v1/apps?from=1600000020&until=1600000029").await.json();
+        format!("{} {}", answer["apps"].as_array().unwrap().len(), answer["notes"])
+    };
+    assert_eq!(list(0, 10_000).await, "10000 []");
+    assert_eq!(list(10_000, 10_001).await, "10000 [\"only the 10000 hottest are listed\"]");
 }
 
 #[tokio::test]

@@ -202,3 +202,74 @@ async fn profile_tracing_gives_quality_only_when_asked() {
         assert!(reply.text.contains(r#","debug":null,"quality":{"#), "{}", reply.text);
     }
 }
+
+#[tokio::test]
+async fn where_everything_was_lost_every_question_says_so() {
+    insert_losses(
+        "1709100020 | a | ring-full  | 9
+         1709100020 | b | queue-full | 4",
+    )
+    .await;
+    let (from, until) = (1_709_100_020, 1_709_100_029);
+    let [a, b, both] = [
+        "lost 9 samples in that time, of whatever process (ring-full 9)",
+        "lost 4 samples in that time, of whatever process (queue-full 4)",
+        "lost 13 samples in that time, of whatever process (queue-full 4, ring-full 9)",
+    ];
+    for (app, filter, expected) in [
+        ("nosuch-app", "", both),
+        ("Total", "", both),
+        // What is said of nodes holds for what they lost; all else may be of any of them.
+        ("Total", "pod_node = 'a'", a),
+        ("nosuch-app", "pod_node = 'b' AND pod = 'x'", b),
+        ("Total", "pod = 'x'", both),
+        ("Total", "pod_node = 'a' OR pod = 'x'", both),
+        ("Total", "NOT (pod_node = 'a' AND pod = 'x')", both),
+        ("Total", "NOT pod_node = 'a' AND NOT pod = 'x'", b),
+    ] {
+        let note = flame(app, from, until, filter).await["notes"][0].as_str().unwrap().to_owned();
+        assert!(note.ends_with(&format!("; the agents of these nodes {expected}")), "{app} {filter}: {note}");
+    }
+    let elsewhere = flame("Total", from, until, "pod_node = 'c'").await["notes"][0].to_string();
+    assert!(!elsewhere.contains("lost"), "{elsewhere}");
+
+    let collector = Collector::start().await;
+    for path in [
+        "flamegraph?app_service=Total&format=pprof&",
+        "flamegraph?app_service=nosuch-app&format=pprof&",
+        "timeline?app_service=nosuch-app&",
+        "tags/pod_ns/values?",
+        "apps?",
+    ] {
+        let reply = collector.get(&format!("/api/v1/{path}from={from}&until={until}")).await;
+        assert!(reply.text.contains(both), "{path}: {}", reply.text);
+    }
+}
+
+#[tokio::test]
+async fn what_was_lost_is_said_with_every_answer() {
+    insert_on_nodes("1709103620 | losing | a | 3 | 30303").await;
+    insert_losses(
+        "1709103620 | a | ring-full | 5
+         1709103620 | b | ring-full | 2",
+    )
+    .await;
+    let collector = Collector::start().await;
+    let notes = async |path: &str| {
+        let range = "from=1709103620&until=1709103629";
+        collector.get(&format!("/api/v1/{path}{range}")).await.json()["notes"].clone()
+    };
+    let lost = |samples: u32| {
+        json!([format!(
+            "the agents of these nodes lost {samples} samples in that time, of whatever process (ring-full {samples})"
+        )])
+    };
+    assert_eq!(notes("timeline?app_service=losing&").await, lost(5));
+    assert_eq!(notes("timeline?app_service=Total&").await, lost(7));
+    assert_eq!(notes("tags/thread_name/values?").await, lost(7));
+    assert_eq!(notes("tags/thread_name/values?filter=process_name='p'&").await, lost(5));
+    assert_eq!(notes("apps?").await, lost(7));
+    // A node that lost all it had has no row, and a filter on nodes means it all the same.
+    let total = flame("Total", 1_709_103_620, 1_709_103_629, "pod_cluster = 'c'").await;
+    assert_eq!(total["quality"]["lost"], json!({ "ring-full": 7 }));
+}

@@ -65,6 +65,10 @@ async fn an_answer_by_rollups_is_the_answer_by_raw_rows() {
     }
     let apps = days.collector.get(&format!("/api/v1/apps?from={from}&until={until}")).await.json();
     assert!(apps["notes"][0].as_str().unwrap().contains(note), "{apps}");
+    for path in ["timeline?app_service=shop&", "tags/pod_node/values?"] {
+        let answer = days.collector.get(&format!("/api/v1/{path}from={from}&until={until}")).await.json();
+        assert!(answer["notes"].to_string().contains(note), "{answer}");
+    }
     // A filter on what they lack is not, nor a short range.
     assert!(!notes(&days.folded("shop", "pod = 'pod1'", from, until).await).contains(note));
     assert!(!notes(&days.folded("shop", "", from, from + 5 * HOUR).await).contains(note));

@@ -10,7 +10,7 @@ use super::super::parameters::Parameters;
 use super::super::reply::ApiError;
 use super::{Clock, UNIT, range};
 use crate::query::TimeRange;
-use crate::query::store::{App, MAX_APPS};
+use crate::query::store::App;
 
 #[derive(Serialize)]
 struct Apps {
@@ -37,10 +37,7 @@ async fn list(state: &QueryState, query: &str) -> Result<Response, ApiError> {
     let mut parameters = Parameters::parse(query, &["from", "until"])?;
     let range = range(&mut parameters, Clock::of(state))?;
     let _permit = state.permit().await?;
-    let (apps, mut notes) = state.store.apps(range).await?;
-    if apps.len() as u64 == MAX_APPS {
-        notes.push(format!("only the {MAX_APPS} hottest are listed"));
-    }
+    let (apps, notes) = state.store.apps(range).await?;
     let apps = apps
         .into_iter()
         .map(|App { app_service: name, samples, value, rolled_up: _ }| ListedApp { name, samples, value })

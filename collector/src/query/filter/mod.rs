@@ -34,6 +34,9 @@ use sql::{Rows, Writer};
 pub use operand::Operand;
 pub use tags::{TAGS, Tag};
 
+/// The tags that say which node a row is of, and what was lost there.
+const NODE_TAGS: [&str; 2] = ["pod_cluster", "pod_node"];
+
 /// A parsed filter.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Expr {
@@ -100,6 +103,22 @@ impl Expr {
     /// The same for `Total`, under which each row has another `_id`.
     pub fn sql_of_total(&self, values: &mut Vec<Value>) -> String {
         Writer { rows: Rows::OfTotal, values }.condition(self)
+    }
+
+    /// What it says of nodes: a condition that holds for the node of every row that the filter
+    /// matches. None if that may be any node.
+    pub fn of_nodes(&self) -> Option<Self> {
+        let joined = |mut parts: Vec<Self>, join: fn(Vec<Self>) -> Self| match parts.len() {
+            0 => None,
+            1 => parts.pop(),
+            _ => Some(join(parts)),
+        };
+        match self {
+            Self::And(parts) => joined(parts.iter().filter_map(Self::of_nodes).collect(), Self::And),
+            Self::Or(parts) => parts.iter().map(Self::of_nodes).collect::<Option<_>>().map(Self::Or),
+            // The contrary of a part may hold whatever the part says of nodes.
+            _ => self.tags().iter().all(|tag| NODE_TAGS.contains(&tag.name)).then(|| self.clone()),
+        }
     }
 
     /// The tags that it names, each once. Rows answer it alike if they have
