@@ -45,7 +45,7 @@ pub fn html(tree: &Tree, labels: Labels<'_>) -> String {
 
 /// The page of a comparison: a bar is as wide as both together, its colour says which has more.
 pub fn diff_html(diff: &Diff, labels: Labels<'_>) -> String {
-    let Diff { tree, base, new } = diff;
+    let Diff { tree, base, new, scale: _ } = diff;
     let base = base.iter().map(|values| values.self_value).collect();
     page(tree, labels, new.iter().map(|values| values.self_value).collect(), Some(base))
 }
