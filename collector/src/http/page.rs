@@ -45,23 +45,6 @@ pub async fn style() -> Response {
     ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], STYLE).into_response()
 }
 
-/// A drawing that says why there is nothing to draw.
-pub(super) fn empty_svg(title: &str, reason: &str) -> String {
-    // SVG text does not wrap: one line for each part of the reason.
-    let lines: String = reason
-        .split("; ")
-        .enumerate()
-        .map(|(i, line)| format!("<text x=\"16\" y=\"{}\">{}</text>", 64 + i * 24, escape(line)))
-        .collect();
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"1200\" height=\"{}\" \
-         font-family=\"sans-serif\" font-size=\"14\"><title>{title}</title>\
-         <text x=\"16\" y=\"32\" font-weight=\"bold\">{title}</text>{lines}</svg>",
-        64 + reason.split("; ").count() * 24,
-        title = escape(title),
-    )
-}
-
 async fn hottest(state: &QueryState) -> Result<Vec<App>, QueryError> {
     let now = u32::try_from(now()).unwrap_or(u32::MAX);
     let from = now.saturating_sub(DEFAULT_RANGE_SECONDS as u32);
@@ -131,8 +114,6 @@ fn escape(text: &str) -> String {
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
-            // XML has no way to write them.
-            c if c.is_control() => escaped.push('?'),
             c => escaped.push(c),
         }
     }
@@ -166,12 +147,5 @@ mod tests {
         let apps = vec![app("x"); SHOWN + 2];
         assert!(table(&apps).contains("<p>2 more in"));
         assert!(!table(&apps[..SHOWN]).contains("more in"));
-    }
-
-    #[test]
-    fn a_reason_is_drawn_escaped() {
-        let svg = empty_svg("<t>", "a & b; c\u{1}");
-        assert!(svg.contains("<title>&lt;t&gt;</title>"));
-        assert!(svg.contains(">a &amp; b</text>") && svg.contains(">c?</text>"));
     }
 }

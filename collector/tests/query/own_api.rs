@@ -181,3 +181,25 @@ async fn requests_are_counted_by_route_and_class() {
         assert!(metrics.text.contains(line), "{line} is not in {}", metrics.text);
     }
 }
+
+#[tokio::test]
+async fn a_drawing_says_what_it_leaves_out() {
+    insert(
+        "1708700310 | wide | 7 | x | x | main | complete | 19999 | a | main
+         1708700310 | wide | 7 | x | x | main | complete | 1 | a | main;narrow",
+    )
+    .await;
+    let collector = Collector::start().await;
+    let get = async |format: &str| {
+        let range = "from=1708700310&until=1708700319";
+        collector.get(&format!("/api/v1/flamegraph?app_service=wide&{range}&format={format}")).await
+    };
+    let note = "1 frame, less than 0.1 % of the time, is too narrow to be drawn; html and json have all";
+    let svg = get("svg").await;
+    assert!(svg.text.contains(&format!(">{note}</text>")) && !svg.text.contains("narrow ("), "{}", svg.text);
+    assert_eq!(svg.header("hearth-note"), note);
+    for format in ["html", "json"] {
+        let other = get(format).await;
+        assert!(other.text.contains("\"narrow\"") && other.header("hearth-note") == "", "{format}");
+    }
+}

@@ -8,14 +8,14 @@ use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderName, header};
 use axum::response::{IntoResponse, Response};
-use hearth_profile::tree::{Tree, TreeBuilder};
+use hearth_profile::tree::TreeBuilder;
 use hearth_profile::write::json::{Json as FlatTree, JsonNode};
 use hearth_profile::write::{self, Labels};
 use serde::Serialize;
 
+use super::super::QueryState;
 use super::super::parameters::Parameters;
 use super::super::reply::{ApiError, QUALITY, quality_header};
-use super::super::{QueryState, page};
 use super::{Clock, UNIT, choice, finished, question, title};
 use crate::query::labelled::Labelled;
 use crate::query::request::Invalid;
@@ -103,7 +103,7 @@ fn parse(query: &str, clock: Clock) -> Result<(Request, Format), Invalid> {
 }
 
 fn write_answer(request: &Request, format: TreeFormat, answer: Answer) -> Result<Response, ApiError> {
-    let (flame, quality, notes) = match answer {
+    let (flame, quality, mut notes) = match answer {
         Answer::Flame(Flame { tree, quality, notes }) => (Some(tree), Some(quality), notes),
         Answer::Empty(reason) => (None, None, vec![reason]),
     };
@@ -132,7 +132,17 @@ fn write_answer(request: &Request, format: TreeFormat, answer: Answer) -> Result
             let page = write::html::html(&flame.unwrap_or_else(root), labels);
             guarded("text/html; charset=utf-8", write::html::POLICY, page)
         }
-        TreeFormat::Svg => guarded("image/svg+xml", SVG_POLICY, drawn(flame.as_ref(), labels)?),
+        TreeFormat::Svg => {
+            let svg = match &flame {
+                Some(tree) => {
+                    let drawing = write::svg::svg(tree, labels).map_err(QueryError::from)?;
+                    notes = drawing.notes;
+                    drawing.svg
+                }
+                None => write::svg::empty(labels),
+            };
+            guarded("image/svg+xml", SVG_POLICY, svg)
+        }
     };
     let elsewhere = quality.as_ref().filter(|_| format != TreeFormat::Json);
     Ok(with_quality(finished(response, &notes), elsewhere))
@@ -144,13 +154,6 @@ fn with_quality(mut response: Response, quality: Option<&Quality>) -> Response {
         response.headers_mut().insert(QUALITY, quality);
     }
     response
-}
-
-fn drawn(flame: Option<&Tree>, labels: Labels<'_>) -> Result<String, QueryError> {
-    match flame {
-        Some(tree) => Ok(write::svg::svg(tree, labels)?),
-        None => Ok(page::empty_svg(labels.title, &labels.notes.join("; "))),
-    }
 }
 
 fn typed(content_type: &'static str, text: String) -> Response {
