@@ -2,7 +2,7 @@
 //! every name escaped: process names are chosen by whoever runs the process.
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::api::DEFAULT_RANGE_SECONDS;
@@ -24,11 +24,11 @@ th, td { text-align: left; padding: .3em .6em; border-bottom: 1px solid #ccc; ov
 
 /// The page.
 pub async fn index(State(state): State<QueryState>) -> Response {
-    let (status, body) = match hottest(&state).await {
-        Ok(apps) => (StatusCode::OK, table(&apps)),
+    let (status, retry, body) = match hottest(&state).await {
+        Ok(apps) => (StatusCode::OK, HeaderMap::new(), table(&apps)),
         Err(error) => {
-            let (status, _) = reply::status_of(&error);
-            (status, format!("<p>{}</p>", escape(&error.advice())))
+            let (status, retry) = reply::status_of(&error);
+            (status, retry, format!("<p>{}</p>", escape(&error.advice())))
         }
     };
     let headers = [
@@ -37,7 +37,7 @@ pub async fn index(State(state): State<QueryState>) -> Response {
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
     ];
-    (status, headers, document(&body)).into_response()
+    (status, retry, headers, document(&body)).into_response()
 }
 
 /// Its style sheet.

@@ -1,12 +1,12 @@
 //! Errors as answers of our own API, and what all answers share.
 
 use axum::Json;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use crate::query::request::Invalid;
 use crate::query::{Quality, QueryError};
+use crate::query::request::Invalid;
 
 /// Carries the notes of answers that have no other place for them.
 pub(super) const NOTE: HeaderName = HeaderName::from_static("hearth-note");
@@ -131,6 +131,11 @@ pub(super) async fn no_such_path() -> Response {
                  /api/v1/timeline, /api/v1/tags and /api/v1/tags/{tag}/values, \
                  or POST /v1/profile/ProfileTracing";
     (StatusCode::NOT_FOUND, Json(Body { error, field: None })).into_response()
+}
+
+pub(super) async fn no_such_method(method: Method) -> Response {
+    let error = format!("{method} is not answered at this path: the header Allow says what is");
+    (StatusCode::METHOD_NOT_ALLOWED, Json(Body { error: &error, field: None })).into_response()
 }
 
 #[cfg(test)]

@@ -203,3 +203,24 @@ async fn a_drawing_says_what_it_leaves_out() {
         assert!(other.text.contains("\"narrow\"") && other.header("hearth-note") == "", "{format}");
     }
 }
+
+#[tokio::test]
+async fn what_a_path_cannot_answer_is_said_in_json() {
+    let collector = Collector::start().await;
+    let wrong = [
+        ("apps", reqwest::Method::POST, "GET,HEAD"),
+        ("tags/pod/values", reqwest::Method::DELETE, "GET,HEAD"),
+    ];
+    for (path, method, allowed) in wrong {
+        let request =
+            reqwest::Client::new().request(method.clone(), collector.url(&format!("/api/v1/{path}")));
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 405);
+        assert_eq!(response.headers()["allow"], allowed);
+        let error = format!("{method} is not answered at this path: the header Allow says what is");
+        assert_eq!(response.json::<serde_json::Value>().await.unwrap(), json!({ "error": error }));
+    }
+    let tag = collector.get("/api/v1/tags/%ff/values").await;
+    let error = json!({ "error": "tag is not percent-encoded UTF-8", "field": "tag" });
+    assert_eq!((tag.status, tag.json()), (400, error));
+}

@@ -2,6 +2,7 @@
 //! what can be filtered by.
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -58,10 +59,13 @@ pub async fn tags(RawQuery(query): RawQuery) -> Response {
 /// The values of one tag.
 pub async fn values(
     State(state): State<QueryState>,
-    Path(tag): Path<String>,
+    tag: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
 ) -> Response {
     let query = query.unwrap_or_default();
+    let Ok(Path(tag)) = tag else {
+        return ApiError::from(Invalid::new("tag", "is not percent-encoded UTF-8")).into_response();
+    };
     respond(&state, &tag, &query).await.unwrap_or_else(IntoResponse::into_response)
 }
 
