@@ -5,7 +5,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header}
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use crate::query::{Quality, QueryError};
+use crate::query::QueryError;
 use crate::query::request::Invalid;
 
 /// Carries the notes of answers that have no other place for them.
@@ -112,7 +112,7 @@ pub(super) fn note_header(notes: &[String]) -> Option<HeaderValue> {
 }
 
 /// The quality as a header's value: JSON on one line, of ASCII whatever the store says.
-pub(super) fn quality_header(quality: &Quality) -> Option<HeaderValue> {
+pub(super) fn quality_header(quality: &impl Serialize) -> Option<HeaderValue> {
     let json = serde_json::to_string(quality).ok()?;
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
@@ -142,6 +142,7 @@ pub(super) async fn no_such_method(method: Method) -> Response {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::query::Quality;
 
     #[test]
     fn a_header_holds_whatever_reasons_are_stored() {

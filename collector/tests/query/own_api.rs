@@ -183,6 +183,28 @@ async fn requests_are_counted_by_route_and_class() {
 }
 
 #[tokio::test]
+async fn a_graph_says_its_filter_where_it_has_a_title() {
+    insert("1708700210 | narrowed | 7 | x | x | main | complete | 3 | a | main").await;
+    let collector = Collector::start().await;
+    let range = "2024-02-23 14:56:50 UTC to 2024-02-23 14:56:59 UTC";
+    for pod_ns in ["a", "nowhere"] {
+        let filter = format!("pod_ns='{pod_ns}' AND thread_name!='<y>'");
+        let get = async |format: &str| {
+            let range = "from=1708700210&until=1708700219";
+            let path = format!("app_service=narrowed&{range}&filter={filter}&format={format}");
+            collector.get(&format!("/api/v1/flamegraph?{path}")).await
+        };
+        let title = format!("narrowed, {range}, where {filter}");
+        assert!(get("speedscope").await.json()["name"].as_str().unwrap().starts_with(&title));
+        let title = title.replace('<', "&lt;").replace('>', "&gt;");
+        assert!(get("html").await.text.contains(&format!("<title>{title}</title>")));
+        // In a drawing it is too long for its place: it stands whole below.
+        let svg = get("svg").await.text;
+        assert!(svg.replace("&apos;", "'").contains(&format!(">{title}</t")), "{svg}");
+    }
+}
+
+#[tokio::test]
 async fn a_drawing_says_what_it_leaves_out() {
     insert(
         "1708700310 | wide | 7 | x | x | main | complete | 19999 | a | main

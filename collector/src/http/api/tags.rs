@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::super::QueryState;
 use super::super::parameters::Parameters;
 use super::super::reply::ApiError;
-use super::{Clock, UNIT, question_about};
+use super::{Clock, Question, UNIT, question_about};
 use crate::query::filter::{TAGS, Tag};
 use crate::query::request::Invalid;
 use crate::query::tags::{About, about};
@@ -72,7 +72,7 @@ pub async fn values(
 async fn respond(state: &QueryState, tag: &str, query: &str) -> Result<Response, ApiError> {
     let tag = named(tag)?;
     let mut parameters = Parameters::parse(query, &["event", "filter", "from", "until", "limit"])?;
-    let request = question_about(Subject::Total, &mut parameters, Clock::of(state))?;
+    let Question { request, filter: _ } = question_about(Subject::Total, &mut parameters, Clock::of(state))?;
     let limit = limit(parameters.integer("limit", "how many values to list")?)?;
     let _permit = state.permit().await?;
     let TagValues { values, notes } = state.store.tag_values(&request, tag, limit).await?;
