@@ -13,6 +13,8 @@ pub struct Diff {
     pub base: Vec<Values>,
     /// What the profile in question has at each node of the tree.
     pub new: Vec<Values>,
+    /// How the base counts: as it is, whatever was asked for, if there was nothing to scale by.
+    pub scale: Scale,
 }
 
 /// The values of one node in one profile.
@@ -35,10 +37,13 @@ pub enum Scale {
 
 /// Compares two trees. The root is called as the new one's.
 ///
-/// A base without any time is not scaled: there is nothing to multiply.
+/// The base is not scaled if either has no time: there is nothing to multiply,
+/// or by nothing, which would erase it. [`Diff::scale`] says so.
 pub fn diff(base: &Tree, new: &Tree, scale: Scale) -> Diff {
     let self_values = |tree: &Tree| tree.nodes().iter().map(|n| n.self_value).collect::<Vec<_>>();
     let mut of_base = self_values(base);
+    let comparable = base.root().total > 0 && new.root().total > 0;
+    let scale = if comparable { scale } else { Scale::Absolute };
     if scale == Scale::EqualTotals {
         multiply(&mut of_base, base.root().total, new.root().total);
     }
@@ -52,15 +57,12 @@ pub fn diff(base: &Tree, new: &Tree, scale: Scale) -> Diff {
     let places = Places::of(&tree);
     let base = places.values(&tree, base, &of_base);
     let new = places.values(&tree, new, &of_new);
-    Diff { tree, base, new }
+    Diff { tree, base, new, scale }
 }
 
-/// Multiplies by `to / from`; the sum becomes exactly `to`. What rounding takes
-/// from one value, the next one gets.
+/// Multiplies by `to / from`, both above 0; the sum becomes exactly `to`. What
+/// rounding takes from one value, the next one gets.
 fn multiply(values: &mut [i64], from: i64, to: i64) {
-    if from <= 0 {
-        return;
-    }
     let scaled = |sum: i128| sum * i128::from(to) / i128::from(from);
     let mut sum = 0_i128;
     for value in values {
@@ -116,7 +118,7 @@ mod tests {
 
     /// Folded stacks of both in; out `name base's self/total new's self/total`, indented by depth.
     fn check(base: &str, new: &str, scale: Scale, expected: &str) {
-        let Diff { tree, base, new } = diff(&tree("before", base), &tree("app", new), scale);
+        let Diff { tree, base, new, scale: _ } = diff(&tree("before", base), &tree("app", new), scale);
         let show = |v: &Values| format!("{}/{}", v.self_value, v.total);
         let text: String = tree
             .nodes()
@@ -158,7 +160,18 @@ mod tests {
     fn one_of_them_may_be_empty() {
         check("", "a 2", Scale::EqualTotals, "app 0/0 0/2\n  a 0/0 2/2\n");
         check("a 2", "", Scale::Absolute, "app 0/2 0/0\n  a 2/2 0/0\n");
+        check("a 2", "", Scale::EqualTotals, "app 0/2 0/0\n  a 2/2 0/0\n");
         check("", "", Scale::EqualTotals, "app 0/0 0/0\n");
+    }
+
+    #[test]
+    fn it_is_said_whether_the_base_was_scaled() {
+        let scaled = |base, new, scale| diff(&tree("app", base), &tree("app", new), scale).scale;
+        assert_eq!(scaled("a 1", "a 2", Scale::EqualTotals), Scale::EqualTotals);
+        assert_eq!(scaled("a 1", "a 2", Scale::Absolute), Scale::Absolute);
+        for (base, new) in [("a 1", ""), ("", "a 1"), ("", "")] {
+            assert_eq!(scaled(base, new, Scale::EqualTotals), Scale::Absolute);
+        }
     }
 
     proptest! {

@@ -77,6 +77,7 @@ pub fn router(state: QueryState) -> Router {
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
+        .method_not_allowed_fallback(reply::no_such_method)
         .fallback(reply::no_such_path)
         .layer(middleware::from_fn_with_state(state.clone(), metrics::count))
         .with_state(state)

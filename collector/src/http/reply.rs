@@ -1,12 +1,12 @@
 //! Errors as answers of our own API, and what all answers share.
 
 use axum::Json;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::query::QueryError;
 use crate::query::request::Invalid;
-use crate::query::{Quality, QueryError};
 
 /// Carries the notes of answers that have no other place for them.
 pub(super) const NOTE: HeaderName = HeaderName::from_static("hearth-note");
@@ -112,7 +112,7 @@ pub(super) fn note_header(notes: &[String]) -> Option<HeaderValue> {
 }
 
 /// The quality as a header's value: JSON on one line, of ASCII whatever the store says.
-pub(super) fn quality_header(quality: &Quality) -> Option<HeaderValue> {
+pub(super) fn quality_header(quality: &impl Serialize) -> Option<HeaderValue> {
     let json = serde_json::to_string(quality).ok()?;
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
@@ -133,10 +133,16 @@ pub(super) async fn no_such_path() -> Response {
     (StatusCode::NOT_FOUND, Json(Body { error, field: None })).into_response()
 }
 
+pub(super) async fn no_such_method(method: Method) -> Response {
+    let error = format!("{method} is not answered at this path: the header Allow says what is");
+    (StatusCode::METHOD_NOT_ALLOWED, Json(Body { error: &error, field: None })).into_response()
+}
+
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::query::Quality;
 
     #[test]
     fn a_header_holds_whatever_reasons_are_stored() {

@@ -134,7 +134,10 @@ async fn one_question_too_many_is_told_to_come_back() {
     let limits = Limits { concurrent: 0, queue: Duration::from_millis(1), ..Limits::default() };
     let none = Collector::start_with(client(), limits).await;
     check(&none, 429, "FAIL", "too many queries at once: try again in a second").await;
-    assert_eq!(none.get(FLAME).await.header("retry-after"), "1");
+    for path in [FLAME, "/"] {
+        let reply = none.get(path).await;
+        assert_eq!((reply.status, reply.header("retry-after")), (429, "1"), "{path}");
+    }
 }
 
 #[tokio::test]

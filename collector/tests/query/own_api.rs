@@ -202,3 +202,68 @@ async fn requests_are_counted_by_route_and_class() {
         assert!(metrics.text.contains(line), "{line} is not in {}", metrics.text);
     }
 }
+
+#[tokio::test]
+async fn a_graph_says_its_filter_where_it_has_a_title() {
+    insert("1708700210 | narrowed | 7 | x | x | main | complete | 3 | a | main").await;
+    let collector = Collector::start().await;
+    let range = "2024-02-23 14:56:50 UTC to 2024-02-23 14:56:59 UTC";
+    for pod_ns in ["a", "nowhere"] {
+        let filter = format!("pod_ns='{pod_ns}' AND thread_name!='<y>'");
+        let get = async |format: &str| {
+            let range = "from=1708700210&until=1708700219";
+            let path = format!("app_service=narrowed&{range}&filter={filter}&format={format}");
+            collector.get(&format!("/api/v1/flamegraph?{path}")).await
+        };
+        let title = format!("narrowed, {range}, where {filter}");
+        assert!(get("speedscope").await.json()["name"].as_str().unwrap().starts_with(&title));
+        let title = title.replace('<', "&lt;").replace('>', "&gt;");
+        assert!(get("html").await.text.contains(&format!("<title>{title}</title>")));
+        // In a drawing it is too long for its place: it stands whole below.
+        let svg = get("svg").await.text;
+        assert!(svg.replace("&apos;", "'").contains(&format!(">{title}</t")), "{svg}");
+    }
+}
+
+#[tokio::test]
+async fn a_drawing_says_what_it_leaves_out() {
+    insert(
+        "1708700310 | wide | 7 | x | x | main | complete | 19999 | a | main
+         1708700310 | wide | 7 | x | x | main | complete | 1 | a | main;narrow",
+    )
+    .await;
+    let collector = Collector::start().await;
+    let get = async |format: &str| {
+        let range = "from=1708700310&until=1708700319";
+        collector.get(&format!("/api/v1/flamegraph?app_service=wide&{range}&format={format}")).await
+    };
+    let note = "1 frame, less than 0.1 % of the time, is too narrow to be drawn; html and json have all";
+    let svg = get("svg").await;
+    assert!(svg.text.contains(&format!(">{note}</text>")) && !svg.text.contains("narrow ("), "{}", svg.text);
+    assert_eq!(svg.header("hearth-note"), note);
+    for format in ["html", "json"] {
+        let other = get(format).await;
+        assert!(other.text.contains("\"narrow\"") && other.header("hearth-note") == "", "{format}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_path_cannot_answer_is_said_in_json() {
+    let collector = Collector::start().await;
+    let wrong = [
+        ("apps", reqwest::Method::POST, "GET,HEAD"),
+        ("tags/pod/values", reqwest::Method::DELETE, "GET,HEAD"),
+    ];
+    for (path, method, allowed) in wrong {
+        let request =
+            reqwest::Client::new().request(method.clone(), collector.url(&format!("/api/v1/{path}")));
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 405);
+        assert_eq!(response.headers()["allow"], allowed);
+        let error = format!("{method} is not answered at this path: the header Allow says what is");
+        assert_eq!(response.json::<serde_json::Value>().await.unwrap(), json!({ "error": error }));
+    }
+    let tag = collector.get("/api/v1/tags/%ff/values").await;
+    let error = json!({ "error": "tag is not percent-encoded UTF-8", "field": "tag" });
+    assert_eq!((tag.status, tag.json()), (400, error));
+}

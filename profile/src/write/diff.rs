@@ -23,7 +23,7 @@ pub struct DiffNode<'a> {
 
 /// The comparison as a list of nodes.
 pub fn json(diff: &Diff) -> Vec<DiffNode<'_>> {
-    let Diff { tree, base, new } = diff;
+    let Diff { tree, base, new, scale: _ } = diff;
     let nodes = tree.nodes().iter().zip(base.iter().zip(new));
     nodes
         .map(|(node, (base, new))| DiffNode {
@@ -40,7 +40,7 @@ pub fn json(diff: &Diff) -> Vec<DiffNode<'_>> {
 /// Lines `stack base new`, as `difffolded.pl` makes them and inferno and
 /// `flamegraph.pl` draw them.
 pub fn folded(diff: &Diff) -> String {
-    let Diff { tree, base, new } = diff;
+    let Diff { tree, base, new, scale: _ } = diff;
     let root = tree.name(tree.root());
     let mut text = String::new();
     let mut line = |at: usize, path: std::fmt::Arguments<'_>| {

@@ -16,7 +16,7 @@ const STYLE: &str = include_str!("html/style.css");
 /// What the page may do: run its script and apply its style, known by their
 /// SHA-256. The page says it itself; a server should say it too.
 pub const POLICY: &str = "default-src 'none'; \
-     script-src 'sha256-ugZelWKgUpCDZ+LV2EFTbUoXpshNdxc8iriUMLMPZh4='; \
+     script-src 'sha256-0bmaj40BQZYgLQ4lp867r2YfE3Gg//X9IVCrWd7dYfE='; \
      style-src 'sha256-fN8BU88ylaj08fBMCH4FjKcuLCaxNCpBVM1QeyIJHws='; \
      base-uri 'none'; form-action 'none'";
 
@@ -45,7 +45,7 @@ pub fn html(tree: &Tree, labels: Labels<'_>) -> String {
 
 /// The page of a comparison: a bar is as wide as both together, its colour says which has more.
 pub fn diff_html(diff: &Diff, labels: Labels<'_>) -> String {
-    let Diff { tree, base, new } = diff;
+    let Diff { tree, base, new, scale: _ } = diff;
     let base = base.iter().map(|values| values.self_value).collect();
     page(tree, labels, new.iter().map(|values| values.self_value).collect(), Some(base))
 }

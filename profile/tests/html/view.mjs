@@ -85,6 +85,9 @@ assert.notEqual(colourOf("[l] memcpy"), colourOf("work"));
 query.value = "/(/";
 query.fire("input");
 assert.equal(matched.text, "not a regular expression");
+query.value = "  ";
+query.fire("input");
+assert.deepEqual([matched.text, reset.disabled], ["", false], "spaces search nothing, and can be taken back");
 
 // Escape takes both back.
 canvas.fire("keydown", { key: "Escape" });

@@ -17,10 +17,10 @@ use serde::Serialize;
 use super::super::QueryState;
 use super::super::parameters::Parameters;
 use super::super::reply::ApiError;
-use super::{Clock, UNIT, choice, finished, parsed_filter, question, title};
+use super::{Clock, Question, UNIT, choice, finished, parsed_filter, question};
 use crate::query::request::Invalid;
 use crate::query::store::off_runtime;
-use crate::query::{Answer, Flame, Request, Subject, TimeRange};
+use crate::query::{Answer, Flame, Quality, Subject, TimeRange};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
@@ -31,8 +31,8 @@ enum Format {
 
 #[derive(Debug)]
 struct Comparison {
-    base: Request,
-    new: Request,
+    base: Question,
+    new: Question,
     scale: Scale,
     format: Format,
 }
@@ -50,8 +50,17 @@ struct Body<'a> {
 #[derive(Serialize)]
 struct Side<'a> {
     app_service: &'a str,
+    filter: &'a str,
     from: u32,
     until: u32,
+    quality: Option<&'a Quality>,
+}
+
+/// The quality of formats that have no place for it.
+#[derive(Serialize)]
+struct Qualities<'a> {
+    base: Option<&'a Quality>,
+    new: Option<&'a Quality>,
 }
 
 /// The handler.
@@ -62,8 +71,8 @@ pub async fn diff(State(state): State<QueryState>, RawQuery(query): RawQuery) ->
 async fn respond(state: &QueryState, query: &str) -> Result<Response, ApiError> {
     let comparison = parse(query, Clock::of(state))?;
     let _permit = state.permit().await?;
-    let base = state.store.flame(&comparison.base).await?;
-    let new = state.store.flame(&comparison.new).await?;
+    let base = state.store.flame(&comparison.base.request).await?;
+    let new = state.store.flame(&comparison.new.request).await?;
     Ok(off_runtime(move || write_answer(&comparison, base, new)).await)
 }
 
@@ -80,18 +89,19 @@ fn parse(query: &str, clock: Clock) -> Result<Comparison, Invalid> {
     let mut base = new.clone();
     let mut differs = false;
     if let Some(app_service) = parameters.take("base_app_service") {
-        base.subject = Subject::parse("base_app_service", &app_service)?;
+        base.request.subject = Subject::parse("base_app_service", &app_service)?;
         differs = true;
     }
     if let Some(filter) = parameters.take("base_filter") {
-        base.filter = parsed_filter("base_filter", &filter)?;
+        base.request.filter = parsed_filter("base_filter", &filter)?;
+        base.filter = filter;
         differs = true;
     }
     let from = parameters.integer("base_from", "Unix seconds")?;
     let until = parameters.integer("base_until", "Unix seconds")?;
-    base.range = match (from, until) {
+    base.request.range = match (from, until) {
         (Some(from), Some(until)) => TimeRange::parse(("base_from", from), ("base_until", until))?,
-        (None, None) if differs => base.range,
+        (None, None) if differs => base.request.range,
         (Some(_), None) => return Err(Invalid::new("base_until", "is missing: give it with base_from")),
         (None, Some(_)) => return Err(Invalid::new("base_from", "is missing: give it with base_until")),
         (None, None) => {
@@ -104,27 +114,31 @@ fn parse(query: &str, clock: Clock) -> Result<Comparison, Invalid> {
 }
 
 fn write_answer(comparison: &Comparison, base_answer: Answer, new_answer: Answer) -> Response {
-    let Comparison { base, new, scale, format } = comparison;
-    let (base_tree, base_notes) = parts(base_answer);
-    let (new_tree, mut notes) = parts(new_answer);
+    let Comparison { base, new, scale: asked, format } = comparison;
+    let (base_tree, base_quality, base_notes) = parts(base_answer);
+    let (new_tree, new_quality, mut notes) = parts(new_answer);
     notes.extend(base_notes.into_iter().map(|note| format!("base: {note}")));
     let nothing = base_tree.is_none() && new_tree.is_none();
-    let tree = |tree: Option<Tree>, of: &Request| {
-        tree.unwrap_or_else(|| TreeBuilder::new(of.subject.name()).finish())
+    let tree = |tree: Option<Tree>, of: &Question| {
+        tree.unwrap_or_else(|| TreeBuilder::new(of.request.subject.name()).finish())
     };
-    let diff: Diff = diff::diff(&tree(base_tree, base), &tree(new_tree, new), *scale);
+    let diff: Diff = diff::diff(&tree(base_tree, base), &tree(new_tree, new), *asked);
+    if diff.scale != *asked {
+        notes.push("the base is not scaled to equal totals: one of both has no time".to_owned());
+    }
+    let normalized = diff.scale == Scale::EqualTotals;
+    let qualities = Qualities { base: base_quality.as_ref(), new: new_quality.as_ref() };
     let response = match format {
         Format::Json => {
             let nodes = if nothing { Vec::new() } else { write::diff::json(&diff) };
-            let normalized = *scale == Scale::EqualTotals;
-            Json(Body { unit: UNIT, normalized, base: side(base), new: side(new), nodes, notes: &notes })
-                .into_response()
+            let (base, new) = (side(base, qualities.base), side(new, qualities.new));
+            Json(Body { unit: UNIT, normalized, base, new, nodes, notes: &notes }).into_response()
         }
         Format::Folded => ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], write::diff::folded(&diff))
             .into_response(),
         Format::Html => {
-            let scaled = if *scale == Scale::EqualTotals { ", scaled to equal totals" } else { "" };
-            let title = format!("{} compared with {}{scaled}", title(new), title(base));
+            let scaled = if normalized { ", scaled to equal totals" } else { "" };
+            let title = format!("{} compared with {}{scaled}", new.title(), base.title());
             let page = write::html::diff_html(&diff, Labels { title: &title, notes: &notes });
             let headers = [
                 (header::CONTENT_TYPE, "text/html; charset=utf-8"),
@@ -133,19 +147,21 @@ fn write_answer(comparison: &Comparison, base_answer: Answer, new_answer: Answer
             (headers, page).into_response()
         }
     };
-    finished(response, &notes)
+    let elsewhere = (!nothing && *format != Format::Json).then_some(&qualities);
+    finished(response, &notes, elsewhere)
 }
 
-fn parts(answer: Answer) -> (Option<Tree>, Vec<String>) {
+fn parts(answer: Answer) -> (Option<Tree>, Option<Quality>, Vec<String>) {
     match answer {
-        Answer::Flame(Flame { tree, notes, .. }) => (Some(tree), notes),
-        Answer::Empty(reason) => (None, vec![reason]),
+        Answer::Flame(Flame { tree, quality, notes }) => (Some(tree), Some(quality), notes),
+        Answer::Empty(reason) => (None, None, vec![reason]),
     }
 }
 
-fn side(request: &Request) -> Side<'_> {
+fn side<'a>(question: &'a Question, quality: Option<&'a Quality>) -> Side<'a> {
+    let Question { request, filter } = question;
     let TimeRange { from, until } = request.range;
-    Side { app_service: request.subject.name(), from, until }
+    Side { app_service: request.subject.name(), filter, from, until, quality }
 }
 
 #[cfg(test)]
@@ -155,9 +171,10 @@ mod tests {
     const CLOCK: Clock = Clock { now: 10_000, window: 10 };
 
     fn check(query: &str, expected: &str) {
-        let show = |request: &Request| {
+        let show = |Question { request, filter }: &Question| {
             let TimeRange { from, until } = request.range;
-            let filter = if request.filter.is_some() { " filtered" } else { "" };
+            assert_eq!(request.filter.is_some(), !filter.is_empty());
+            let filter = if filter.is_empty() { String::new() } else { format!(" where {filter}") };
             format!("{} {from}..{until}{filter}", request.subject.name())
         };
         let text = match parse(query, CLOCK) {
@@ -174,11 +191,11 @@ mod tests {
         check("app_service=a&base_from=1&base_until=2", "a 9100..10000 with a 1..2, Absolute Json");
         check(
             "app_service=a&from=5&until=6&filter=pod%3D'x'&base_filter=&format=html&normalize=true",
-            "a 5..6 filtered with a 5..6, EqualTotals Html",
+            "a 5..6 where pod='x' with a 5..6, EqualTotals Html",
         );
         check(
             "app_service=a&from=5&until=6&filter=pod%3D'x'&base_app_service=b&format=folded&normalize=false",
-            "a 5..6 filtered with b 5..6 filtered, Absolute Folded",
+            "a 5..6 where pod='x' with b 5..6 where pod='x', Absolute Folded",
         );
     }
 

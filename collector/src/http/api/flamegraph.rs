@@ -8,19 +8,19 @@ use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderName, header};
 use axum::response::{IntoResponse, Response};
-use hearth_profile::tree::{Tree, TreeBuilder};
+use hearth_profile::tree::TreeBuilder;
 use hearth_profile::write::json::{Json as FlatTree, JsonNode};
 use hearth_profile::write::{self, Labels};
 use serde::Serialize;
 
+use super::super::QueryState;
 use super::super::parameters::Parameters;
-use super::super::reply::{ApiError, QUALITY, quality_header};
-use super::super::{QueryState, page};
-use super::{Clock, UNIT, choice, finished, question, title};
+use super::super::reply::ApiError;
+use super::{Clock, Question, UNIT, choice, finished, question};
 use crate::query::labelled::Labelled;
 use crate::query::request::Invalid;
 use crate::query::store::off_runtime;
-use crate::query::{Answer, Flame, Quality, QueryError, Request};
+use crate::query::{Answer, Flame, Quality, QueryError};
 
 /// The SVG needs its own script and style, and nothing from anywhere.
 const SVG_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
@@ -75,42 +75,42 @@ pub async fn flamegraph(State(state): State<QueryState>, RawQuery(query): RawQue
 }
 
 async fn respond(state: &QueryState, query: &str) -> Result<Response, ApiError> {
-    let (request, format) = parse(query, Clock::of(state))?;
+    let (question, format) = parse(query, Clock::of(state))?;
     let _permit = state.permit().await?;
     match format {
         Format::Tree(format) => {
-            let answer = state.store.flame(&request).await?;
-            off_runtime(move || write_answer(&request, format, answer)).await
+            let answer = state.store.flame(&question.request).await?;
+            off_runtime(move || write_answer(&question, format, answer)).await
         }
-        Format::Pprof => match state.store.pprof(&request).await? {
+        Format::Pprof => match state.store.pprof(&question.request).await? {
             Labelled::Pprof(file, quality) => {
                 let headers = [
                     (header::CONTENT_TYPE, "application/octet-stream"),
                     (header::CONTENT_DISPOSITION, "attachment; filename=\"profile.pb.gz\""),
                 ];
-                Ok(with_quality(finished((headers, file).into_response(), &[]), Some(&quality)))
+                Ok(finished((headers, file).into_response(), &[], Some(&quality)))
             }
             Labelled::Empty(reason) => Err(ApiError::NotFound(reason)),
         },
     }
 }
 
-fn parse(query: &str, clock: Clock) -> Result<(Request, Format), Invalid> {
+fn parse(query: &str, clock: Clock) -> Result<(Question, Format), Invalid> {
     let known = ["app_service", "event", "filter", "from", "until", "format"];
     let mut parameters = Parameters::parse(query, &known)?;
-    let request = question(&mut parameters, clock)?;
-    Ok((request, choice(&mut parameters, "format", &FORMATS)?))
+    let question = question(&mut parameters, clock)?;
+    Ok((question, choice(&mut parameters, "format", &FORMATS)?))
 }
 
-fn write_answer(request: &Request, format: TreeFormat, answer: Answer) -> Result<Response, ApiError> {
-    let (flame, quality, notes) = match answer {
+fn write_answer(question: &Question, format: TreeFormat, answer: Answer) -> Result<Response, ApiError> {
+    let (flame, quality, mut notes) = match answer {
         Answer::Flame(Flame { tree, quality, notes }) => (Some(tree), Some(quality), notes),
         Answer::Empty(reason) => (None, None, vec![reason]),
     };
-    let title = title(request);
+    let title = question.title();
     let labels = Labels { title: &title, notes: &notes };
     // What has no other place for the reason shows a root without any time.
-    let root = || TreeBuilder::new(request.subject.name()).finish();
+    let root = || TreeBuilder::new(question.request.subject.name()).finish();
     let response = match format {
         TreeFormat::Json => {
             let nothing = FlatTree { unit: UNIT, nodes: Vec::<JsonNode<'_>>::new() };
@@ -132,25 +132,20 @@ fn write_answer(request: &Request, format: TreeFormat, answer: Answer) -> Result
             let page = write::html::html(&flame.unwrap_or_else(root), labels);
             guarded("text/html; charset=utf-8", write::html::POLICY, page)
         }
-        TreeFormat::Svg => guarded("image/svg+xml", SVG_POLICY, drawn(flame.as_ref(), labels)?),
+        TreeFormat::Svg => {
+            let svg = match &flame {
+                Some(tree) => {
+                    let drawing = write::svg::svg(tree, labels).map_err(QueryError::from)?;
+                    notes = drawing.notes;
+                    drawing.svg
+                }
+                None => write::svg::empty(labels),
+            };
+            guarded("image/svg+xml", SVG_POLICY, svg)
+        }
     };
     let elsewhere = quality.as_ref().filter(|_| format != TreeFormat::Json);
-    Ok(with_quality(finished(response, &notes), elsewhere))
-}
-
-/// The response with the quality in a header, if there is one.
-fn with_quality(mut response: Response, quality: Option<&Quality>) -> Response {
-    if let Some(quality) = quality.and_then(quality_header) {
-        response.headers_mut().insert(QUALITY, quality);
-    }
-    response
-}
-
-fn drawn(flame: Option<&Tree>, labels: Labels<'_>) -> Result<String, QueryError> {
-    match flame {
-        Some(tree) => Ok(write::svg::svg(tree, labels)?),
-        None => Ok(page::empty_svg(labels.title, &labels.notes.join("; "))),
-    }
+    Ok(finished(response, &notes, elsewhere))
 }
 
 fn typed(content_type: &'static str, text: String) -> Response {
@@ -166,12 +161,14 @@ fn guarded(content_type: &'static str, policy: &'static str, text: String) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::query::Request;
 
     const CLOCK: Clock = Clock { now: 10_000, window: 10 };
 
     fn check(query: &str, expected: &str) {
         let text = match parse(query, CLOCK) {
-            Ok((Request { subject, range, event, filter, .. }, format)) => {
+            Ok((question, format)) => {
+                let Request { subject, range, event, filter, .. } = question.request;
                 format!(
                     "{} {}..{} {event} {} {format:?}",
                     subject.name(),

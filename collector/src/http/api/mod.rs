@@ -11,10 +11,11 @@ pub mod timeline;
 
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
+use serde::Serialize;
 
 use super::QueryState;
 use super::parameters::Parameters;
-use super::reply::{NOTE, note_header};
+use super::reply::{NOTE, QUALITY, note_header, quality_header};
 use crate::query::filter::{self, Expr};
 use crate::query::request::{EVENT_TYPES, Invalid, LANGUAGE_TYPES, known_type};
 use crate::query::time::utc;
@@ -38,11 +39,39 @@ impl Clock {
     }
 }
 
+/// Most characters of a filter that a title shows.
+const SHOWN_FILTER_CHARS: usize = 200;
+
+/// A question, and what answers to it show of it.
+#[derive(Debug, Clone)]
+struct Question {
+    request: Request,
+    /// The filter as it was written; empty if there is none.
+    filter: String,
+}
+
+impl Question {
+    /// `redis-server, 2024-02-21 05:37:00 UTC to 2024-02-21 05:52:00 UTC, where pod_ns = 'app'`.
+    fn title(&self) -> String {
+        let TimeRange { from, until } = self.request.range;
+        let title = format!("{}, {} to {}", self.request.subject.name(), utc(from), utc(until));
+        if self.request.filter.is_none() {
+            return title;
+        }
+        let filter = self.filter.trim().replace(|c: char| c.is_control(), " ");
+        let mut shown: String = filter.chars().take(SHOWN_FILTER_CHARS).collect();
+        if shown.len() < filter.len() {
+            shown.push('…');
+        }
+        format!("{title}, where {shown}")
+    }
+}
+
 /// Unit of all values.
 const UNIT: &str = "microseconds";
 
 /// A question by `app_service`, `event`, `filter`, `from` and `until`.
-fn question(parameters: &mut Parameters, clock: Clock) -> Result<Request, Invalid> {
+fn question(parameters: &mut Parameters, clock: Clock) -> Result<Question, Invalid> {
     let Some(app_service) = parameters.take("app_service") else {
         return Err(Invalid::new("app_service", "is missing: give a process name, or Total for all of them"));
     };
@@ -51,13 +80,15 @@ fn question(parameters: &mut Parameters, clock: Clock) -> Result<Request, Invali
 }
 
 /// As [`question`], with the subject known.
-fn question_about(subject: Subject, parameters: &mut Parameters, clock: Clock) -> Result<Request, Invalid> {
+fn question_about(subject: Subject, parameters: &mut Parameters, clock: Clock) -> Result<Question, Invalid> {
     let event = parameters.take("event").unwrap_or_else(|| EVENT_TYPES[0].to_owned());
     let event = known_type("event", &event, EVENT_TYPES)?;
-    let filter = parsed_filter("filter", &parameters.take("filter").unwrap_or_default())?;
+    let text = parameters.take("filter").unwrap_or_default();
+    let filter = parsed_filter("filter", &text)?;
     let range = range(parameters, clock)?;
     let language = LANGUAGE_TYPES[0];
-    Ok(Request { subject, range, event, language, filter, max_kernel_frames: None })
+    let request = Request { subject, range, event, language, filter, max_kernel_frames: None };
+    Ok(Question { request, filter: text })
 }
 
 fn parsed_filter(field: &'static str, text: &str) -> Result<Option<Expr>, Invalid> {
@@ -91,18 +122,42 @@ fn choice<T: Copy>(
     })
 }
 
-/// `redis-server, 2024-02-21 05:37:00 UTC to 2024-02-21 05:52:00 UTC`.
-fn title(request: &Request) -> String {
-    let TimeRange { from, until } = request.range;
-    format!("{}, {} to {}", request.subject.name(), utc(from), utc(until))
-}
-
-/// What every answer with a profile carries.
-fn finished(mut response: Response, notes: &[String]) -> Response {
+/// What every answer with a profile carries; its quality, if the body has none.
+fn finished(mut response: Response, notes: &[String], quality: Option<&impl Serialize>) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Some(note) = note_header(notes) {
         headers.insert(NOTE, note);
     }
+    if let Some(quality) = quality.and_then(quality_header) {
+        headers.insert(QUALITY, quality);
+    }
     response
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn check_title(filter: &str, expected: &str) {
+        let mut parameters =
+            Parameters::parse(&format!("from=1&until=2&filter={filter}"), &["from", "until", "filter"])
+                .unwrap();
+        let clock = Clock { now: 10_000, window: 10 };
+        let question = question_about(Subject::App("a".to_owned()), &mut parameters, clock).unwrap();
+        let range = "a, 1970-01-01 00:00:01 UTC to 1970-01-01 00:00:02 UTC";
+        assert_eq!(question.title(), format!("{range}{expected}"));
+    }
+
+    #[test]
+    fn a_title_says_its_filter() {
+        check_title("", "");
+        check_title("%20", "");
+        check_title("%20pod%3D'x'%0Aand%09pod_ns%3D'<y>'%20", ", where pod='x' and pod_ns='<y>'");
+        let fits = format!("pod='{}'", "é".repeat(SHOWN_FILTER_CHARS - 6));
+        check_title(&fits, &format!(", where {fits}"));
+        let long = format!("pod='{}'", "é".repeat(SHOWN_FILTER_CHARS - 5));
+        check_title(&long, &format!(", where pod='{}…", "é".repeat(SHOWN_FILTER_CHARS - 5)));
+    }
 }

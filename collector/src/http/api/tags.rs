@@ -2,6 +2,7 @@
 //! what can be filtered by.
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -9,7 +10,7 @@ use serde::Serialize;
 use super::super::QueryState;
 use super::super::parameters::Parameters;
 use super::super::reply::ApiError;
-use super::{Clock, UNIT, question_about};
+use super::{Clock, Question, UNIT, question_about};
 use crate::query::filter::{TAGS, Tag};
 use crate::query::request::Invalid;
 use crate::query::tags::{About, about};
@@ -58,17 +59,20 @@ pub async fn tags(RawQuery(query): RawQuery) -> Response {
 /// The values of one tag.
 pub async fn values(
     State(state): State<QueryState>,
-    Path(tag): Path<String>,
+    tag: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
 ) -> Response {
     let query = query.unwrap_or_default();
+    let Ok(Path(tag)) = tag else {
+        return ApiError::from(Invalid::new("tag", "is not percent-encoded UTF-8")).into_response();
+    };
     respond(&state, &tag, &query).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn respond(state: &QueryState, tag: &str, query: &str) -> Result<Response, ApiError> {
     let tag = named(tag)?;
     let mut parameters = Parameters::parse(query, &["event", "filter", "from", "until", "limit"])?;
-    let request = question_about(Subject::Total, &mut parameters, Clock::of(state))?;
+    let Question { request, filter: _ } = question_about(Subject::Total, &mut parameters, Clock::of(state))?;
     let limit = limit(parameters.integer("limit", "how many values to list")?)?;
     let _permit = state.permit().await?;
     let TagValues { values, notes } = state.store.tag_values(&request, tag, limit).await?;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::super::QueryState;
 use super::super::parameters::Parameters;
 use super::super::reply::ApiError;
-use super::{Clock, UNIT, question};
+use super::{Clock, Question, UNIT, question};
 use crate::query::TimeRange;
 use crate::query::timeline::{Point, Steps, Timeline};
 
@@ -30,7 +30,7 @@ pub async fn timeline(State(state): State<QueryState>, RawQuery(query): RawQuery
 async fn respond(state: &QueryState, query: &str) -> Result<Response, ApiError> {
     let known = ["app_service", "event", "filter", "from", "until", "step"];
     let mut parameters = Parameters::parse(query, &known)?;
-    let request = question(&mut parameters, Clock::of(state))?;
+    let Question { request, filter: _ } = question(&mut parameters, Clock::of(state))?;
     let step = parameters.integer("step", "seconds")?;
     let steps = Steps::new(request.range, state.store.window_seconds(), step)?;
     let _permit = state.permit().await?;

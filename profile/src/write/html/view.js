@@ -118,7 +118,7 @@ function element(tag, attributes, ...children) {
   }
 
   function showMatched() {
-    if (query.value === "") matched.textContent = "";
+    if (query.value.trim() === "") matched.textContent = "";
     else if (state.found === null) matched.textContent = "not a regular expression";
     else {
       const value = matchedValue(model, state.zoomed, state.found);
