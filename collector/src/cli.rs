@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, value_parser};
 
 use crate::query::Limits;
+use crate::rollup::{LEAST_MINUTE, LEAST_RAW};
 use crate::schema::Retention;
 
 /// Receives profiles, stores them in ClickHouse, answers questions about them.
@@ -47,9 +48,9 @@ pub struct SchemaArgs {
 #[derive(Debug, Clone, Copy, Args)]
 pub struct RetentionArgs {
     /// How long raw rows are kept: 72h, 3d; at least 3h
-    #[arg(long, env = "HEARTH_COLLECTOR_RETENTION_RAW", default_value = "72h", value_parser = retention)]
+    #[arg(long, env = "HEARTH_COLLECTOR_RETENTION_RAW", default_value = "72h", value_parser = retention_raw)]
     pub retention_raw: Duration,
-    /// How long rows by the minute are kept: 14d
+    /// How long rows by the minute are kept: 14d; at least 26h
     #[arg(long, env = "HEARTH_COLLECTOR_RETENTION_MINUTE", default_value = "14d", value_parser = retention)]
     pub retention_minute: Duration,
     /// How long rows by the hour, and what was lost, are kept: 90d
@@ -240,11 +241,21 @@ impl From<RetentionArgs> for Retention {
     }
 }
 
+fn retention_raw(text: &str) -> Result<Duration, String> {
+    kept(text, LEAST_RAW, "72h")
+}
+
 fn retention(text: &str) -> Result<Duration, String> {
-    let (least, most) = (Duration::from_secs(3 * 3600), Duration::from_secs(3650 * 86_400));
-    duration(text)
-        .filter(|duration| (least..=most).contains(duration))
-        .ok_or_else(|| "is not a time from 3h to 3650d, such as 72h".to_owned())
+    kept(text, LEAST_MINUTE, "14d")
+}
+
+/// With less than `least` nothing would ever be rolled up.
+fn kept(text: &str, least: Duration, example: &str) -> Result<Duration, String> {
+    let most = Duration::from_secs(3650 * 86_400);
+    duration(text).filter(|duration| (least..=most).contains(duration)).ok_or_else(|| {
+        let hours = least.as_secs() / 3600;
+        format!("is not a time from {hours}h to 3650d, such as {example}")
+    })
 }
 
 /// It stands between quotes in the DDL.
@@ -329,6 +340,9 @@ mod tests {
         check("--data-dir d --clickhouse-http 127.0.0.1:0", "give the port");
         check("--data-dir d --retention-raw 2h", "from 3h");
         check("--data-dir d --retention-raw 3µ", "from 3h");
+        check("--data-dir d --retention-raw 3h --retention-minute 26h --retention-hour 26h", "ok");
+        check("--data-dir d --retention-raw 3h --retention-minute 25h", "from 26h to 3650d");
+        check("--data-dir d --retention-raw 3h --retention-minute 25h", "--retention-minute");
         check("--data-dir d --retention-raw 7d --window 30s", "ok");
         check("--data-dir d --window 0s", "from 1s");
         check("--data-dir d --query-max-rows 0", "0 is not in 1..=100000000");

@@ -157,7 +157,8 @@ async fn wait_for(client: &Client) -> Result<(), StoreError> {
             Err(StoreError::Unreachable(error)) => error,
             done => return done,
         };
-        if started.elapsed() > CLICKHOUSE_PATIENCE {
+        // Not a last question that could take longer than that.
+        if started.elapsed() + store_check::QUESTION_PATIENCE > CLICKHOUSE_PATIENCE {
             return Err(StoreError::Unreachable(error));
         }
         if !std::mem::replace(&mut said, true) {

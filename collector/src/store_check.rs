@@ -2,6 +2,8 @@
 //! what is missing is said at the start and with its remedy, not by the first
 //! batch that cannot be stored.
 
+use std::time::Duration;
+
 use clickhouse::Client;
 use clickhouse::error::Error;
 
@@ -12,7 +14,7 @@ pub const OLDEST: (u32, u32) = (25, 8);
 pub const TESTED: (u32, u32) = (26, 7);
 
 /// What our user must be allowed to do.
-const GRANTS: [(&str, &[&str]); 4] = [
+const GRANTS: [(&str, &[&str]); 3] = [
     (
         "profile.*",
         &[
@@ -22,15 +24,17 @@ const GRANTS: [(&str, &[&str]); 4] = [
             "DROP TABLE",
             "DROP VIEW",
             "ALTER TABLE",
+            "OPTIMIZE",
             "INSERT",
             "SELECT",
         ],
     ),
     ("system.processes", &["SELECT"]),
     ("system.tables", &["SELECT"]),
-    ("system.parts", &["SELECT"]),
 ];
 
+/// How long one question may take: who takes a connection and says nothing is not there.
+pub const QUESTION_PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of a foreign answer that are quoted.
 const QUOTED_BYTES: usize = 200;
 
@@ -158,12 +162,15 @@ const DISK_FULL: &str = "ClickHouse's disk is full: make room, or shorten the re
 
 async fn ask(client: &Client, question: &str) -> Result<String, StoreError> {
     let mut answer = client.query_raw(question).fetch_bytes("TSV").map_err(StoreError::of)?;
-    let bytes = answer.collect().await.map_err(StoreError::of)?;
+    let bytes = tokio::time::timeout(QUESTION_PATIENCE, answer.collect()).await;
+    let bytes = bytes.unwrap_or(Err(Error::TimedOut)).map_err(StoreError::of)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn grant(privileges: &[&str], object: &str, user: &str) -> String {
-    format!("GRANT {} ON {object} TO {user}", privileges.join(", "))
+    // In backquotes a name may have dashes and dots.
+    let user = user.replace('\\', r"\\").replace('`', r"\`");
+    format!("GRANT {} ON {object} TO `{user}`", privileges.join(", "))
 }
 
 /// The number in `Code: 497. DB::Exception: …`.
@@ -261,19 +268,24 @@ mod tests {
         assert_eq!(
             nothing,
             "the ClickHouse user hearth lacks rights; as an administrator: \
-             GRANT CREATE DATABASE, CREATE TABLE, CREATE VIEW, DROP TABLE, DROP VIEW, ALTER TABLE, INSERT, \
-             SELECT ON profile.* TO hearth; \
-             GRANT SELECT ON system.processes TO hearth; \
-             GRANT SELECT ON system.tables TO hearth; \
-             GRANT SELECT ON system.parts TO hearth"
+             GRANT CREATE DATABASE, CREATE TABLE, CREATE VIEW, DROP TABLE, DROP VIEW, ALTER TABLE, \
+             OPTIMIZE, INSERT, SELECT ON profile.* TO `hearth`; \
+             GRANT SELECT ON system.processes TO `hearth`; \
+             GRANT SELECT ON system.tables TO `hearth`"
         );
         let granted = |privilege: &str| !privilege.contains("VIEW") && !privilege.ends_with("processes");
         assert_eq!(
             check_against(200, "26.7.3.1\t0\thearth\n", granted).await,
             "the ClickHouse user hearth lacks rights; as an administrator: \
-             GRANT CREATE VIEW, DROP VIEW ON profile.* TO hearth; \
-             GRANT SELECT ON system.processes TO hearth"
+             GRANT CREATE VIEW, DROP VIEW ON profile.* TO `hearth`; \
+             GRANT SELECT ON system.processes TO `hearth`"
         );
+    }
+
+    #[test]
+    fn the_user_is_granted_to_whatever_its_name() {
+        assert_eq!(grant(&["SELECT"], "x.*", "hearth-prod"), "GRANT SELECT ON x.* TO `hearth-prod`");
+        assert_eq!(grant(&["SELECT"], "x.*", r"a`b\c"), r"GRANT SELECT ON x.* TO `a\`b\\c`");
     }
 
     #[test]
@@ -309,6 +321,15 @@ mod tests {
         );
         check("Code: 62. DB::Exception: Syntax error. (SYNTAX_ERROR)", None);
         check("No space left on device", None);
+    }
+
+    #[tokio::test]
+    async fn who_listens_and_never_answers_is_waited_for_too() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = Client::default().with_url(format!("http://{}", listener.local_addr().unwrap()));
+        let checked = tokio::time::timeout(2 * QUESTION_PATIENCE, check(&client)).await;
+        let error = checked.expect("it waits for ever").unwrap_err();
+        assert!(matches!(error, StoreError::Unreachable(Error::TimedOut)), "{error:?}");
     }
 
     #[tokio::test]

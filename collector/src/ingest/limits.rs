@@ -30,6 +30,9 @@ pub const CLOCK_JITTER_SECONDS: i64 = 5;
 /// Whoever waited so long for a batch received it as soon as it was sent: it
 /// lay in no buffer. Less than the shortest window.
 pub const FRESH_AFTER: Duration = Duration::from_millis(500);
+/// A batch must be this much younger than the raw retention: the partition of an
+/// older one would be dropped before anybody could look at it, or roll it up.
+pub const RETENTION_MARGIN: Duration = Duration::from_secs(2 * 3600);
 /// Acknowledgements that wait for one agent to read them; the agent that lets
 /// more pile up has stopped listening.
 pub const MAX_UNREAD_ACKS: usize = 1024;

@@ -26,9 +26,6 @@ const KNOWN_INSTANCES: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero
 /// A batch whose window began so long after its stream was opened, or later, was
 /// never on another stream, of this collector or of another.
 const RESEND_SLACK_SECONDS: u32 = 120;
-/// A batch must be this much younger than the raw retention: the partition of an
-/// older one would be dropped before anybody could look at it.
-const RETENTION_MARGIN: Duration = Duration::from_secs(2 * 3600);
 
 /// The service. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -48,6 +45,8 @@ pub struct Ingest {
 struct Arrival {
     /// It lay in no buffer.
     fresh: bool,
+    /// When it was read, before it waited for anything here: Unix microseconds.
+    at_micros: i64,
     /// When its stream was opened, Unix seconds.
     opened_at: u32,
 }
@@ -89,7 +88,8 @@ impl Ingest {
                 Ok(Some(batch)) => {
                     // A stream's first message is read as soon as it is there.
                     let fresh = tables.agent().is_none() || asked.elapsed() >= limits::FRESH_AFTER;
-                    self.take(&mut tables, batch, Arrival { fresh, opened_at }, &acks).await
+                    let arrival = Arrival { fresh, at_micros: now_micros(), opened_at };
+                    self.take(&mut tables, batch, arrival, &acks).await
                 }
                 Err(status) => Err(self.bad_message(status)),
             };
@@ -109,7 +109,7 @@ impl Ingest {
         &self,
         tables: &mut StreamTables,
         batch: SampleBatch,
-        Arrival { fresh, opened_at }: Arrival,
+        Arrival { fresh, at_micros, opened_at }: Arrival,
         acks: &AckSender,
     ) -> Result<(), Status> {
         let is_first = tables.agent().is_none();
@@ -130,15 +130,15 @@ impl Ingest {
             let (node, version) = (&batch.agent.node, &batch.agent.version);
             tracing::info!(%node, version, sequence = batch.sequence, "agent connected");
         }
-        let now = now_micros();
-        let Noted { known, offset } = self.note(&batch, now, fresh);
+        let Noted { known, offset } = self.note(&batch, at_micros, fresh);
         if offset != 0 {
             batch.time = moved(batch.time, batch.window_seconds, offset);
             self.metrics.clock_corrections.inc();
         }
         let maybe_stored = known || batch.time <= opened_at.saturating_add(RESEND_SLACK_SECONDS);
-        let age = (now / 1_000_000).saturating_sub(i64::from(batch.time));
-        let oldest = self.retention_raw.saturating_sub(RETENTION_MARGIN).as_secs();
+        // Now, not when it came: it may have waited long for room.
+        let age = (now_micros() / 1_000_000).saturating_sub(i64::from(batch.time));
+        let oldest = self.retention_raw.saturating_sub(limits::RETENTION_MARGIN).as_secs();
         if u64::try_from(age).is_ok_and(|age| age > oldest) {
             tables.not_stored();
             batch.give_up(format!("the window began {age} s ago; at most {oldest} s are kept"));
@@ -147,8 +147,8 @@ impl Ingest {
         put.map_err(|closed| Status::unavailable(closed.to_string()))
     }
 
-    fn note(&self, batch: &Batch, now_micros: i64, fresh: bool) -> Noted {
-        let age = now_micros.saturating_sub(batch.sent_at_micros) / 1_000_000;
+    fn note(&self, batch: &Batch, at_micros: i64, fresh: bool) -> Noted {
+        let age = at_micros.saturating_sub(batch.sent_at_micros) / 1_000_000;
         let mut instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
         let instance = instances.get_or_insert_mut(batch.agent.instance, Instance::default);
         instance.note(batch.sequence, age, fresh)

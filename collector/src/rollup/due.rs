@@ -4,11 +4,20 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::coverage::{Coverage, DAY, HOUR, hours_of};
+use crate::ingest::limits::RETENTION_MARGIN;
 use crate::schema::Retention;
 
-/// Batches that are older than the retention less this are refused, so that no hour grows
-/// while it begins to disappear; and none is built from what may disappear meanwhile.
-const MARGIN: u64 = 2 * HOUR as u64;
+/// Nothing is built in so many seconds before its source begins to disappear, as it may
+/// while it is read. The youngest rows of an hour are accepted until an hour before that
+/// ([`RETENTION_MARGIN`]): what comes last is still built, and half an hour is left for it.
+const MARGIN: u64 = 30 * 60;
+
+/// With less of `--retention-raw` an hour may begin to disappear before it is closed.
+pub const LEAST_RAW: Duration = Duration::from_secs(3 * HOUR as u64);
+/// The same, of `--retention-minute` and a day.
+pub const LEAST_MINUTE: Duration = Duration::from_secs((DAY + 2 * HOUR) as u64);
+
+const _: () = assert!(RETENTION_MARGIN.as_secs() == HOUR as u64 + 2 * MARGIN);
 
 /// A partition that is to be built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -111,12 +120,38 @@ mod tests {
 
     #[test]
     fn nothing_is_built_from_what_is_about_to_disappear() {
-        check("raw 2=10", 71.9, "hour 2");
-        check("raw 2=10", 72.0, "");
+        check("raw 2=10", 73.4, "hour 2");
+        check("raw 2=10", 73.5, "");
         // Nor does a day wait for it.
-        check("raw 2=10, min 3=5", 72.0, "day 0");
-        check("min 3=5", 333.9, "day 0");
-        check("min 3=5", 334.0, "");
+        check("raw 2=10, min 3=5", 73.5, "day 0");
+        check("min 3=5", 335.4, "day 0");
+        check("min 3=5", 335.5, "");
+    }
+
+    /// `--retention-raw` less the margin after the hour's last window.
+    #[test]
+    fn what_is_accepted_last_is_still_built() {
+        let margin = RETENTION_MARGIN.as_secs() as f64 / f64::from(HOUR);
+        let accepted_last = 3.0 + 72.0 - margin;
+        check("raw 2=11, min 2=10", accepted_last, "hour 2");
+        check("raw 2=11, min 2=10", accepted_last + 0.4, "hour 2");
+    }
+
+    /// With the least that is taken, and however long it is waited until all is there.
+    #[test]
+    fn with_the_shortest_retentions_hours_and_days_are_built() {
+        let retention = Retention { raw: LEAST_RAW, minute: LEAST_MINUTE, hour: LEAST_MINUTE };
+        for after in [1, 300, 3600] {
+            let after = Duration::from_secs(after);
+            // At the end of each, and with half an hour left for the build.
+            let closed = |length: u32| length + after.as_secs() as u32;
+            for now in [closed(HOUR), closed(HOUR) + 1799] {
+                assert_eq!(due(&coverage("raw 0=1"), now, after, &retention), [Job::Hour(0)], "{after:?}");
+            }
+            for now in [closed(DAY), closed(DAY) + 1799] {
+                assert_eq!(due(&coverage("min 0=1"), now, after, &retention), [Job::Day(0)], "{after:?}");
+            }
+        }
     }
 
     #[test]
@@ -130,9 +165,9 @@ mod tests {
     #[test]
     fn what_would_expire_at_once_is_not_built() {
         check_kept([30, 14, 90], "raw 2=10", 333.0, "hour 2");
-        check_kept([30, 14, 90], "raw 2=10", 337.0, "");
+        check_kept([30, 14, 90], "raw 2=10", 337.6, "");
         check_kept([3, 14, 7], "min 2=10", 165.0, "day 0");
-        check_kept([3, 14, 7], "min 2=10", 167.0, "");
+        check_kept([3, 14, 7], "min 2=10", 167.6, "");
     }
 
     #[test]

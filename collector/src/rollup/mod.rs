@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub use coverage::Coverage;
-pub use due::{Job, due};
+pub use due::{Job, LEAST_MINUTE, LEAST_RAW, due};
 pub use metrics::RollupMetrics;
 
 use self::coverage::{DAY, HOUR, hours_of};

@@ -55,8 +55,8 @@ impl Resent {
         }
     }
 
-    /// Their INSERT failed: whether it runs on is to be seen anew.
-    pub(super) fn failed(&mut self) {
+    /// An INSERT failed here: whether it runs on is to be seen anew.
+    pub(super) fn look_again(&mut self) {
         self.behind = None;
     }
 
@@ -188,7 +188,7 @@ mod tests {
     fn after_a_failure_it_waits_for_what_runs_then() {
         let mut resent = Resent::new(Vec::new());
         resent.see(&HashSet::new());
-        resent.failed();
+        resent.look_again();
         assert!(!resent.can_be_looked_up());
         resent.see(&HashSet::from(["ours".to_owned()]));
         assert!(!resent.can_be_looked_up());

@@ -91,6 +91,12 @@ impl Work {
         before - self.len()
     }
 
+    /// An INSERT failed. What it brings after all may be any of these: one batch is in
+    /// several groups when two streams bring it.
+    fn insert_failed(&mut self) {
+        self.resent.iter_mut().for_each(Resent::look_again);
+    }
+
     fn drop_stored(&mut self) {
         self.resent.retain(|resent| !resent.batches.is_empty());
     }
@@ -206,6 +212,7 @@ impl Writer {
         {
             // Whether ClickHouse has them is not known now.
             work.resent.push(Resent::new(std::mem::take(&mut work.fresh)));
+            work.insert_failed();
             return Err(error);
         }
         while let Some(at) = work.resent.iter().position(Resent::can_be_looked_up) {
@@ -214,11 +221,11 @@ impl Writer {
                 Ok(found) => self.store(batches, &found).await,
                 Err(error) => Err(error),
             };
-            let mut resent = work.resent.remove(at);
+            let resent = work.resent.remove(at);
             if let Err(error) = stored {
-                resent.failed();
                 // Behind the others, which may be taken where this one is refused.
                 work.resent.push(resent);
+                work.insert_failed();
                 return Err(error);
             }
         }

@@ -68,6 +68,7 @@ impl Slow {
     /// Status and RowBinary.
     fn answer(&self, insert: &str, question: &str) -> (StatusCode, Vec<u8>) {
         let (statement, answer) = if insert.contains("in_process_local") {
+            self.runs.store(true, Ordering::Relaxed);
             ("rows", Err(()))
         } else if insert.contains("losses") {
             ("losses", Ok(vec![]))
@@ -87,6 +88,23 @@ impl Slow {
     fn count(&self, statement: &str) -> usize {
         self.statements.lock().unwrap().iter().filter(|said| **said == statement).count()
     }
+
+    fn commit(&self) {
+        self.has_committed.store(true, Ordering::Relaxed);
+        self.runs.store(false, Ordering::Relaxed);
+    }
+
+    /// A writer that stores there, with the other end of its queue.
+    async fn write(self: &Arc<Self>, metrics: Metrics) -> (Queue, tokio::task::JoinHandle<usize>) {
+        let answering = Arc::clone(self);
+        let answer = move |uri: Uri, body: Bytes| async move {
+            answering.answer(uri.query().unwrap_or_default(), &String::from_utf8_lossy(&body))
+        };
+        let (queue, receiver) = Queue::new();
+        let config = WriterConfig { cluster: None, stop_patience: Duration::ZERO };
+        let writer = Writer::new(client_of(answer).await, config, metrics, receiver);
+        (queue, tokio::spawn(writer.run(CancellationToken::new())))
+    }
 }
 
 /// What an INSERT that failed here has brought there is found once it is over,
@@ -94,18 +112,9 @@ impl Slow {
 #[tokio::test]
 async fn an_insert_that_runs_on_after_it_failed_here_is_waited_for() {
     let slow = Arc::new(Slow::default());
-    slow.runs.store(true, Ordering::Relaxed);
-    let answering = Arc::clone(&slow);
-    let answer = move |uri: Uri, body: Bytes| async move {
-        answering.answer(uri.query().unwrap_or_default(), &String::from_utf8_lossy(&body))
-    };
     let mut registry = prometheus_client::registry::Registry::default();
     let metrics = Metrics::register(&mut registry);
-    let (queue, receiver) = Queue::new();
-    let config = WriterConfig { cluster: None, stop_patience: Duration::ZERO };
-    let writer = Writer::new(client_of(answer).await, config, metrics.clone(), receiver);
-    let writer = tokio::spawn(writer.run(CancellationToken::new()));
-
+    let (queue, writer) = slow.write(metrics.clone()).await;
     let (acks, mut answers) = mpsc::channel(1);
     let Queued { mut batch, .. } = queued("a");
     batch.stacks.clear();
@@ -116,8 +125,7 @@ async fn an_insert_that_runs_on_after_it_failed_here_is_waited_for() {
         tokio::task::yield_now().await;
     }
     assert_eq!((slow.count("rows"), slow.count("look up rows")), (1, 0));
-    slow.has_committed.store(true, Ordering::Relaxed);
-    slow.runs.store(false, Ordering::Relaxed);
+    slow.commit();
     assert_eq!(answers.recv().await.unwrap().unwrap().result(), AckResult::Stored);
     let counted = [slow.count("rows"), slow.count("losses"), slow.count("look up rows")];
     assert_eq!(counted, [1, 1, 1]);
@@ -126,6 +134,35 @@ async fn an_insert_that_runs_on_after_it_failed_here_is_waited_for() {
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
     assert!(text.contains("samples_lost_total{reason=\"RingFull\"} 9"), "{text}");
     assert!(!text.contains("Duplicate"), "{text}");
+    drop(queue);
+    assert_eq!(writer.await.unwrap(), 0);
+}
+
+/// The stream that brought a batch died, another brings it again, and one INSERT is
+/// made of what both brought.
+#[tokio::test]
+async fn the_other_copy_of_a_batch_waits_for_the_insert_that_failed_too() {
+    let slow = Arc::new(Slow::default());
+    let metrics = Metrics::default();
+    let (queue, writer) = slow.write(metrics.clone()).await;
+    let (acks, mut answers) = mpsc::channel(2);
+    for maybe_stored in [false, true] {
+        let Queued { mut batch, .. } = queued("a");
+        batch.stacks.clear();
+        batch.rows = vec![row()];
+        queue.put(batch, maybe_stored, acks.clone(), queue.room().await.unwrap()).unwrap();
+    }
+    // Once before the INSERT, and then while it runs on.
+    while slow.count("processes") < 4 {
+        assert!(slow.count("rows") <= 1, "it was inserted again while it ran");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((slow.count("rows"), slow.count("look up rows")), (1, 0));
+    slow.commit();
+    for _ in 0..2 {
+        assert_eq!(answers.recv().await.unwrap().unwrap().result(), AckResult::Stored);
+    }
+    assert_eq!((slow.count("rows"), metrics.batches.get(), metrics.rows.get()), (1, 1, 1));
     drop(queue);
     assert_eq!(writer.await.unwrap(), 0);
 }

@@ -19,7 +19,7 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{
-    Collector, RETENTION, Store, Stream, engine, first_batch, metric, next_batch, resolved, serve,
+    Collector, RETENTION, Store, Stream, engine, first_batch, metric, next_batch, now_micros, resolved, serve,
 };
 
 const COUNT: &str = "SELECT count() FROM in_process_local";
@@ -118,6 +118,30 @@ async fn a_full_queue_stops_reading() {
         assert_eq!((received(), receiver.len()), (expected, 3));
         drop(receiver.recv().await.unwrap());
     }
+    stop.cancel();
+}
+
+/// What waits until there is room in the queue is not late by its agent's clock.
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_for_room_is_no_wrong_clock() {
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let (queue, mut receiver) = Queue::with_room(MAX_BATCH_BYTES);
+    let stop = CancellationToken::new();
+    let ingest = Ingest::new(queue.clone(), metrics, RETENTION.raw, stop.clone());
+    let grpc = CollectorClient::new(serve(ingest, stop.clone()).await);
+    let taken = queue.room().await.unwrap();
+    let (batches, outgoing) = tokio::sync::mpsc::channel(1);
+    // Its clock is as wrong as it may be without a correction, less 3 s for the way.
+    let sent_at_micros = now_micros() - 27_500_000;
+    batches.send(SampleBatch { sent_at_micros, ..first_batch(1, 1) }).await.unwrap();
+    let _stream = Stream::open(&grpc, batches, outgoing).await;
+    while now_micros() < sent_at_micros + 31_000_000 {
+        tokio::task::yield_now().await;
+    }
+    drop(taken);
+    receiver.recv().await.unwrap();
+    assert_eq!(metric(&registry, "hearth_collector_clock_corrections_total"), 0);
     stop.cancel();
 }
 
