@@ -37,6 +37,7 @@ struct Line {
 #[test]
 fn a_kill_at_any_point_loses_nothing_and_doubles_nothing() {
     let runs = setting("HEARTH_FAULT_RUNS", 3);
+    assert!(runs > 0, "HEARTH_FAULT_RUNS is 0: nothing would be killed; give at least 1");
     let jobs: VecDeque<(Point, u64)> =
         (0..runs).flat_map(|run| Point::ALL.map(|point| (point, run))).collect();
     let jobs = Mutex::new(jobs);
