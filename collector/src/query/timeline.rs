@@ -20,10 +20,11 @@ const USUAL_POINTS: u32 = 300;
 const USUAL_STEPS: [u32; 14] =
     [10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 21_600, 43_200, 86_400];
 
-/// The steps of a range, from its first window on; the last may end after the range does.
+/// The steps of a range, at multiples of the step: the first may begin before
+/// the range does, and the last end after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Steps {
-    /// The start of its first window, and its end.
+    /// From the start of its first window.
     pub range: TimeRange,
     /// Seconds, whole windows.
     pub step: u32,
@@ -43,6 +44,8 @@ pub struct Point {
 /// A point for each step, and what must be known about them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeline {
+    /// What is answered, which may not be all of the first and of the last step.
+    pub range: TimeRange,
     /// In order, without a gap: a step without samples has a point of 0.
     pub points: Vec<Point>,
     /// Sentences; usually none.
@@ -92,14 +95,30 @@ impl Steps {
                 step
             }
         };
-        // At multiples of the step, as rollups and other clocks have their hours and days.
-        let from = range.from - range.from % step;
-        Ok(Self { range: TimeRange { from, ..range }, step })
+        Ok(Self { range, step })
+    }
+
+    /// The start of the first step: rollups and other clocks have their hours and days there too.
+    fn first(&self) -> u32 {
+        self.range.from - self.range.from % self.step
+    }
+
+    /// Which steps have time that is not in `answered`, in sentences; usually none.
+    fn partly_notes(&self, answered: TimeRange, window: u32) -> Vec<String> {
+        let Self { range, step } = *self;
+        let partly =
+            |which: &str, how: String| format!("the {which} step is only partly in the range: it {how}");
+        let (first, end) = (self.first(), u64::from(range.until - range.until % step) + u64::from(step));
+        // A window counts whole.
+        let answered_end = u64::from(answered.until - answered.until % window) + u64::from(window);
+        let before = (first < answered.from).then(|| partly("first", format!("begins at {first}")));
+        let after = (answered_end < end).then(|| partly("last", format!("ends before {end}")));
+        before.into_iter().chain(after).collect()
     }
 
     fn points(&self, rows: &[SlotRow]) -> Vec<Point> {
-        let Self { range: TimeRange { from, until }, step } = *self;
-        let starts = (from..=until).step_by(step as usize);
+        let Self { range: TimeRange { until, .. }, step } = *self;
+        let starts = (self.first()..=until).step_by(step as usize);
         let mut points: Vec<Point> = starts.map(|time| Point { time, samples: 0, value: 0 }).collect();
         for SlotRow { slot, samples, value, rolled_up: _ } in rows {
             if let Some(point) = points.get_mut(*slot as usize) {
@@ -133,12 +152,14 @@ impl Store {
                 [sum(rows.iter().map(|row| row.rolled_up)), sum(rows.iter().map(|row| row.value))];
             notes.extend(quality::notes_of_rows(rolled_up, value, &lost));
         }
-        Ok(Timeline { points: steps.points(&rows), notes })
+        let range = sources.range();
+        notes.extend(steps.partly_notes(range, self.window_seconds().max(1)));
+        Ok(Timeline { range, points: steps.points(&rows), notes })
     }
 }
 
 fn statement(request: &Request, sources: &Sources, steps: Steps) -> Statement {
-    let Steps { range, step } = steps;
+    let (first, step) = (steps.first(), steps.step);
     let app_service = match &request.subject {
         Subject::Total => None,
         Subject::App(app) => Some(app.as_str()),
@@ -146,7 +167,7 @@ fn statement(request: &Request, sources: &Sources, steps: Steps) -> Statement {
     let slot = "toUInt32(intDiv(greatest(toUnixTimestamp(time), toUInt32(?)) - ?, ?))";
     let grouped = Grouped {
         keys: &[(slot, "slot")],
-        key_values: &[range.from, range.from, step].map(|number| Value::Int(i64::from(number))),
+        key_values: &[first, first, step].map(|number| Value::Int(i64::from(number))),
         parts: &[SAMPLES, VALUE, ROLLED_UP],
         tail: "",
     };

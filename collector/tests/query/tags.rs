@@ -68,6 +68,52 @@ async fn values_are_listed_hottest_first() {
 }
 
 #[tokio::test]
+async fn listed_values_find_their_rows_on_the_same_path() {
+    insert(
+        "1708810010 | ids | 7 | x | x | main | complete | 1 | a | main
+         1708810010 | ids | 8 | x | x | main | complete | 5 | a | main",
+    )
+    .await;
+    let collector = Collector::start().await;
+    let get = async |more: &str| {
+        let range = "from=1708810010&until=1708810019";
+        collector.get(&format!("/api/v1/tags/_id/values?{range}{more}")).await.json()["values"].clone()
+    };
+    let all = get("").await;
+    assert_eq!(all.as_array().unwrap().len(), 2, "{all}");
+    for value in all.as_array().unwrap() {
+        let id = value["name"].as_str().unwrap();
+        assert_eq!(get(&format!("&filter=_id={id}")).await, json!([value]));
+    }
+}
+
+#[tokio::test]
+async fn rows_without_a_value_are_listed_under_the_empty_name() {
+    insert("1708813610 | unset | 7 | x | x | main | counted | 2 | |").await;
+    let collector = Collector::start().await;
+    for (name, tag) in [
+        ("", "pod_ns"),
+        ("", "k8s.label"),
+        ("", "cpu"),
+        ("", "pod_group_type"),
+        ("", "stack_id"),
+        ("", "is_ipv4"),
+        ("7", "process_id"),
+        ("counted", "stack_end"),
+    ] {
+        let range = "from=1708813610&until=1708813619";
+        let get = async |more: &str| {
+            collector.get(&format!("/api/v1/tags/{tag}/values?{range}{more}")).await.json()["values"].clone()
+        };
+        let expected = json!([{ "name": name, "samples": 2, "value": 20202 }]);
+        assert_eq!(get("").await, expected, "{tag}");
+        if name.is_empty() {
+            assert_eq!(get(&format!("&filter={tag}%20IS%20NULL")).await, expected, "{tag}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn no_value_has_its_reason() {
     insert("1708731610 | val3 | 7 | x | x | main | complete | 1 | a | main").await;
     let range = "from=1708731610&until=1708731619";

@@ -52,6 +52,43 @@ async fn each_step_has_its_time_and_a_gap_is_zero() {
 }
 
 #[tokio::test]
+async fn steps_that_are_partly_in_the_range_are_said() {
+    insert(
+        "1708800000 | part | 7 | x | x | main | complete | 1 | a | main
+         1708800010 | part | 7 | x | x | main | complete | 1 | a | main
+         1708800090 | part | 7 | x | x | main | complete | 1 | a | main",
+    )
+    .await;
+    let collector = Collector::start().await;
+    let get = async |range: &str| {
+        let answer =
+            collector.get(&format!("/api/v1/timeline?app_service=part&step=30&{range}")).await.json();
+        let first = &answer["points"][0];
+        format!(
+            "{} {} {} {} {}",
+            answer["from"], answer["until"], first["time"], first["value"], answer["notes"]
+        )
+    };
+    // The windows that the range names are whole steps.
+    assert_eq!(get("from=1708800000&until=1708800089").await, "1708800000 1708800089 1708800000 20202 []");
+    assert_eq!(get("from=1708800000&until=1708800080").await, "1708800000 1708800080 1708800000 20202 []");
+    assert_eq!(
+        get("from=1708800010&until=1708800089").await,
+        "1708800010 1708800089 1708800000 10101 [\"the first step is only partly in the range: it begins at 1708800000\"]"
+    );
+    assert_eq!(
+        get("from=1708800000&until=1708800090").await,
+        "1708800000 1708800090 1708800000 20202 [\"the last step is only partly in the range: it ends before 1708800120\"]"
+    );
+    assert_eq!(
+        get("from=1708800010&until=1708800019").await,
+        "1708800010 1708800019 1708800000 10101 \
+         [\"the first step is only partly in the range: it begins at 1708800000\",\
+         \"the last step is only partly in the range: it ends before 1708800030\"]"
+    );
+}
+
+#[tokio::test]
 async fn nothing_is_zero_everywhere_with_its_reason() {
     insert("1708724410 | line2 | 7 | x | x | main | complete | 1 | a | main").await;
     let collector = Collector::start().await;

@@ -34,7 +34,7 @@ async fn respond(state: &QueryState, query: &str) -> Result<Response, ApiError> 
     let step = parameters.integer("step", "seconds")?;
     let steps = Steps::new(request.range, state.store.window_seconds(), step)?;
     let _permit = state.permit().await?;
-    let Timeline { points, notes } = state.store.timeline(&request, steps).await?;
-    let Steps { range: TimeRange { from, until }, step } = steps;
-    Ok(Json(Answer { from, until, step, unit: UNIT, points, notes }).into_response())
+    let Timeline { range, points, notes } = state.store.timeline(&request, steps).await?;
+    let TimeRange { from, until } = range;
+    Ok(Json(Answer { from, until, step: steps.step, unit: UNIT, points, notes }).into_response())
 }

@@ -145,10 +145,18 @@ impl Writer<'_> {
 }
 
 impl Tag {
-    /// Its value as text, as SQL over the columns of `profile.in_process_local`.
-    pub fn as_text(&'static self) -> String {
-        let mut values = Vec::new();
-        Writer { rows: Rows::OfApps, values: &mut values }.text(&Column { tag: self, key: None })
+    /// Its value as text, empty where it is not set, as SQL over the columns of
+    /// `profile.in_process_local`: as [`Expr::sql_of_total`] compares it.
+    pub fn as_value(&'static self) -> String {
+        let (column, mut values) = (Column { tag: self, key: None }, Vec::new());
+        let mut writer = Writer { rows: Rows::OfTotal, values: &mut values };
+        let text = format!("toString({})", writer.text(&column));
+        match self.unset {
+            Unset::Never => text,
+            // Nothing else stands for it.
+            Unset::Empty if self.kind != Kind::Map => text,
+            _ => format!("if({}, '', {text})", writer.unset(&column)),
+        }
     }
 }
 
