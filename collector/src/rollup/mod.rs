@@ -41,6 +41,8 @@ const MAX_MEMORY: u64 = 1 << 30;
 const MEMORY_OF_GROUPS: u64 = 256 << 20;
 /// Most seconds of a statement.
 const MAX_SECONDS: u64 = 600;
+/// Raw rows of one statement, or it could take longer than it may: 100,000 per second suffice.
+const ROWS_AT_ONCE: u64 = 50_000_000;
 /// What does not come back by then is not coming back.
 const PATIENCE: Duration = Duration::from_secs(MAX_SECONDS + 30);
 /// An hour that late batches change again and again is built once in so many looks.
@@ -159,7 +161,10 @@ impl Builder {
     }
 
     async fn fill_and_swap(&self, job: Job, before: &Coverage, staging: &str) -> Result<(), RollupError> {
-        self.execute("fill a rollup", &job.fill(staging, before, build_number())).await?;
+        let build = build_number();
+        for slice in job.slices(before) {
+            self.execute("fill a rollup", &job.fill(staging, before, build, slice)).await?;
+        }
         if self.parts(staging).await? > 1 {
             // Several parts would be renamed one by one, and a crash between could not be seen.
             self.execute("merge a rollup", &format!("OPTIMIZE TABLE profile.{staging} FINAL")).await?;
@@ -248,20 +253,40 @@ impl Job {
         }
     }
 
-    /// Fills `staging` with everything that is there now, under what was there before.
-    fn fill(self, staging: &str, before: &Coverage, build: u64) -> String {
-        let (source, step, period, length, built_from) = match self {
-            Self::Hour(hour) => (
+    /// How many raw rows it is made from, as counted before.
+    fn built_from(self, before: &Coverage) -> u64 {
+        match self {
+            Self::Hour(hour) => before.raw_rows(hour),
+            Self::Day(day) => before.minutes_of(day),
+        }
+    }
+
+    /// Its time in so many pieces that a statement can do each, as first and last second.
+    /// None has a part of a step that another has too, so they are summed up apart.
+    fn slices(self, before: &Coverage) -> Vec<(u32, u32)> {
+        let (length, step) = match self {
+            Self::Hour(_) => (HOUR, 60),
+            Self::Day(_) => (DAY, HOUR),
+        };
+        let steps = length / step;
+        let wanted = self.built_from(before).div_ceil(ROWS_AT_ONCE).clamp(1, steps.into());
+        let slice = step * (steps / u32::try_from(wanted).unwrap_or(steps));
+        let starts = (0..length).step_by(slice as usize);
+        starts.map(|at| (self.start() + at, self.start() + (at + slice).min(length) - 1)).collect()
+    }
+
+    /// Fills `staging` with what is there now of a slice, under what was there before.
+    fn fill(self, staging: &str, before: &Coverage, build: u64, (from, until): (u32, u32)) -> String {
+        let (source, step, period) = match self {
+            Self::Hour(_) => (
                 "in_process_local",
                 "toStartOfMinute",
                 // A row is of one process, whose period does not change within a window.
                 "intDivOrZero(profile_value, sample_count)",
-                HOUR,
-                before.raw_rows(hour),
             ),
-            Self::Day(day) => ("in_process_1m", "toStartOfHour", "period", DAY, before.minutes_of(day)),
+            Self::Day(_) => ("in_process_1m", "toStartOfHour", "period"),
         };
-        let (from, until) = (self.start(), u64::from(self.start()) + u64::from(length) - 1);
+        let built_from = self.built_from(before);
         format!(
             "INSERT INTO profile.{staging} (time, built_from, build, {KEY}, period, sample_count, profile_value)\n\
              SELECT {step}(time) AS step, {built_from}, {build}, {KEY}, {period} AS of_one, sum(sample_count), \
@@ -306,20 +331,41 @@ mod tests {
     #[test]
     fn an_hour_is_filled_from_raw_and_a_day_from_minutes() {
         let before = coverage("raw 50=7, min 50=7, min 51=5");
-        assert_snapshot!(Job::Hour(50 * HOUR).fill("s", &before, 9), @r"
+        let fill = |job: Job| {
+            let slices = job.slices(&before).into_iter().map(|slice| job.fill("s", &before, 9, slice));
+            slices.collect::<Vec<_>>().join(";\n")
+        };
+        assert_snapshot!(fill(Job::Hour(50 * HOUR)), @r"
         INSERT INTO profile.s (time, built_from, build, app_service, profile_event_type, profile_language_type, profile_value_unit, pod_cluster, pod_ns, pod_node, pod_group, pod_group_type, container, process_name, thread_name, main_thread, stack_id, stack_end, period, sample_count, profile_value)
         SELECT toStartOfMinute(time) AS step, 7, 9, app_service, profile_event_type, profile_language_type, profile_value_unit, pod_cluster, pod_ns, pod_node, pod_group, pod_group_type, container, process_name, thread_name, main_thread, stack_id, stack_end, intDivOrZero(profile_value, sample_count) AS of_one, sum(sample_count), sum(profile_value)
         FROM profile.in_process_local
         WHERE time >= toDateTime(180000, 'UTC') AND time <= toDateTime(183599, 'UTC')
         GROUP BY step, app_service, profile_event_type, profile_language_type, profile_value_unit, pod_cluster, pod_ns, pod_node, pod_group, pod_group_type, container, process_name, thread_name, main_thread, stack_id, stack_end, of_one
         ");
-        assert_snapshot!(Job::Day(2 * DAY).fill("s", &before, 9), @r"
+        assert_snapshot!(fill(Job::Day(2 * DAY)), @r"
         INSERT INTO profile.s (time, built_from, build, app_service, profile_event_type, profile_language_type, profile_value_unit, pod_cluster, pod_ns, pod_node, pod_group, pod_group_type, container, process_name, thread_name, main_thread, stack_id, stack_end, period, sample_count, profile_value)
         SELECT toStartOfHour(time) AS step, 12, 9, app_service, profile_event_type, profile_language_type, profile_value_unit, pod_cluster, pod_ns, pod_node, pod_group, pod_group_type, container, process_name, thread_name, main_thread, stack_id, stack_end, period AS of_one, sum(sample_count), sum(profile_value)
         FROM profile.in_process_1m
         WHERE time >= toDateTime(172800, 'UTC') AND time <= toDateTime(259199, 'UTC')
         GROUP BY step, app_service, profile_event_type, profile_language_type, profile_value_unit, pod_cluster, pod_ns, pod_node, pod_group, pod_group_type, container, process_name, thread_name, main_thread, stack_id, stack_end, of_one
         ");
+    }
+
+    #[test]
+    fn what_is_too_much_for_a_statement_is_filled_in_slices() {
+        let slices = |job: Job, rows: u64| job.slices(&coverage(&format!("raw 48={rows}, min 48={rows}")));
+        let (hour, day) = (Job::Hour(2 * DAY), Job::Day(2 * DAY));
+        assert_eq!(slices(hour, 50_000_000), [(172_800, 176_399)]);
+        assert_eq!(slices(hour, 50_000_001), [(172_800, 174_599), (174_600, 176_399)]);
+        assert_eq!(slices(day, 50_000_000), [(172_800, 259_199)]);
+        for (job, rows, pieces, step) in [(hour, 350_000_000, 8, 60), (day, 350_000_000, 8, HOUR)] {
+            let slices = slices(job, rows);
+            assert_eq!(slices.len(), pieces);
+            assert!(slices.iter().all(|(from, _)| from % step == 0), "{slices:?}");
+            assert!(slices.windows(2).all(|pair| pair[0].1 + 1 == pair[1].0), "{slices:?}");
+        }
+        assert_eq!(slices(hour, u64::MAX).len(), 60);
+        assert_eq!(slices(day, u64::MAX).len(), 24);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! ours that timed out here, could bring the batch after the look-up. So the
 //! INSERTs that run when the batch is met are waited for first.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use clickhouse::error::Error;
@@ -79,6 +79,31 @@ pub(super) async fn running_inserts(client: &Client) -> Result<HashSet<String>, 
     Ok(in_time(marks).await?.into_iter().collect())
 }
 
+/// Batches of one hour: what is looked up at once.
+#[derive(Debug, PartialEq, Eq)]
+struct Hour {
+    /// When they may be stored, Unix seconds.
+    first: u32,
+    last: u32,
+    keys: Vec<u64>,
+}
+
+/// By the hours of their windows, given as key, start and length in seconds. One question over
+/// all of them would read everything between the oldest and the newest, for windows of a node
+/// that was cut off for days.
+fn by_hour(windows: impl Iterator<Item = (u64, u32, u32)>) -> Vec<Hour> {
+    let mut hours = BTreeMap::new();
+    for (key, time, length) in windows {
+        let slack = SLACK_SECONDS + length;
+        let (first, last) = (time.saturating_sub(slack), time.saturating_add(slack));
+        let hour = hours.entry(time / 3600).or_insert_with(|| Hour { first, last, keys: Vec::new() });
+        hour.first = hour.first.min(first);
+        hour.last = hour.last.max(last);
+        hour.keys.push(key);
+    }
+    hours.into_values().collect()
+}
+
 /// What the store has of some batches. Each batch is in one INSERT of each table,
 /// and so wholly there or not at all.
 #[derive(Debug, Default)]
@@ -96,32 +121,26 @@ struct FoundLoss {
 impl Found {
     /// Looks `batches` up.
     pub(super) async fn look_up(client: &Client, batches: &[Queued]) -> Result<Self, Error> {
-        let times = batches.iter().map(|queued| queued.batch.time);
-        let (Some(first), Some(last)) = (times.clone().min(), times.max()) else {
-            return Ok(Self::default());
-        };
-        let longest = batches.iter().map(|queued| queued.batch.window_seconds).max().unwrap_or_default();
-        let slack = SLACK_SECONDS + longest;
-        let keys: Vec<u64> = batches.iter().map(|queued| queued.batch.key).collect();
         let client = bounded(client);
-        let ask = |columns, table| {
-            let question = format!(
-                "SELECT DISTINCT {columns} FROM {table} \
-                 WHERE time >= toDateTime(?) AND time <= toDateTime(?) AND batch IN ?"
-            );
-            let query = client.query(&question).bind(first.saturating_sub(slack));
-            query.bind(last.saturating_add(slack)).bind(&keys)
-        };
-        let rows = in_time(ask("batch", "in_process_local").fetch_all::<u64>()).await?;
-        let losses = in_time(ask("batch, reason", "losses").fetch_all::<FoundLoss>()).await?;
-        let known = |FoundLoss { batch, reason }: FoundLoss| {
-            Some((batch, Lost::ALL.into_iter().find(|lost| lost.text() == reason)?))
-        };
-        Ok(Self {
-            rows: rows.into_iter().collect(),
+        let windows =
+            batches.iter().map(|Queued { batch, .. }| (batch.key, batch.time, batch.window_seconds));
+        let mut found = Self::default();
+        for Hour { first, last, keys } in by_hour(windows) {
+            let ask = |columns, table| {
+                let question = format!(
+                    "SELECT DISTINCT {columns} FROM {table} \
+                     WHERE time >= toDateTime(?) AND time <= toDateTime(?) AND batch IN ?"
+                );
+                client.query(&question).bind(first).bind(last).bind(&keys)
+            };
+            found.rows.extend(in_time(ask("batch", "in_process_local").fetch_all::<u64>()).await?);
+            let losses = in_time(ask("batch, reason", "losses").fetch_all::<FoundLoss>()).await?;
             // A reason of a newer collector's is none that we could insert again.
-            losses: losses.into_iter().filter_map(known).collect(),
-        })
+            found.losses.extend(losses.into_iter().filter_map(|FoundLoss { batch, reason }| {
+                Some((batch, Lost::ALL.into_iter().find(|lost| lost.text() == reason)?))
+            }));
+        }
+        Ok(found)
     }
 
     /// Whether the batch's rows are accounted for, be it as lost.
@@ -193,6 +212,31 @@ mod tests {
         resent.see(&HashSet::from(["ours".to_owned()]));
         assert!(!resent.can_be_looked_up());
         assert_eq!(resent.waits().map(|(mark, _)| mark), Some("ours"));
+    }
+
+    /// Windows of 10 s as `key:start`; what is looked up together, as `first-last key key`.
+    #[test]
+    fn batches_are_looked_up_hour_by_hour() {
+        let check = |windows: &str, expected: &str| {
+            let windows = windows.split_whitespace().map(|window| {
+                let (key, time) = window.split_once(':').expect("key:start");
+                (key.parse().expect("a key"), time.parse().expect("a time"), 10)
+            });
+            let hours: Vec<String> = by_hour(windows)
+                .into_iter()
+                .map(|Hour { first, last, keys }| {
+                    let keys: Vec<String> = keys.iter().map(u64::to_string).collect();
+                    format!("{first}-{last} {}", keys.join(" "))
+                })
+                .collect();
+            assert_eq!(hours.join(", "), expected);
+        };
+        check("", "");
+        check("1:7200 2:7300 3:7250", "7070-7430 1 2 3");
+        // What lies days apart is not one range, and neither do two hours become one.
+        check("1:864000 2:7200 3:864010", "7070-7330 2, 863870-864140 1 3");
+        check("1:3590 2:3600", "3460-3720 1, 3470-3730 2");
+        check("1:0 2:4294967290", "0-130 1, 4294967160-4294967295 2");
     }
 
     #[test]

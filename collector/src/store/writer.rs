@@ -15,15 +15,24 @@ use tokio_util::sync::CancellationToken;
 use super::resent::{Found, Resent, mark, running_inserts};
 use super::rows::{LossRow, SampleRow, StackRow};
 use super::{Queued, StackText};
+use crate::ingest::limits::MAX_ROWS;
 use crate::metrics::{DropReason, Metrics};
 use crate::store_check;
 
 /// How long the first batch of an INSERT waits for others: windows end at the
 /// same moment on all nodes, and agents that share an INSERT share a part.
 const LINGER: Duration = Duration::from_secs(1);
-/// Rows of one INSERT. ClickHouse cuts blocks at about a million rows, and a
-/// block is what is written as a whole.
+/// Rows of one INSERT, to which one batch may come on top.
 const INSERT_ROWS: usize = 500_000;
+/// Where ClickHouse cuts blocks. A block is what is written as a whole, so none of our
+/// INSERTs may be cut, whatever the server's settings profile says. The two minima hold for the
+/// blocks that it puts together again: without the one of bytes, rows alone count.
+const BLOCKS: [(&str, &str); 3] = [
+    ("max_insert_block_size", "1048576"),
+    ("min_insert_block_size_rows", "1048576"),
+    ("min_insert_block_size_bytes", "0"),
+];
+const _: () = assert!(INSERT_ROWS + MAX_ROWS < 1_048_576);
 /// Bytes of one INSERT, to which one batch may come on top: `hearth-clickhouse`
 /// refuses a request over 256 MiB, however often it is sent.
 const INSERT_BYTES: usize = 128 << 20;
@@ -367,6 +376,7 @@ impl Writer {
     async fn insert<T: Row>(&self, table: &str) -> Result<Insert<T>, Error> {
         let mark = mark();
         let insert = self.client.insert::<T>(table).await?;
+        let insert = BLOCKS.iter().fold(insert, |insert, (name, value)| insert.with_setting(*name, *value));
         Ok(insert
             .with_timeouts(Some(SEND_TIMEOUT), Some(END_TIMEOUT))
             .with_setting("query_id", &mark)

@@ -100,6 +100,11 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// With a settings profile of its writer's user.
+    pub(crate) async fn start_with(profile: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let embedded = Embedded::start(engine(dir.path().join("data"))).await.unwrap();
         let client = Client::default().with_url(embedded.url());
@@ -110,7 +115,9 @@ impl Store {
         let (queue, receiver) = Queue::new();
         let (acks, answers) = mpsc::channel(10);
         let config = WriterConfig { cluster: None, stop_patience: Duration::from_secs(10) };
-        let writer = Writer::new(client.clone(), config, metrics, receiver);
+        let of_writer =
+            profile.iter().fold(client.clone(), |client, (name, value)| client.with_setting(*name, *value));
+        let writer = Writer::new(of_writer, config, metrics, receiver);
         let writer = tokio::spawn(writer.run(CancellationToken::new()));
         Self { embedded, client, queue, answers, writer, acks, registry, _dir: dir }
     }

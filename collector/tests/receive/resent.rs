@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clickhouse::Client;
 use hearth_collector::ingest::decode::StreamTables;
 use hearth_collector::store::Batch;
-use hearth_proto::collector::v1::{AckResult, Loss, LossReason, Rows, SampleBatch};
+use hearth_proto::collector::v1::{AckResult, Loss, LossReason, Rows, SampleBatch, StackEnd};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -238,6 +238,25 @@ async fn samples_are_not_both_stored_and_lost() {
     assert_eq!(store.ack().await, (1, AckResult::Stored));
     assert_eq!(store.ask(LOSSES).await, "too-old\t50\n");
     assert_eq!(store.ask(ROWS).await, format!("{}\t4\n", Batch::key(&[1; 16], 1)));
+    store.embedded.stop().await;
+}
+
+/// A batch is wholly there or not at all, also where ClickHouse is told to cut INSERTs small.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_insert_is_one_part_whatever_the_settings_profile_says() {
+    let small = ["max_insert_block_size", "min_insert_block_size_rows", "min_insert_block_size_bytes"];
+    let mut store = Store::start_with(&small.map(|name| (name, "1000"))).await;
+    store.ask("SYSTEM STOP MERGES in_process_local").await;
+    let rows = Rows {
+        thread: vec![1; 5000],
+        stack: vec![1; 5000],
+        samples: vec![1; 5000],
+        end: vec![StackEnd::Complete.into(); 5000],
+        cpu: (0..5000).map(|row| row % 1000).collect(),
+    };
+    store.put(resolved(SampleBatch { rows: Some(rows), ..first_batch(1, 1) }), false).await;
+    assert_eq!(store.ack().await, (1, AckResult::Stored));
+    assert_eq!(store.ask("SELECT count(), uniqExact(_part) FROM in_process_local").await, "5000\t1\n");
     store.embedded.stop().await;
 }
 
