@@ -49,7 +49,7 @@ async fn hottest(state: &QueryState) -> Result<Vec<App>, QueryError> {
     let now = u32::try_from(now()).unwrap_or(u32::MAX);
     let from = now.saturating_sub(DEFAULT_RANGE_SECONDS as u32);
     let _permit = state.permit().await?;
-    // So short a range has no notes.
+    // What must be known of the values stands with the answers that the links lead to.
     let (apps, _) = state.store.apps(TimeRange { from, until: now }).await?;
     Ok(apps)
 }
