@@ -5,7 +5,8 @@
 //! ClickHouse answer whole days from the projection of the hour table.
 
 use super::plan::{Statement, Value};
-use super::source::{self, Branch, Sources};
+use super::source::Sources;
+use super::table::{self, Branch};
 
 /// What is asked of the rows. Expressions are over the columns of raw rows.
 pub(super) struct Grouped<'a> {
@@ -30,13 +31,13 @@ pub(super) struct Part<'a> {
 }
 
 /// The key that tells rows of different rates apart: what one of their samples stands for.
-pub(super) const PERIOD: (&str, &str) = (source::PERIOD, "period");
+pub(super) const PERIOD: (&str, &str) = (table::PERIOD, "period");
 /// Samples.
 pub(super) const SAMPLES: Part<'static> = Part { fold: "sum", of: "toUInt64(sample_count)", name: "samples" };
 /// Microseconds.
 pub(super) const VALUE: Part<'static> = Part { fold: "sum", of: "profile_value", name: "value" };
 /// Those microseconds that come from rollups.
-pub(super) const ROLLED_UP: Part<'static> = Part { fold: "sum", of: source::ROLLED_UP, name: "rolled_up" };
+pub(super) const ROLLED_UP: Part<'static> = Part { fold: "sum", of: table::ROLLED_UP, name: "rolled_up" };
 
 impl Grouped<'_> {
     /// The statement. `condition` writes which rows are meant, the times of the table included.
@@ -100,7 +101,7 @@ mod tests {
     fn each_table_is_grouped_and_then_their_groups() {
         let sources = chosen("raw 23=5, min 23=5, hour 0=5, hour 1=5", "", "23..51");
         let grouped = Grouped {
-            keys: &[("intDiv(process_id, ?)", "slot"), PERIOD],
+            keys: &[("intDiv(main_thread, ?)", "slot"), PERIOD],
             key_values: &[Value::Int(7)],
             parts: &[Part { fold: "min", of: "process_id", name: "first" }, VALUE, ROLLED_UP],
             tail: "\nORDER BY value",
@@ -109,17 +110,17 @@ mod tests {
         assert_snapshot!(format!("{sql}\n{values:?}"), @r"
         SELECT slot, period, min(first) AS first, sum(value) AS value, sum(rolled_up) AS rolled_up
         FROM (
-        SELECT intDiv(process_id, ?) AS slot, toInt64(period) AS period, min(toUInt32(0)) AS first, sum(profile_value) AS value, sum(profile_value) AS rolled_up
+        SELECT intDiv(main_thread, ?) AS slot, toInt64(period) AS period, min(toUInt32(0)) AS first, sum(profile_value) AS value, sum(profile_value) AS rolled_up
         FROM profile.in_process_1h
         WHERE toStartOfDay(time) >= toDateTime(?, 'UTC') AND toStartOfDay(time) <= toDateTime(?, 'UTC')
         GROUP BY slot, period
         UNION ALL
-        SELECT intDiv(process_id, ?) AS slot, toInt64(period) AS period, min(toUInt32(0)) AS first, sum(profile_value) AS value, sum(profile_value) AS rolled_up
+        SELECT intDiv(main_thread, ?) AS slot, toInt64(period) AS period, min(toUInt32(0)) AS first, sum(profile_value) AS value, sum(profile_value) AS rolled_up
         FROM profile.in_process_1h
         WHERE time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')
         GROUP BY slot, period
         UNION ALL
-        SELECT intDiv(process_id, ?) AS slot, toInt64(intDivOrZero(profile_value, sample_count)) AS period, min(process_id) AS first, sum(profile_value) AS value, sum(toInt64(0)) AS rolled_up
+        SELECT intDiv(main_thread, ?) AS slot, toInt64(intDivOrZero(profile_value, sample_count)) AS period, min(process_id) AS first, sum(profile_value) AS value, sum(toInt64(0)) AS rolled_up
         FROM profile.in_process_local
         WHERE time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')
         GROUP BY slot, period

@@ -23,6 +23,7 @@ pub mod quality;
 pub mod request;
 pub mod source;
 pub mod store;
+mod table;
 pub mod tags;
 pub mod time;
 pub mod timeline;

@@ -5,7 +5,8 @@ use hearth_profile::frame::PERF_MAP_FRAME;
 use super::filter::Expr;
 use super::grouped::{Grouped, PERIOD, Part, ROLLED_UP, SAMPLES, VALUE};
 use super::request::{Request, Subject, TOTAL, TimeRange};
-use super::source::{Branch, Sources};
+use super::source::Sources;
+use super::table::Branch;
 
 /// A statement and what is bound to its placeholders, in their order.
 #[derive(Debug, Clone, PartialEq)]

@@ -9,8 +9,9 @@ use std::collections::BTreeSet;
 
 use super::build::percent;
 use super::filter::{Expr, Tag};
-use super::plan::{Value, time_condition};
+use super::plan::Value;
 use super::request::{Request, TimeRange};
+use super::table::{Branch, HOURS, MINUTES, RAW, Table, times};
 use super::time::utc;
 use crate::rollup::Coverage;
 use crate::rollup::coverage::{DAY, HOUR, hours_of};
@@ -38,47 +39,6 @@ const KEPT: &[&str] = &[
     "stack_id",
     "stack_end",
 ];
-
-const RAW: Table = Table {
-    name: "profile.in_process_local",
-    expressions: &[
-        // No row without samples is expected.
-        (PERIOD, "toInt64(intDivOrZero(profile_value, sample_count))"),
-        (ROLLED_UP, "toInt64(0)"),
-    ],
-};
-const MINUTES: Table = Table { name: "profile.in_process_1m", ..ROLLUP };
-const HOURS: Table = Table { name: "profile.in_process_1h", ..ROLLUP };
-const ROLLUP: Table = Table {
-    name: "",
-    expressions: &[
-        (PERIOD, "toInt64(period)"),
-        (ROLLED_UP, "profile_value"),
-        ("process_id", "toUInt32(0)"),
-        ("pod", "''"),
-    ],
-};
-
-/// Microseconds that a sample of a row stands for.
-pub(super) const PERIOD: &str = "{period of a sample}";
-/// Microseconds of a row that come from a rollup.
-pub(super) const ROLLED_UP: &str = "{value from rollups}";
-
-#[derive(Debug)]
-struct Table {
-    name: &'static str,
-    /// What stands for expressions that are others in this table. By WITH they would be so in the tables behind it too.
-    expressions: &'static [(&'static str, &'static str)],
-}
-
-/// A table and the times that are asked of it.
-#[derive(Debug)]
-pub(super) struct Branch {
-    table: Table,
-    ranges: Vec<TimeRange>,
-    /// Whole days, which the table has summed up.
-    by_day: bool,
-}
 
 /// What a question needs of the rows that answer it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -274,27 +234,6 @@ impl Sources {
     }
 }
 
-impl Branch {
-    pub(super) fn table(&self) -> &'static str {
-        self.table.name
-    }
-
-    /// What stands for `expression` in this table.
-    pub(super) fn expression<'a>(&self, expression: &'a str) -> &'a str {
-        let own = self.table.expressions.iter().find(|(of, _)| *of == expression);
-        own.map_or(expression, |(_, own)| own)
-    }
-
-    /// The condition on the time.
-    pub(super) fn time(&self, values: &mut Vec<Value>) -> String {
-        match self.by_day {
-            // As the projection has it.
-            true => times("toStartOfDay(time)", &self.ranges, values),
-            false => times("time", &self.ranges, values),
-        }
-    }
-}
-
 /// The whole days of ranges, and what is left of them.
 fn split_days(ranges: &[TimeRange]) -> (Vec<TimeRange>, Vec<TimeRange>) {
     let (mut days, mut rest) = (Vec::new(), Vec::new());
@@ -392,14 +331,6 @@ fn push(ranges: &mut Vec<TimeRange>, next: TimeRange) {
     match ranges.last_mut() {
         Some(last) if last.until.checked_add(1) == Some(next.from) => last.until = next.until,
         _ => ranges.push(next),
-    }
-}
-
-fn times(time: &str, ranges: &[TimeRange], values: &mut Vec<Value>) -> String {
-    let times: Vec<String> = ranges.iter().map(|range| time_condition(time, *range, values)).collect();
-    match times.as_slice() {
-        [one] => one.clone(),
-        _ => format!("({})", times.iter().map(|one| format!("({one})")).collect::<Vec<_>>().join(" OR ")),
     }
 }
 
