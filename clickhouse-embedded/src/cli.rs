@@ -43,6 +43,10 @@ pub struct Cli {
     #[arg(long, env = "HEARTH_CLICKHOUSE_MAX_RESULT", default_value_t = 256,
           value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub max_result: u32,
+    /// Seconds that a client may be silent within its request, or take nothing of its answer
+    #[arg(long, env = "HEARTH_CLICKHOUSE_CLIENT_TIMEOUT", default_value_t = 30,
+          value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub client_timeout: u32,
     /// Stop when standard input ends: a parent that holds its other end takes us along however it dies
     #[arg(long, env = "HEARTH_CLICKHOUSE_STOP_WITH_STDIN")]
     pub stop_with_stdin: bool,
@@ -99,6 +103,7 @@ impl Cli {
         Limits {
             max_body: (self.max_body as usize) << 20,
             max_result_bytes: u64::from(self.max_result) << 20,
+            client_timeout: Duration::from_secs(self.client_timeout.into()),
         }
     }
 }

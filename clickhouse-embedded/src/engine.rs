@@ -1,6 +1,7 @@
 //! Owns the data directory and runs queries on the engine.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -9,14 +10,16 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::exception::{Exception, code};
 use crate::ffi::{Connection, FfiError, Library, QueryResult};
 use crate::format::{self, Reading, Shape};
-use crate::insert::{self, Insert, Kind};
+use crate::insert::{self, Insert, Kind, OneStatement};
 use crate::kill;
 use crate::locate;
 use crate::output::{Event, Outcome, Output, Stop};
+use crate::request::MARK_SETTING;
 use crate::spool::Spool;
 use crate::wire::Encoding;
 
@@ -29,9 +32,12 @@ const SHUTDOWN_PAUSE: Duration = Duration::from_millis(20);
 /// Between two attempts to end what nobody waits for: the first may come before
 /// the statement is known to the engine.
 const KILL_PAUSE: Duration = Duration::from_millis(100);
-/// The setting that carries our query id: the engine makes up its own, and this
-/// setting is for `remote()` only, so that it changes nothing.
-const QUERY_ID_SETTING: &str = "chdb_client_name";
+/// What [`Reading::is_read`] means in `system.processes`: whatever a statement
+/// looked like, nothing that changes data is ended for its client's sake.
+const READ_KINDS: &str = "'Select', 'Show', 'Describe', 'Explain', 'Exists', 'Check'";
+/// How many requests may be received, wait or run for each statement that may
+/// run: what each of them holds in memory is bounded, so all of it is.
+const PLACES_PER_SLOT: usize = 4;
 
 /// Why the engine did not start.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +92,13 @@ pub struct Statement {
     pub client_protocol_version: u64,
     /// `max_result_bytes` of an answer that is made whole, if the settings have none.
     pub max_result_bytes: u64,
+    /// Held to its end.
+    pub place: Place,
 }
+
+/// A request's place among those that are received, wait or run.
+#[derive(Debug)]
+pub struct Place(#[expect(dead_code, reason = "given back when dropped")] OwnedSemaphorePermit);
 
 /// A running statement. A read is cancelled when this is dropped before its
 /// end; anything else runs on.
@@ -96,7 +108,7 @@ pub struct Running {
     /// Resolves when the statement's thread has ended.
     ended: Option<oneshot::Receiver<()>>,
     engine: Arc<Engine>,
-    query_id: String,
+    mark: String,
     is_read: bool,
     /// The format that the statement names or was given.
     pub format: Option<String>,
@@ -122,30 +134,16 @@ impl Drop for Running {
         let Some(mut ended) = self.ended.take().filter(|_| self.is_read) else { return };
         // Without a runtime the process is on its way out, and the engine with it.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let (engine, query_id) = (Arc::clone(&self.engine), self.query_id.clone());
+        let (engine, mark) = (Arc::clone(&self.engine), self.mark.clone());
         runtime.spawn(async move {
             loop {
-                let (engine, query_id) = (Arc::clone(&engine), query_id.clone());
-                if let Err(error) = tokio::task::spawn_blocking(move || engine.kill(&query_id)).await {
-                    tracing::warn!("cancelling a query: {error}");
-                }
+                engine.kill_reads(Some(&mark)).await;
                 if tokio::time::timeout(KILL_PAUSE, &mut ended).await.is_ok() {
                     return;
                 }
             }
         });
     }
-}
-
-/// How the engine stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stopped {
-    /// Wholly.
-    Clean,
-    /// A statement did not end in time.
-    QueriesCut,
-    /// All statements ended; a thread of the engine's own did not.
-    ThreadsLeft,
 }
 
 /// The running engine: one per process, on one data directory.
@@ -165,9 +163,12 @@ pub struct Engine {
     display_name: String,
     slots: Arc<Semaphore>,
     slot_count: u32,
+    places: Arc<Semaphore>,
     queue_patience: Duration,
     /// Ids of statements that wait or run.
     query_ids: Mutex<HashSet<String>>,
+    /// Answers that nobody takes are waited for no longer.
+    cut: CancellationToken,
     /// Locked while we live; the kernel releases it however we end.
     _lock: File,
 }
@@ -203,8 +204,10 @@ impl Engine {
             keeper: Mutex::new(Some(keeper)),
             slots: Arc::new(Semaphore::new(max_concurrent as usize)),
             slot_count: max_concurrent,
+            places: Arc::new(Semaphore::new(max_concurrent as usize * PLACES_PER_SLOT)),
             queue_patience,
             query_ids: Mutex::default(),
+            cut: CancellationToken::new(),
             _lock: lock,
         }))
     }
@@ -229,20 +232,26 @@ impl Engine {
         &self.data_dir
     }
 
+    /// Cancelled when the stop waits for clients no longer.
+    pub fn cut(&self) -> &CancellationToken {
+        &self.cut
+    }
+
     /// Runs a statement, on a thread of its own once there is a place for it.
     pub fn start_statement(self: &Arc<Self>, statement: Statement) -> Result<Running, Exception> {
         let reading = Reading::of(statement.text.head());
         let held_id = HeldId::take(self, &statement.query_id)?;
-        // One event waits while the one before is being sent: memory is bounded
-        // by the engine's chunks.
+        // One piece waits while the one before is being sent.
         let (sender, events) = mpsc::channel(1);
         let (alive, ended) = oneshot::channel();
         let tag = uuid::Uuid::new_v4().simple().to_string()[..16].to_owned();
+        // Nobody else can have given it to another statement; after the id, by which people find theirs.
+        let mark = format!("{} {}", statement.query_id, uuid::Uuid::new_v4());
         let running = Running {
             events,
             ended: Some(ended),
             engine: Arc::clone(self),
-            query_id: statement.query_id.clone(),
+            mark: mark.clone(),
             is_read: reading.is_read,
             format: Some(reading.format.clone().unwrap_or_else(|| statement.format.clone())),
             encoding: statement.encoding,
@@ -261,8 +270,8 @@ impl Engine {
                 }
             };
             let thread = tokio::task::spawn_blocking(move || {
-                let mut output = Output::new(sender, statement.encoding, tag);
-                let outcome = engine.run(statement, &reading, &mut output);
+                let mut output = Output::new(sender, engine.cut.clone(), statement.encoding, tag);
+                let outcome = engine.run(statement, mark, &reading, &mut output);
                 // Who is told of the end may use the id and the place.
                 drop((held_id, slot, alive));
                 output.end(outcome, engine.version());
@@ -274,19 +283,26 @@ impl Engine {
         Ok(running)
     }
 
+    /// A place for a request, before any of its body is received.
+    pub async fn place(&self) -> Result<Place, Exception> {
+        self.take_one_of(&self.places).await.map(Place)
+    }
+
     /// A place to run; none when the client of a read went away meanwhile.
     async fn slot(
         &self,
         sender: &mpsc::Sender<Event>,
         is_read: bool,
     ) -> Result<Option<OwnedSemaphorePermit>, Exception> {
-        let slot = tokio::time::timeout(self.queue_patience, Arc::clone(&self.slots).acquire_owned());
-        let slot = tokio::select! {
-            slot = slot => slot,
-            () = sender.closed(), if is_read => return Ok(None),
-        };
-        match slot {
-            Ok(Ok(slot)) => Ok(Some(slot)),
+        tokio::select! {
+            slot = self.take_one_of(&self.slots) => slot.map(Some),
+            () = sender.closed(), if is_read => Ok(None),
+        }
+    }
+
+    async fn take_one_of(&self, places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Exception> {
+        match tokio::time::timeout(self.queue_patience, Arc::clone(places).acquire_owned()).await {
+            Ok(Ok(place)) => Ok(place),
             Ok(Err(_)) => Err(Exception::new(code::ABORTED, "the server is stopping")),
             Err(_) => Err(Exception::new(
                 code::TOO_MANY_QUERIES,
@@ -298,49 +314,78 @@ impl Engine {
         }
     }
 
-    /// Ends the statement of that id, if the engine knows it yet.
-    fn kill(&self, query_id: &str) {
-        let mark = quoted(query_id, '\'');
-        let sql = format!("KILL QUERY WHERE Settings['{QUERY_ID_SETTING}'] = {mark} ASYNC");
-        let killed = self.library.connect(&self.data_dir).map_err(|error| error.to_string());
-        let killed = killed.and_then(|mut connection| connection.query(sql.as_bytes(), "Null", &[]));
-        if let Err(message) = killed {
-            tracing::warn!("cancelling a query: {message}");
+    /// Ends the read of that mark, if the engine knows it yet; without one all of them.
+    async fn kill_reads(self: &Arc<Self>, mark: Option<&str>) {
+        let of_mark = mark.map_or_else(String::new, |mark| {
+            format!(" AND Settings['{MARK_SETTING}'] = {}", quoted(mark, '\''))
+        });
+        let sql = format!("KILL QUERY WHERE query_kind IN ({READ_KINDS}){of_mark} ASYNC");
+        let engine = Arc::clone(self);
+        let killed = tokio::task::spawn_blocking(move || {
+            let mut connection =
+                engine.library.connect(&engine.data_dir).map_err(|error| error.to_string())?;
+            connection.query(sql.as_bytes(), "Null", &[])
+        });
+        match killed.await {
+            Ok(Ok(_)) => {}
+            Ok(Err(message)) => tracing::warn!("cancelling a query: {message}"),
+            Err(error) => tracing::warn!("cancelling a query: {error}"),
         }
     }
 
-    /// Lets running statements end, for at most `patience`, and stops the
-    /// engine. Later statements are refused.
-    pub async fn stop(&self, patience: Duration) -> Stopped {
-        let idle = tokio::time::timeout(patience, self.slots.acquire_many(self.slot_count)).await;
-        self.slots.close();
-        drop(self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take());
-        if idle.is_err() {
-            // With a statement still running the engine refuses to shut down.
-            return Stopped::QueriesCut;
+    /// After `patience` ends every read and every answer that waits for its
+    /// client, those that start later too, until this future is dropped.
+    pub async fn end_reads(self: &Arc<Self>, patience: Duration) -> Infallible {
+        tokio::time::sleep(patience).await;
+        self.cut.cancel();
+        loop {
+            self.kill_reads(None).await;
+            tokio::time::sleep(KILL_PAUSE).await;
         }
+    }
+
+    /// Waits until no statement waits or runs. Later ones are refused.
+    pub async fn idle(&self) {
+        // An error: it was idle before.
+        if let Ok(all) = self.slots.acquire_many(self.slot_count).await {
+            self.slots.close();
+            drop(all);
+        }
+    }
+
+    /// Stops the engine, which closes all tables. It does not while a statement runs.
+    pub async fn stop(&self) {
+        drop(self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take());
         // It answers no while one of its threads is still on its way out.
         for _ in 0..SHUTDOWN_ATTEMPTS {
             if self.library.shutdown() {
-                return Stopped::Clean;
+                return;
             }
             tokio::time::sleep(SHUTDOWN_PAUSE).await;
         }
-        Stopped::ThreadsLeft
+        // All tables are closed; what is left ends with the process.
+        tracing::debug!("a thread of the engine did not end by itself");
     }
 
-    fn run(&self, statement: Statement, reading: &Reading, output: &mut Output) -> Result<Outcome, Stop> {
+    fn run(
+        &self,
+        statement: Statement,
+        mark: String,
+        reading: &Reading,
+        output: &mut Output,
+    ) -> Result<Outcome, Stop> {
         let Statement {
             text,
             format,
             database,
             mut settings,
             params,
-            query_id,
+            query_id: _,
             encoding: _,
             whole,
             client_protocol_version,
             max_result_bytes,
+            place: _place,
         } = statement;
         let started = Instant::now();
         let named = reading.format.as_deref().unwrap_or(&format);
@@ -358,7 +403,7 @@ impl Engine {
         if shape == Shape::Document && !has("max_result_bytes") {
             settings.push(("max_result_bytes".into(), max_result_bytes.to_string()));
         }
-        settings.push((QUERY_ID_SETTING.into(), query_id));
+        settings.push((MARK_SETTING.into(), mark));
 
         let mut connection = self
             .library
@@ -381,7 +426,7 @@ impl Engine {
                 let result = execute(&mut connection, text, &format, &params)?;
                 outcome.summary = result.summary();
                 outcome.result_bytes = result.as_ref().len() as u64;
-                output.send_whole(result)?;
+                output.send(result.as_ref())?;
             }
         }
         outcome.elapsed = started.elapsed();
@@ -411,7 +456,7 @@ fn stream(
         };
         is_first = false;
         outcome.result_bytes += (chunk.as_ref().len() - skipped) as u64;
-        output.send(Bytes::from_owner(chunk).slice(skipped..))?;
+        output.send(&chunk.as_ref()[skipped..])?;
     }
     Ok(())
 }
@@ -434,22 +479,43 @@ fn execute(
         let (head, data_format) = (insert.head.to_vec(), insert.format.to_owned());
         let data = text.head().len() - insert.data.len();
         let data = text.into_reader(data).map_err(read_failed)?;
-        return connection.insert(&head, &data_format, data, params).map_err(Exception::from_engine);
+        return insert_data(connection, &head, &data_format, data, params);
     }
     let sql = text.into_bytes()?;
     match insert::classify(&sql) {
         Kind::Insert(insert) if by_stream(&insert) => {
-            connection.insert(insert.head, insert.format, insert.data, params)
+            insert_data(connection, insert.head, insert.format, insert.data, params)
         }
-        Kind::Plain | Kind::Insert(_) => connection.query(&sql, format, params),
-        Kind::InsertFromInput => {
-            return Err(Exception::new(
-                code::NOT_IMPLEMENTED,
-                "INSERT … SELECT … FROM input(…): insert the data as it is",
-            ));
+        Kind::Plain | Kind::Insert(_) => {
+            refuse_several(&sql)?;
+            connection.query(&sql, format, params).map_err(Exception::from_engine)
         }
+        Kind::InsertFromInput => Err(Exception::new(
+            code::NOT_IMPLEMENTED,
+            "INSERT … SELECT … FROM input(…): insert the data as it is",
+        )),
+    }
+}
+
+fn insert_data(
+    connection: &mut Connection,
+    head: &[u8],
+    format: &str,
+    data: impl Read,
+    params: &[(String, String)],
+) -> Result<QueryResult, Exception> {
+    refuse_several(head)?;
+    if format.eq_ignore_ascii_case("Values") {
+        connection.insert(head, format, OneStatement::new(data), params)
+    } else {
+        connection.insert(head, format, data, params)
     }
     .map_err(Exception::from_engine)
+}
+
+/// The engine would run one after the other, as `clickhouse-client` does.
+fn refuse_several(sql: &[u8]) -> Result<(), Exception> {
+    if insert::is_several(sql) { Err(insert::several_statements()) } else { Ok(()) }
 }
 
 /// Keeps a query id for one statement.

@@ -18,6 +18,8 @@ pub mod code {
     pub const CANNOT_READ: u32 = 74;
     /// A file cannot be written.
     pub const CANNOT_WRITE: u32 = 75;
+    /// A statement that may change data where none may.
+    pub const READONLY: u32 = 164;
     /// All places are taken.
     pub const TOO_MANY_QUERIES: u32 = 202;
     /// A query of this id runs already.
@@ -59,7 +61,14 @@ impl Exception {
             .and_then(|rest| rest.split_once('.'))
             .and_then(|(code, _)| code.parse().ok())
             .unwrap_or(code::UNKNOWN_EXCEPTION);
-        Self { code, message }
+        // Some texts bring the version, which `text` adds.
+        let end = match message.trim_end().rsplit_once(" (version ") {
+            Some((text, rest)) if rest.starts_with(|c: char| c.is_ascii_digit()) && rest.ends_with(')') => {
+                text.len()
+            }
+            _ => message.len(),
+        };
+        Self { code, message: message[..end].to_owned() }
     }
 
     /// The text that is sent.
@@ -113,6 +122,20 @@ mod tests {
         check("Code: 159. DB::Exception: Timeout. (TIMEOUT_EXCEEDED)", 159, 408);
         check("something else entirely", 1002, 500);
         check("Code: many. DB::Exception", 1002, 500);
+    }
+
+    #[test]
+    fn the_version_is_told_once() {
+        let check = |message: &str| {
+            let text = Exception::from_engine(message.into()).text("26.7.3.1");
+            assert_eq!(
+                text,
+                "Code: 27. DB::Exception: Cannot parse. (X) (version 26.7.3.1 (official build))\n"
+            );
+        };
+        check("Code: 27. DB::Exception: Cannot parse. (X)");
+        check("Code: 27. DB::Exception: Cannot parse. (X) (version 26.7.3.1)");
+        check("Code: 27. DB::Exception: Cannot parse. (X) (version 26.7.3.1 (official build))\n");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::Arc;
 
+use crate::exception::{Exception, code};
 use libloading::os::unix::{Library as DynLibrary, RTLD_LOCAL, RTLD_NOW};
 
 /// How much of an INSERT's data is handed over at once; the engine copies it.
@@ -323,7 +324,13 @@ impl Connection {
                 Ok(length) => length,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 // The stream is dropped undone: nothing more of it is stored.
-                Err(error) => return Err(format!("Code: 1000. DB::Exception: reading the data: {error}.")),
+                Err(error) => {
+                    let exception = error.get_ref().and_then(|inner| inner.downcast_ref::<Exception>());
+                    return Err(exception.map_or_else(
+                        || format!("Code: {}. DB::Exception: reading the data: {error}.", code::CANNOT_READ),
+                        |exception| exception.message.clone(),
+                    ));
+                }
             };
             // SAFETY: the stream is open; the piece lives for the call, which copies it.
             let state = unsafe { (self.library.insert_append)(stream.raw, piece.as_ptr(), length) };

@@ -46,36 +46,45 @@ impl Reading {
     pub fn of(sql: &[u8]) -> Self {
         let mut words = Words::of(sql);
         let mut first = None;
-        let (mut inserts, mut format) = (false, None);
-        let mut before: Option<(&[u8], usize)> = None;
+        let (mut changes, mut format) = (false, None);
+        let mut before: &[u8] = b"";
         while let Some(word) = words.next() {
-            first.get_or_insert(word.text);
+            if is_any(first.get_or_insert(word.text), &["INSERT"]) {
+                // What may follow is data.
+                break;
+            }
             if word.depth == 0 {
-                inserts |= word.text.eq_ignore_ascii_case(b"INSERT");
-                // FROM format x, AS format: a name.
-                let is_name =
-                    before.is_some_and(|(text, _)| is_any(text, &["FROM", "JOIN", "AS", "TABLE", "INTO"]));
-                if word.text.eq_ignore_ascii_case(b"FORMAT") && !is_name {
-                    let from = words.position();
-                    let mut ahead = Words::of(&sql[from..]);
-                    format = ahead
-                        .next()
-                        .filter(|name| sql[from..from + name.start].iter().all(u8::is_ascii_whitespace))
-                        .and_then(|name| std::str::from_utf8(name.text).ok())
-                        .map(str::to_owned)
-                        .or(format);
+                // SELECT … INTO OUTFILE, SELECT … PARALLEL WITH SYSTEM ….
+                changes |= is_any(word.text, &["INSERT", "OUTFILE", "PARALLEL"]);
+                if word.text.eq_ignore_ascii_case(b"FORMAT") && !is_any(before, &NAMES_FOLLOW) {
+                    format = format_clause(&sql[words.position()..]).or(format);
                 }
             }
-            before = Some((word.text, word.start));
+            before = word.text;
         }
         let first = first.unwrap_or_default();
-        let is_query = is_any(first, &["SELECT", "WITH", "FROM"]) && !inserts;
-        let is_read = is_query || is_any(first, &["SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS", "CHECK"]);
-        // What stands between $tags$ may look like anything.
-        let is_certain = !sql.contains(&b'$') && !contains(sql, ARRAY_OF_ROWS);
+        let is_query = is_any(first, &["SELECT", "WITH", "FROM"]);
+        let is_read = !changes
+            && (is_query || is_any(first, &["SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS", "CHECK"]));
+        // A stream ends with its first empty chunk, and what goes to a file leaves all of them empty.
+        let may_stream = is_read && is_query && !contains(sql, ARRAY_OF_ROWS);
         let may_have_totals = contains(sql, "TOTALS") || contains(sql, EXTREMES);
-        Self { is_read, may_stream: is_query && is_certain, may_have_totals, format }
+        Self { is_read, may_stream, may_have_totals, format }
     }
+}
+
+/// After these FORMAT is a name.
+const NAMES_FOLLOW: [&str; 8] = ["SELECT", "DISTINCT", "FROM", "JOIN", "AS", "TABLE", "INTO", "BY"];
+
+/// The format's name, if this can follow a FORMAT that is no name itself: only
+/// SETTINGS may come after it.
+fn format_clause(rest: &[u8]) -> Option<String> {
+    let mut words = Words::of(rest);
+    let name = words.next().filter(|name| rest[..name.start].iter().all(u8::is_ascii_whitespace))?;
+    let is_last = words.next().is_none_or(|next| is_any(next.text, &["SETTINGS", ";"]));
+    let is_order = is_any(name.text, &["ASC", "DESC"]);
+    let name = std::str::from_utf8(name.text).ok()?;
+    (is_last && !is_order && !name.starts_with(['\'', '"', ';'])).then(|| name.to_owned())
 }
 
 /// The setting that makes one document of JSONEachRow.
@@ -95,7 +104,6 @@ pub fn shape(format: &str) -> Shape {
         "CSV",
         "TSKV",
         "LineAsString",
-        "RawBLOB",
         "JSONEachRow",
         "JSONLines",
         "NDJSON",
@@ -196,6 +204,12 @@ mod tests {
     }
 
     #[test]
+    fn a_result_whose_chunks_may_be_empty_is_not_streamed() {
+        check("SELECT 1 INTO OUTFILE 'x' FORMAT CSV", "CSV");
+        assert_eq!(shape("RawBLOB"), Shape::Document);
+    }
+
+    #[test]
     fn statements() {
         check("SELECT 1", "read stream");
         check(" /* x */ with 1 AS x select x format CSV", "read stream CSV");
@@ -205,6 +219,8 @@ mod tests {
         check("SHOW TABLES FORMAT TSV", "read TSV");
         check("WITH x AS (SELECT 1) INSERT INTO t SELECT * FROM x", "");
         check("CREATE TABLE t (a String) ENGINE = Memory", "");
+        check("SELECT 1 PARALLEL WITH SYSTEM STOP MERGES", "");
+        check("$$SELECT$$ 1", "");
         check("", "");
     }
 
@@ -215,7 +231,12 @@ mod tests {
         check("SELECT format, CSV FROM t", "read stream");
         check("SELECT format, a FROM t FORMAT RowBinary", "read stream RowBinary");
         check("SELECT * FROM (SELECT 1 AS format)", "read stream");
-        check("SELECT $$ FORMAT CSV $$", "read CSV");
+        check("SELECT $$ FORMAT CSV $$, $a$ INSERT $$ ' $a$", "read stream");
+        check("SELECT format CSV", "read stream");
+        check("SELECT a, format b FROM t FORMAT TSV", "read stream TSV");
+        check("SELECT * FROM t ORDER BY a, format DESC", "read stream");
+        check("SELECT * FROM t GROUP BY format LIMIT 1", "read stream");
+        check("SELECT 1 FORMAT CSV;", "read stream CSV");
         check("SELECT 1 SETTINGS output_format_json_array_of_rows = 1", "read");
     }
 

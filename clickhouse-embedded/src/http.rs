@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -15,11 +16,12 @@ use tokio::net::TcpListener;
 
 use crate::answer::{self, Measured};
 use crate::browser;
-use crate::engine::{Engine, Running, Statement};
+use crate::engine::{Engine, Place, Running, Statement};
 use crate::exception::{Exception, code};
+use crate::format::Reading;
 use crate::listen::{Flushes, Tracked};
 use crate::metrics::{Metrics, QueryEnd};
-use crate::request::{self, Arguments};
+use crate::request::{self, Arguments, MAX_FORM_BYTES};
 use crate::spool::Spool;
 use crate::wire::{self, BlockReader, ContentEncoding};
 
@@ -30,6 +32,8 @@ pub struct Limits {
     pub max_body: usize,
     /// The setting `max_result_bytes` of an answer that is made whole, unless the request has it.
     pub max_result_bytes: u64,
+    /// How long a client may be silent within its request, or take nothing of its answer.
+    pub client_timeout: Duration,
 }
 
 /// Who may ask; `None` lets everybody.
@@ -60,8 +64,10 @@ pub async fn serve(
     server: Arc<Server>,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
+    let (patience, cut) = (server.limits.client_timeout, server.engine.cut().clone());
+    let listener = Tracked { listener, patience, cut };
     let service = router(server).into_make_service_with_connect_info::<Flushes>();
-    axum::serve(Tracked(listener), service).with_graceful_shutdown(stop).await
+    axum::serve(listener, service).with_graceful_shutdown(stop).await
 }
 
 fn router(server: Arc<Server>) -> Router {
@@ -129,12 +135,13 @@ async fn answer(
     let boundary = request::multipart_boundary(&parts.headers).map(str::to_owned);
     let encodings = content_encodings(&parts.headers)?;
     let is_plain = boundary.is_none() && !arguments.decompress && encodings.is_empty();
+    let place = server.engine.place().await?;
     let mut text = Spool::new(server.limits.max_body, server.engine.data_dir().to_owned());
     if is_plain {
         // The usual way needs no second spool.
         push_query(&mut text, &arguments)?;
     }
-    let text = text.receive(body).await?;
+    let text = text.receive(body, server.limits.client_timeout).await?;
 
     // Now that it was received whole, an INSERT is made whether its client stays or not.
     let (server, method, query_id) = (Arc::clone(server), parts.method, query_id.clone());
@@ -144,7 +151,7 @@ async fn answer(
         } else {
             blocking(move || decode(arguments, text, boundary.as_deref(), &encodings)).await?
         };
-        start(&server, arguments, text, &method, query_id)
+        start(&server, arguments, text, &method, query_id, place)
     });
     started.await.unwrap_or_else(|error| Err(Exception::new(code::UNKNOWN_EXCEPTION, error)))
 }
@@ -179,19 +186,18 @@ fn decode(
     encodings: &[ContentEncoding],
 ) -> Result<(Arguments, Spool), Exception> {
     let mut text = raw.sibling();
-    let max_block = raw.limit();
     let failed = |error| wire::decoding_failed(&error);
     let mut body: Box<dyn Read> = raw.into_reader(0).map_err(failed)?;
     for encoding in encodings.iter().rev() {
         body = wire::decoder(*encoding, body).map_err(failed)?;
     }
     if arguments.decompress && boundary.is_none() {
-        body = Box::new(BlockReader::new(body, max_block));
+        body = Box::new(BlockReader::new(body));
     }
     if let Some(boundary) = boundary {
-        let mut form = text.sibling();
-        form.push_decoded(body)?;
-        request::add_multipart(&form.into_bytes()?, boundary, &mut arguments)?;
+        let mut form = Vec::new();
+        body.take(MAX_FORM_BYTES as u64 + 1).read_to_end(&mut form).map_err(failed)?;
+        request::add_multipart(&form, boundary, &mut arguments)?;
         text.push(arguments.query.as_deref().unwrap_or_default().as_bytes())?;
     } else {
         push_query(&mut text, &arguments)?;
@@ -213,6 +219,7 @@ fn start(
     text: Spool,
     method: &Method,
     query_id: String,
+    place: Place,
 ) -> Result<Asked, Exception> {
     if text.head().iter().all(u8::is_ascii_whitespace) {
         // As ClickHouse answers who only looks whether it is there.
@@ -236,9 +243,12 @@ fn start(
         params,
         mut settings,
     } = arguments;
-    // A link must not change anything. 2 still lets the query bring settings.
-    if *method == Method::GET && !settings.iter().any(|(name, _)| name == "readonly") {
-        settings.push(("readonly".into(), "2".into()));
+    if *method != Method::POST {
+        // The engine's `readonly` lets SYSTEM, KILL and everything through that writes files.
+        if !Reading::of(text.head()).is_read {
+            return Err(Exception::new(code::READONLY, "this statement needs the method POST"));
+        }
+        change_nothing(&mut settings)?;
     }
     let running = server.engine.start_statement(Statement {
         text,
@@ -251,8 +261,25 @@ fn start(
         whole,
         client_protocol_version,
         max_result_bytes: server.limits.max_result_bytes,
+        place,
     })?;
     Ok(Asked::Statement(Box::new(running)))
+}
+
+/// A link must not change anything, whatever it asks for. 2 still lets the query bring settings.
+fn change_nothing(settings: &mut Vec<(String, String)>) -> Result<(), Exception> {
+    let mut asked = settings.iter().filter(|(name, _)| name == "readonly").peekable();
+    if asked.peek().is_none() {
+        settings.push(("readonly".into(), "2".into()));
+        return Ok(());
+    }
+    match asked.find(|(_, value)| value != "1" && value != "2") {
+        None => Ok(()),
+        Some((_, value)) => {
+            let text = format_args!("readonly = {value} needs the method POST; use 1 or 2, or POST");
+            Err(Exception::new(code::READONLY, text))
+        }
+    }
 }
 
 fn authenticate(wanted: Option<&Credentials>, arguments: &Arguments) -> Result<(), Exception> {
@@ -279,4 +306,27 @@ fn equal(given: &str, wanted: &str) -> bool {
         .enumerate()
         .fold(0, |differences, (at, byte)| differences | (byte ^ wanted.get(at).copied().unwrap_or(!byte)));
     differences == 0 && given.len() == wanted.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The values of `readonly` in a link on the left, those the engine is given on the right.
+    fn check(asked: &[&str], expected: Result<&[&str], u32>) {
+        let mut settings = asked.iter().map(|value| ("readonly".into(), (*value).into())).collect();
+        let given = change_nothing(&mut settings).map_err(|exception| exception.code);
+        let given = given.map(|()| settings.iter().map(|(_, value)| value.as_str()).collect::<Vec<_>>());
+        assert_eq!(given, expected.map(<[_]>::to_vec), "{asked:?}");
+    }
+
+    #[test]
+    fn a_link_changes_nothing() {
+        check(&[], Ok(&["2"]));
+        check(&["1"], Ok(&["1"]));
+        check(&["2"], Ok(&["2"]));
+        check(&["0"], Err(code::READONLY));
+        check(&["00"], Err(code::READONLY));
+        check(&["2", "0"], Err(code::READONLY));
+    }
 }

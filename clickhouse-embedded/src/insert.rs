@@ -6,6 +6,10 @@
 //! 0x0A 0x0A. So data goes through its stream interface, which wants the
 //! statement without FORMAT or VALUES, the format's name, and the bytes.
 
+use std::io::{self, Read};
+
+use crate::exception::{Exception, code};
+
 /// An INSERT and what it brings.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Insert<'a> {
@@ -27,6 +31,63 @@ pub enum Kind<'a> {
     /// `INSERT … SELECT … FROM input(…) FORMAT …`, which the engine's
     /// stream interface does not take.
     InsertFromInput,
+}
+
+/// Whether the text, without data, is more than one statement: something
+/// follows a semicolon.
+pub fn is_several(sql: &[u8]) -> bool {
+    let mut words = Words::of(sql).map(|word| word.text);
+    words.any(|word| word == b";") && words.any(|word| word != b";")
+}
+
+/// The exception for it.
+pub fn several_statements() -> Exception {
+    let text = "Syntax error (Multi-statements are not allowed): something follows a semicolon";
+    Exception::new(code::SYNTAX_ERROR, text)
+}
+
+/// Reads data of `VALUES`, which the engine reads up to its first semicolon
+/// only, dropping the rest without an error: what follows one is an error here.
+pub struct OneStatement<R> {
+    data: R,
+    state: Within,
+}
+
+#[derive(Clone, Copy)]
+enum Within {
+    Rows,
+    Quotes(u8),
+    /// After a backslash within these quotes.
+    Escape(u8),
+    /// After a semicolon.
+    End,
+}
+
+impl<R: Read> OneStatement<R> {
+    /// Reads from `data`.
+    pub fn new(data: R) -> Self {
+        Self { data, state: Within::Rows }
+    }
+}
+
+impl<R: Read> Read for OneStatement<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let length = self.data.read(out)?;
+        for byte in &out[..length] {
+            self.state = match (self.state, *byte) {
+                (Within::Rows, quote @ (b'\'' | b'"' | b'`')) => Within::Quotes(quote),
+                (Within::Rows, b';') => Within::End,
+                (Within::Quotes(quote), b'\\') => Within::Escape(quote),
+                (Within::Quotes(quote), byte) if byte == quote => Within::Rows,
+                (Within::Escape(quote), _) => Within::Quotes(quote),
+                (Within::End, byte) if byte != b';' && !byte.is_ascii_whitespace() => {
+                    return Err(io::Error::other(several_statements()));
+                }
+                (state, _) => state,
+            };
+        }
+        Ok(length)
+    }
 }
 
 /// Looks at a statement's words, no further than to its data.
@@ -83,8 +144,9 @@ pub(crate) struct Token<'a> {
     pub(crate) depth: usize,
 }
 
-/// The words of a statement. Strings and quoted names come with their quotes,
-/// so that they equal no keyword; comments and punctuation are passed over.
+/// The words of a statement and its semicolons. Strings and quoted names come
+/// with their quotes, so that they equal no keyword; comments and other
+/// punctuation are passed over.
 pub(crate) struct Words<'a> {
     sql: &'a [u8],
     at: usize,
@@ -100,6 +162,8 @@ impl<'a> Iterator for Words<'a> {
             let first = *rest.first()?;
             let length = match first {
                 b'\'' | b'"' | b'`' => return Some(self.token(quoted_length(rest, first))),
+                b'$' if let Some(length) = heredoc_length(rest) => return Some(self.token(length)),
+                b';' => return Some(self.token(1)),
                 b'-' if rest.starts_with(b"--") => length_through(rest, b"\n"),
                 b'#' => length_through(rest, b"\n"),
                 b'/' if rest.starts_with(b"/*") => length_through(rest, b"*/"),
@@ -140,7 +204,18 @@ impl<'a> Words<'a> {
 
 fn is_word(byte: u8) -> bool {
     // A dotted name (a.values) is one word, so that no part of it is a keyword.
-    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.') || byte >= 0x80
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$') || byte >= 0x80
+}
+
+/// Length of `$tag$ … $tag$` with its tags; without the second one it is none.
+fn heredoc_length(text: &[u8]) -> Option<usize> {
+    let name = text[1..].iter().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'_').count();
+    let (tag, rest) = text.split_at_checked(name + 2)?;
+    if !tag.ends_with(b"$") {
+        return None;
+    }
+    let end = rest.windows(tag.len()).position(|window| window == tag)?;
+    Some(end + 2 * tag.len())
 }
 
 /// Length of a quoted text with its quotes; a doubled quote simply begins the next one.
@@ -163,6 +238,8 @@ fn length_through(text: &[u8], end: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::io::BufReader;
+
     use super::*;
 
     /// "head | format | data", "plain" or "input".
@@ -212,6 +289,37 @@ mod tests {
             "INSERT INTO FUNCTION file('a''b FORMAT c', CSV) FORMAT TSV\n1",
             "INSERT INTO FUNCTION file('a''b FORMAT c', CSV) | TSV | 1",
         );
+    }
+
+    #[test]
+    fn several_statements() {
+        let check = |sql: &str, expected| assert_eq!(is_several(sql.as_bytes()), expected, "{sql}");
+        check("", false);
+        check("SELECT 1;", false);
+        check("SELECT 1 ; ; -- and no more\n;", false);
+        check("SELECT ';' AS `;`, $$;$$, $a$ $b$; $a$ /* ; */", false);
+        check("SELECT a$b$c FROM t WHERE d$b$;", false);
+        check("SELECT 1; SELECT 2", true);
+        check("SELECT 1; 'x'", true);
+        check("SELECT $$a; SELECT 2", true);
+        check("SELECT $a b$; $a b$", true);
+    }
+
+    /// The data that is read, or the word "several".
+    #[test]
+    fn data_of_values_ends_with_its_statement() {
+        let check = |data: &str, is_whole| {
+            // Byte by byte: whatever is cut, the state goes on.
+            let read = BufReader::with_capacity(1, OneStatement::new(data.as_bytes()))
+                .bytes()
+                .collect::<Result<Vec<u8>, _>>();
+            assert_eq!(read.ok().as_deref(), Some(data.as_bytes()).filter(|_| is_whole), "{data}");
+        };
+        check("(1), (2)", true);
+        check("(1), ('a;b', 'c\\'; d', 'it''s; e'), (`;`, \";\");\n ; ", true);
+        check("(1); (2)", false);
+        check("(1); SELECT 1", false);
+        check("('\\\\'); ('x')", false);
     }
 
     #[test]

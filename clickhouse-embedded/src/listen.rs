@@ -3,33 +3,48 @@
 //! An answer that fails on its way ends with the exception and then without an
 //! end. Breaking it off drops what still waits to be written, so the exception
 //! must have left before.
+//!
+//! A client that takes nothing of its answer for a while loses its connection, and
+//! with it whatever waits for that client.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::Timeout;
+use tokio::time::error::Elapsed;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// A listener whose connections have [`Flushes`].
 #[derive(Debug)]
-pub struct Tracked(pub TcpListener);
+pub struct Tracked {
+    /// Accepts.
+    pub listener: TcpListener,
+    /// How long a client may take nothing of what waits for it.
+    pub patience: Duration,
+    /// Ends that patience for all of them.
+    pub cut: CancellationToken,
+}
 
 impl Listener for Tracked {
     type Io = TrackedStream;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (TrackedStream, SocketAddr) {
-        let (stream, address) = Listener::accept(&mut self.0).await;
-        (TrackedStream { stream, flushes: watch::Sender::new(0) }, address)
+        let (stream, address) = Listener::accept(&mut self.listener).await;
+        let (patience, cut) = (self.patience, self.cut.clone());
+        (TrackedStream { stream, flushes: watch::Sender::new(0), patience, cut, stalled: None }, address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        self.listener.local_addr()
     }
 }
 
@@ -38,6 +53,27 @@ impl Listener for Tracked {
 pub struct TrackedStream {
     stream: TcpStream,
     flushes: watch::Sender<u64>,
+    patience: Duration,
+    cut: CancellationToken,
+    /// Runs while the client takes nothing.
+    stalled: Option<Pin<Box<Timeout<WaitForCancellationFutureOwned>>>>,
+}
+
+impl TrackedStream {
+    /// What became of an attempt to write, or that the client's time is over.
+    fn written(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| {
+            Box::pin(tokio::time::timeout(self.patience, self.cut.clone().cancelled_owned()))
+        });
+        // Cut or out of patience: the same to this client.
+        let _: Result<(), Elapsed> = ready!(stalled.as_mut().poll(cx));
+        let text = format!("the client took nothing for {:?}", self.patience);
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, text)))
+    }
 }
 
 /// Counts how often a connection had nothing left to write.
@@ -75,7 +111,8 @@ impl AsyncRead for TrackedStream {
 
 impl AsyncWrite for TrackedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.written(cx, written)
     }
 
     fn poll_write_vectored(
@@ -83,7 +120,8 @@ impl AsyncWrite for TrackedStream {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.written(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -7,14 +7,17 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser as _;
 use hearth_clickhouse::cli::Cli;
-use hearth_clickhouse::engine::{Engine, Stopped};
+use hearth_clickhouse::engine::Engine;
 use hearth_clickhouse::http::{Server, serve};
 use hearth_clickhouse::metrics::Metrics;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
 
-/// How long running queries may take once we are asked to stop.
+/// How long the stop may take in all.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
+/// How long reads may take once we are asked to stop; INSERTs have all of it.
+const READ_PATIENCE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -75,18 +78,23 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
         }
     }
     stop.send(()).expect("the server lives until it is told to stop");
-    // Idle keep-alive connections end at once; a client in the midst of a
-    // request has as long as its query.
-    if tokio::time::timeout(STOP_PATIENCE, serving).await.is_err() {
-        tracing::warn!("some clients did not finish within {STOP_PATIENCE:?}");
-    }
-    match engine.stop(STOP_PATIENCE).await {
-        Stopped::Clean => {}
+    // Idle keep-alive connections end at once.
+    let deadline = Instant::now() + STOP_PATIENCE;
+    let ended = async {
+        let served = tokio::time::timeout_at(deadline, serving).await;
+        tokio::time::timeout_at(deadline, engine.idle()).await.map(|()| served.is_ok())
+    };
+    let ended = tokio::select! {
+        ended = ended => ended,
+        never = engine.end_reads(READ_PATIENCE) => match never {},
+    };
+    match ended {
+        Ok(true) => {}
+        Ok(false) => tracing::warn!("some clients did not finish within {STOP_PATIENCE:?}"),
         // Parts are written whole, so what is cut off here is lost, not broken.
-        Stopped::QueriesCut => anyhow::bail!("a query did not end within {STOP_PATIENCE:?}"),
-        // All tables are closed; what is left ends with the process.
-        Stopped::ThreadsLeft => tracing::debug!("a thread of the engine did not end by itself"),
+        Err(_) => anyhow::bail!("a statement did not end within {STOP_PATIENCE:?}"),
     }
+    engine.stop().await;
     tracing::info!("stopped");
     Ok(())
 }

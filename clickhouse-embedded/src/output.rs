@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::exception::{Exception, code};
-use crate::ffi::{QueryResult, Summary};
+use crate::ffi::Summary;
 use crate::native;
 use crate::wire::{Encoder, Encoding};
 
-/// How long a client may leave its answer unread, as in ClickHouse (`http_send_timeout`).
-const SEND_PATIENCE: Duration = Duration::from_secs(30);
-/// An answer that was made whole is encoded in pieces of this size.
-const PIECE_BYTES: usize = 1 << 20;
+/// Answers are sent in pieces of this size: what waits for a client is a few of
+/// them, not the engine's chunk (65 MB) or the whole result.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// What comes from a running statement: any number of pieces, then one of the others.
 #[derive(Debug)]
@@ -64,6 +64,8 @@ impl From<std::io::Error> for Stop {
 /// Where a statement's thread sends what it has.
 pub(crate) struct Output {
     sender: mpsc::Sender<Event>,
+    /// The process stops and waits for slow clients no longer.
+    cut: CancellationToken,
     /// Made with the first piece: an answer without any has no encoding.
     encoder: Option<Encoder>,
     encoding: Encoding,
@@ -73,8 +75,13 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    pub(crate) fn new(sender: mpsc::Sender<Event>, encoding: Encoding, tag: String) -> Self {
-        Self { sender, encoder: None, encoding, tag, native_version: 0 }
+    pub(crate) fn new(
+        sender: mpsc::Sender<Event>,
+        cut: CancellationToken,
+        encoding: Encoding,
+        tag: String,
+    ) -> Self {
+        Self { sender, cut, encoder: None, encoding, tag, native_version: 0 }
     }
 
     /// Pieces are whole Native blocks, to be sent as that version has them.
@@ -83,31 +90,22 @@ impl Output {
     }
 
     /// Sends a part of the result.
-    pub(crate) fn send(&mut self, piece: Bytes) -> Result<(), Stop> {
+    pub(crate) fn send(&mut self, part: &[u8]) -> Result<(), Stop> {
         if self.native_version == 0 {
-            return self.encode(piece);
+            return self.encode(part);
         }
-        let piece = native::for_client(&piece, self.native_version)?;
-        self.encode(piece.into())
+        let part = native::for_client(part, self.native_version)?;
+        self.encode(&part)
     }
 
-    fn encode(&mut self, piece: Bytes) -> Result<(), Stop> {
-        let encoder = match &mut self.encoder {
-            Some(encoder) => encoder,
-            None => self.encoder.insert(Encoder::new(self.encoding)?),
-        };
-        let piece = if encoder.is_plain() { piece } else { encoder.push(&piece)?.into() };
-        self.give(Event::Piece(piece))
-    }
-
-    pub(crate) fn send_whole(&mut self, result: QueryResult) -> Result<(), Stop> {
-        let mut rest = Bytes::from_owner(result);
-        if self.native_version != 0 {
-            return self.send(rest);
-        }
-        while !rest.is_empty() {
-            let piece = rest.split_to(rest.len().min(PIECE_BYTES));
-            self.send(piece)?;
+    fn encode(&mut self, part: &[u8]) -> Result<(), Stop> {
+        for piece in part.chunks(PIECE_BYTES) {
+            let encoder = match &mut self.encoder {
+                Some(encoder) => encoder,
+                None => self.encoder.insert(Encoder::new(self.encoding)?),
+            };
+            let piece = encoder.push(piece)?;
+            self.give(Event::Piece(piece.into()))?;
         }
         Ok(())
     }
@@ -138,11 +136,15 @@ impl Output {
         let _: Result<(), Stop> = self.give(event);
     }
 
+    /// Waits until the client has taken what came before. One that takes
+    /// nothing loses its connection (`listen.rs`), and this its receiver.
     fn give(&self, event: Event) -> Result<(), Stop> {
-        let sending = tokio::time::timeout(SEND_PATIENCE, self.sender.send(event));
-        match tokio::runtime::Handle::current().block_on(sending) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Stop::Unheard),
-        }
+        tokio::runtime::Handle::current().block_on(async {
+            tokio::select! {
+                biased;
+                sent = self.sender.send(event) => sent.map_err(|_| Stop::Unheard),
+                () = self.cut.cancelled() => Err(Stop::Unheard),
+            }
+        })
     }
 }

@@ -6,6 +6,13 @@ use base64::Engine as _;
 use crate::exception::{Exception, code};
 use crate::wire::{ContentEncoding, Encoding};
 
+/// The setting that carries a statement's mark: the engine makes up its own
+/// query id, and this setting is for `remote()` only, so that it changes nothing.
+pub const MARK_SETTING: &str = "chdb_client_name";
+
+/// The largest multipart form that is taken: it is parsed in memory.
+pub const MAX_FORM_BYTES: usize = 4 << 20;
+
 /// The arguments of one request; the statement's text may also be in the body.
 #[derive(Debug, Default, PartialEq)]
 pub struct Arguments {
@@ -89,6 +96,12 @@ impl Arguments {
                     format_args!("argument {name}: this server has no sessions and no roles"),
                 ));
             }
+            MARK_SETTING => {
+                return Err(Exception::new(
+                    code::BAD_ARGUMENTS,
+                    format_args!("setting {name} is this server's own: the query's mark; use log_comment"),
+                ));
+            }
             _ => match name.strip_prefix("param_") {
                 Some(param) => self.params.push((param.to_owned(), value)),
                 None => self.settings.push((name, value)),
@@ -125,6 +138,10 @@ pub fn multipart_boundary(headers: &HeaderMap) -> Option<&str> {
 
 /// Adds the fields of a multipart form; files (external tables) are refused.
 pub fn add_multipart(body: &[u8], boundary: &str, arguments: &mut Arguments) -> Result<(), Exception> {
+    if body.len() > MAX_FORM_BYTES {
+        let text = "a multipart form over 4 MiB; send data to insert as the body, with the rest in the URL";
+        return Err(Exception::new(code::TOO_LARGE, text));
+    }
     let broken = |what: &str| Exception::new(code::BAD_ARGUMENTS, format_args!("multipart form: {what}"));
     let text = std::str::from_utf8(body).map_err(|_| broken("a field is not UTF-8"))?;
     let delimiter = format!("\r\n--{boundary}");
@@ -220,6 +237,13 @@ mod tests {
             "--B\r\nContent-Disposition: form-data; name=\"t\"; filename=\"t\"\r\n\r\n1\r\n--B--",
             "Code: 48. DB::Exception: external tables in a multipart form.",
         );
+    }
+
+    #[test]
+    fn a_form_is_bounded() {
+        let mut arguments = Arguments::default();
+        let form = vec![b' '; MAX_FORM_BYTES + 1];
+        assert_eq!(add_multipart(&form, "B", &mut arguments).unwrap_err().code, code::TOO_LARGE);
     }
 
     #[test]

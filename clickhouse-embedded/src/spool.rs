@@ -18,9 +18,6 @@ use crate::wire;
 
 /// What is held in memory of one body, in each of its forms.
 pub const MEMORY_BYTES: usize = 1 << 20;
-/// How long a client may be silent within its request, as in ClickHouse
-/// (`http_receive_timeout`).
-const RECEIVE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Bytes that were received.
 #[derive(Debug)]
@@ -41,11 +38,6 @@ impl Spool {
     /// An empty one with the same limit and place.
     pub fn sibling(&self) -> Self {
         Self::new(self.limit, self.directory.clone())
-    }
-
-    /// How long it may become.
-    pub fn limit(&self) -> usize {
-        self.limit
     }
 
     /// Its beginning; all of it if it is not larger than [`MEMORY_BYTES`].
@@ -98,17 +90,17 @@ impl Spool {
         }
     }
 
-    /// Appends a request's body.
-    pub async fn receive(mut self, mut body: Body) -> Result<Self, Exception> {
+    /// Appends a request's body, of which something must come within each `patience`.
+    pub async fn receive(mut self, mut body: Body, patience: Duration) -> Result<Self, Exception> {
         let broken = |error: &dyn std::fmt::Display| {
             Exception::new(code::NETWORK_ERROR, format_args!("reading the request: {error}"))
         };
         let mut waiting: Vec<Bytes> = Vec::new();
         let mut waiting_bytes = 0;
         loop {
-            let frame = tokio::time::timeout(RECEIVE_PATIENCE, body.frame())
+            let frame = tokio::time::timeout(patience, body.frame())
                 .await
-                .map_err(|_| broken(&format_args!("nothing came for {RECEIVE_PATIENCE:?}")))?;
+                .map_err(|_| broken(&format_args!("nothing came for {patience:?}")))?;
             let Some(frame) = frame else { break };
             let Ok(data) = frame.map_err(|error| broken(&error))?.into_data() else { continue };
             waiting_bytes += data.len();

@@ -16,6 +16,11 @@ const METHOD_LZ4: u8 = 0x82;
 const METHOD_ZSTD: u8 = 0x90;
 /// What goes into one block of ours, as ClickHouse cuts them.
 const BLOCK_BYTES: usize = 1 << 20;
+/// The largest block that is taken: it is decoded in memory. Clients make blocks
+/// of 1 MiB, clickhouse-go of up to 10.
+const MAX_BLOCK_BYTES: usize = 16 << 20;
+/// The largest window of zstd, as a power of two: all that levels up to 19 need.
+const MAX_ZSTD_WINDOW_LOG: u32 = 23;
 /// Level of zstd and gzip: the answer waits for it.
 const ZSTD_LEVEL: i32 = 1;
 
@@ -68,7 +73,11 @@ pub fn decoder<'a>(encoding: ContentEncoding, body: impl Read + 'a) -> io::Resul
     Ok(match encoding {
         ContentEncoding::Lz4 => Box::new(FrameReader::new(body)),
         ContentEncoding::Gzip => Box::new(flate2::read::MultiGzDecoder::new(body)),
-        ContentEncoding::Zstd => Box::new(zstd::stream::read::Decoder::new(body)?),
+        ContentEncoding::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::new(body)?;
+            decoder.window_log_max(MAX_ZSTD_WINDOW_LOG)?;
+            Box::new(decoder)
+        }
     })
 }
 
@@ -134,10 +143,9 @@ impl<R: Read> Read for FrameInput<R> {
     }
 }
 
-/// Reads ClickHouse's blocks, each of at most `limit` bytes.
+/// Reads ClickHouse's blocks.
 pub struct BlockReader<R> {
     body: R,
-    limit: usize,
     packed: Vec<u8>,
     block: Vec<u8>,
     at: usize,
@@ -145,8 +153,8 @@ pub struct BlockReader<R> {
 
 impl<R: Read> BlockReader<R> {
     /// Reads from `body`.
-    pub fn new(body: R, limit: usize) -> Self {
-        Self { body, limit, packed: Vec::new(), block: Vec::new(), at: 0 }
+    pub fn new(body: R) -> Self {
+        Self { body, packed: Vec::new(), block: Vec::new(), at: 0 }
     }
 
     /// Fills `block`; false at the end.
@@ -164,8 +172,11 @@ impl<R: Read> BlockReader<R> {
         let (method, packed, unpacked) = (header[0], size(1), size(5));
         let packed = packed.checked_sub(HEADER_BYTES).ok_or_else(|| broken("a block is cut short"))?;
         // Before the checksum, which needs the bytes that this bounds.
-        if packed.max(unpacked) > self.limit {
-            return Err(io::Error::other(too_large(self.limit)));
+        if packed.max(unpacked) > MAX_BLOCK_BYTES {
+            let size = packed.max(unpacked);
+            let text =
+                format_args!("a block of {size} bytes; the limit is {MAX_BLOCK_BYTES}: send smaller blocks");
+            return Err(io::Error::other(Exception::new(code::TOO_LARGE, text)));
         }
         self.packed.clear();
         self.packed.extend_from_slice(header);
@@ -251,11 +262,6 @@ impl Encoder {
                 Kind::Zstd(zstd::stream::write::Encoder::new(Vec::new(), ZSTD_LEVEL)?)
             }
         }))
-    }
-
-    /// Whether pieces leave as they came.
-    pub fn is_plain(&self) -> bool {
-        matches!(self.0, Kind::Plain)
     }
 
     /// The next piece.
@@ -371,7 +377,7 @@ mod tests {
         let mut out = Vec::new();
         let read = match encoding {
             Encoding::Plain => unreachable!("not under test"),
-            Encoding::Blocks | Encoding::ZstdBlocks => BlockReader::new(body, 4 << 20).read_to_end(&mut out),
+            Encoding::Blocks | Encoding::ZstdBlocks => BlockReader::new(body).read_to_end(&mut out),
             Encoding::Content(content) => {
                 decoder(content, body).and_then(|mut reader| reader.read_to_end(&mut out))
             }
@@ -399,7 +405,7 @@ mod tests {
                 Encoding::Content(content) => {
                     decoder(content, &piece[..]).unwrap().read_exact(&mut seen).unwrap()
                 }
-                _ => BlockReader::new(&piece[..], 100).read_exact(&mut seen).unwrap(),
+                _ => BlockReader::new(&piece[..]).read_exact(&mut seen).unwrap(),
             }
             assert_eq!(&seen, b"hello", "{encoding:?}");
         }
@@ -454,8 +460,14 @@ mod tests {
 
     #[test]
     fn a_block_over_the_limit_is_refused_before_it_is_unpacked() {
-        let bomb = encode(Encoding::Blocks, &[&vec![0; 1 << 20]]);
-        let error = BlockReader::new(&bomb[..], 1 << 19).read_to_end(&mut Vec::new()).unwrap_err();
-        assert_eq!(decoding_failed(&error).code, code::TOO_LARGE);
+        let check = |packed: usize, unpacked: usize, expected| {
+            let header =
+                [&[METHOD_LZ4][..], &(packed as u32).to_le_bytes(), &(unpacked as u32).to_le_bytes()];
+            let block = [&[0; CHECKSUM_BYTES], &header.concat()[..]].concat();
+            assert_eq!(decode(Encoding::Blocks, &block).unwrap_err().code, expected, "{packed} {unpacked}");
+        };
+        check(100, MAX_BLOCK_BYTES, code::CANNOT_DECOMPRESS); // cut short
+        check(100, MAX_BLOCK_BYTES + 1, code::TOO_LARGE);
+        check(MAX_BLOCK_BYTES + HEADER_BYTES + 1, 100, code::TOO_LARGE);
     }
 }

@@ -33,7 +33,7 @@ pub(crate) fn decoded(encoding: Encoding, body: &[u8]) -> Vec<u8> {
     match encoding {
         Encoding::Plain => out.extend_from_slice(body),
         Encoding::Blocks | Encoding::ZstdBlocks => {
-            BlockReader::new(body, 1 << 30).read_to_end(&mut out).unwrap();
+            BlockReader::new(body).read_to_end(&mut out).unwrap();
         }
         Encoding::Content(encoding) => {
             wire::decoder(encoding, body).unwrap().read_to_end(&mut out).unwrap();

@@ -1,9 +1,10 @@
 //! Plain HTTP, as curl would speak it, and the life of the process.
 
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::common::{Server, decoded, encoded};
+use crate::stream::{ENDLESS, FLOOD, running};
 use hearth_clickhouse::wire::{ContentEncoding, Encoding};
 use reqwest::{Client, RequestBuilder, StatusCode};
 
@@ -15,10 +16,13 @@ pub(crate) async fn shown(request: RequestBuilder) -> String {
     let body = response.text().await.unwrap();
     match code {
         None => format!("{} {body}", status.as_u16()),
+        // The answer to HEAD has no text.
+        Some(code) if body.is_empty() => format!("{} code {}", status.as_u16(), code.to_str().unwrap()),
         // The texts are the engine's and change with it.
         Some(code) => {
             let code = code.to_str().unwrap();
             assert!(body.starts_with(&format!("Code: {code}. DB::Exception: ")), "{body}");
+            assert_eq!(body.matches("(version ").count(), 1, "{body}");
             format!("{} code {code}", status.as_u16())
         }
     }
@@ -46,8 +50,14 @@ async fn requests_and_their_answers() {
         (get(&[("query", "SELECT currentDatabase()"), ("database", "system")]), "200 system\n"),
         (get(&[("query", "SELECT {x:String}"), ("param_x", "a\\tb")]), "200 a\\tb\n"),
         (get(&[("query", "SELECT getSetting('max_threads')"), ("max_threads", "3")]), "200 3\n"),
-        // GET changes nothing.
+        // A link changes nothing, whatever it says.
         (get(&[("query", table)]), "500 code 164"),
+        (get(&[("query", table), ("readonly", "0")]), "500 code 164"),
+        (get(&[("query", "SELECT 1"), ("readonly", "1")]), "200 1\n"),
+        (get(&[("query", "SYSTEM STOP MERGES")]), "500 code 164"),
+        (get(&[("query", "SELECT 1 INTO OUTFILE '/dev/full'")]), "500 code 164"),
+        (get(&[("query", "INSERT INTO FUNCTION file('x', CSV, 'a Int8') SELECT 1")]), "500 code 164"),
+        (http.head(url).query(&[("query", table)]), "500 code 164"),
         (post(&[], table), "200 "),
         (post(&[("query", "INSERT INTO t FORMAT CSV")], "1,\"a\nb\"\n2,c\n"), "200 "),
         (post(&[("query", "INSERT INTO t VALUES")], "(3, 'x;y'), (4, '')"), "200 "),
@@ -69,10 +79,19 @@ async fn requests_and_their_answers() {
         (post(&[("nosuch", "1")], "SELECT 1"), "404 code 115"),
         (post(&[("max_threads", "many")], "SELECT 1"), "400 code 27"),
         (post(&[("session_id", "s")], "SELECT 1"), "501 code 48"),
+        (post(&[("chdb_client_name", "x")], "SELECT 1"), "400 code 36"),
         (post(&[], "SELECT {x:UInt8}"), "400 code 456"),
         (post(&[], "SELECT throwIf(1)"), "500 code 395"),
         (post(&[("query", "INSERT INTO t FORMAT CSV")], "not a number,1\n"), "400 code 27"),
         (post(&[("query", "INSERT INTO t FORMAT RowBinary")], "123"), "400 code 33"),
+        // One statement, also where the engine would run two, or drop what follows.
+        (post(&[], "SELECT 5 FORMAT JSON; SELECT 6"), "400 code 62"),
+        (post(&[], "SELECT 5; SELECT 6"), "400 code 62"),
+        (post(&[], "SHOW TABLES; SELECT 6"), "400 code 62"),
+        (post(&[], "INSERT INTO t SELECT 11, ''; SELECT 6"), "400 code 62"),
+        (post(&[], "INSERT INTO t VALUES (11, ';'); (12, '')"), "400 code 62"),
+        (post(&[("param_s", "x")], "INSERT INTO t VALUES (11, {s:String}); SELECT 6"), "400 code 62"),
+        (get(&[("query", "SELECT max(a) FROM t;")]), "200 10\n"),
         (post(&[("max_result_bytes", "100")], "SELECT number FROM numbers(1000)"), "500 code 396"),
         (post(&[], &format!("SELECT '{}'", "x".repeat(1 << 20))), "413 code 307"),
     ];
@@ -217,6 +236,25 @@ async fn sigterm_lets_queries_finish() {
     let status = tokio::task::spawn_blocking(|| server.terminate()).await.unwrap();
     assert_eq!(slow.await.unwrap().unwrap().status(), StatusCode::OK);
     assert_eq!(status.code(), Some(0));
+}
+
+/// One that would never end is ended, and its client told.
+#[tokio::test]
+async fn sigterm_ends_endless_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    let http = Client::new();
+    let endless = http.post(&server.url).query(&[("log_comment", "endless")]).body(ENDLESS);
+    let endless = tokio::spawn(shown(endless));
+    server.until(&running("endless"), "1").await;
+    // Its client takes nothing more.
+    let mut flood = http.post(&server.url).body(FLOOD).send().await.unwrap();
+    flood.chunk().await.unwrap().unwrap();
+    let asked = Instant::now();
+    let status = tokio::task::spawn_blocking(|| server.terminate()).await.unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(12), "{:?}", asked.elapsed());
+    assert_eq!(endless.await.unwrap(), "500 code 394");
 }
 
 #[test]

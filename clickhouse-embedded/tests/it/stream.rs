@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
 
 use crate::common::{Server, encoded};
 use crate::http::shown;
@@ -9,14 +10,14 @@ use hearth_clickhouse::wire::{ContentEncoding, Encoding};
 use reqwest::{Client, StatusCode};
 
 /// Never ends by itself, and its first row never comes.
-const ENDLESS: &str = "SELECT count() FROM numbers(1000000000000) WHERE number % 3 = 7";
+pub(crate) const ENDLESS: &str = "SELECT count() FROM numbers(1000000000000) WHERE number % 3 = 7";
 /// Never ends by itself, and its rows come at once.
-const FLOOD: &str = "SELECT number FROM numbers(1000000000000)";
+pub(crate) const FLOOD: &str = "SELECT number FROM numbers(1000000000000)";
 /// Fails after 29 MB.
 const FAILS_LATE: &str =
     "SELECT throwIf(number = 3999999), 'xxxxx' FROM numbers(4000000) SETTINGS max_block_size = 10000";
 
-fn running(mark: &str) -> String {
+pub(crate) fn running(mark: &str) -> String {
     format!("SELECT count() FROM system.processes WHERE Settings['log_comment'] = '{mark}'")
 }
 
@@ -92,6 +93,93 @@ async fn memory_is_bounded_however_much_flows() {
     assert_eq!(shown(request).await, "200 ");
     let grown = (server.peak_memory() - before) >> 20;
     assert!(grown < 120, "grew by {grown} MiB receiving");
+}
+
+/// Pieces without a byte are no end: of a format whose rows may be empty, and
+/// of an answer that goes to a file.
+#[tokio::test]
+async fn empty_pieces_end_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    let http = Client::new();
+    let blocks = "SETTINGS max_block_size = 10, max_threads = 1";
+    let rows = format!("SELECT if(number < 500, '', 'x') FROM numbers(1000) FORMAT RawBLOB {blocks}");
+    assert_eq!(shown(http.post(&server.url).body(rows)).await, format!("200 {}", "x".repeat(500)));
+    let file = dir.path().join("rows");
+    let path = file.to_str().unwrap();
+    let rows = format!("SELECT number FROM numbers(1000) INTO OUTFILE '{path}' FORMAT TSV {blocks}");
+    assert_eq!(shown(http.post(&server.url).body(rows)).await, "200 ");
+    assert_eq!(std::fs::read_to_string(file).unwrap().lines().count(), 1000);
+}
+
+/// Reads an answer, waiting before the first and before every other read; its length and whether it is whole.
+fn read_slowly(server: &Server, sql: &str, first: Duration, pause: Duration) -> (usize, bool) {
+    let address = server.url.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    let length = sql.len();
+    write!(stream, "POST / HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}\r\n\r\n{sql}").unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut piece = vec![0; 64 << 10];
+    let (mut read, mut end) = (0, Vec::new());
+    std::thread::sleep(first);
+    loop {
+        std::thread::sleep(pause);
+        match stream.read(&mut piece) {
+            Ok(0) | Err(_) => return (read, false),
+            Ok(length) => {
+                read += length;
+                end.extend_from_slice(&piece[length.saturating_sub(7)..length]);
+                if end.ends_with(b"\r\n0\r\n\r\n") {
+                    return (read, true);
+                }
+                end.drain(..end.len().saturating_sub(16));
+            }
+        }
+    }
+}
+
+/// Who reads slowly gets all of an answer, however long the engine's pieces
+/// take; who does not read loses its connection, and holds nothing any more.
+#[tokio::test]
+async fn slow_clients_are_served_and_silent_ones_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &["--client-timeout", "1", "--max-concurrent", "1"]);
+    // One piece of the engine for a second and a half and more.
+    let sql = "SELECT repeat('x', 999) FROM numbers(30000) SETTINGS max_block_size = 65536, max_threads = 1";
+    for format in ["TSV", "CustomSeparated"] {
+        let sql = format!("{sql} FORMAT {format}");
+        let begun = Instant::now();
+        let (length, is_whole) = read_slowly(&server, &sql, Duration::ZERO, Duration::from_millis(5));
+        assert!(is_whole && length > 30_000_000, "{format}: {length}");
+        assert!(begun.elapsed() > Duration::from_millis(1500), "{:?}", begun.elapsed());
+        let (length, is_whole) = read_slowly(&server, &sql, Duration::from_secs(3), Duration::ZERO);
+        assert!(!is_whole && length < 30_000_000, "{format}: {length}");
+    }
+    assert_eq!(shown(Client::new().post(&server.url).body("SELECT 1")).await, "200 1\n");
+}
+
+/// What the requests under way hold is bounded by their number.
+#[tokio::test]
+async fn who_waits_too_long_to_be_received_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &["--max-concurrent", "1", "--queue-timeout", "1"]);
+    let http = Client::new();
+    let address = server.url.strip_prefix("http://").unwrap();
+    let ask = || http.post(&server.url).body("SELECT 1");
+    let slow = || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "POST / HTTP/1.1\r\nHost: {address}\r\nContent-Length: 9\r\n\r\nSELECT").unwrap();
+        stream
+    };
+    let mut clients: Vec<TcpStream> = (0..3).map(|_| slow()).collect();
+    assert_eq!(shown(ask()).await, "200 1\n");
+    clients.push(slow());
+    let refused = Instant::now() + Duration::from_secs(20);
+    while shown(ask()).await != "503 code 202" {
+        assert!(Instant::now() < refused);
+    }
+    drop(clients);
+    server.until("SELECT 1", "1").await;
 }
 
 /// The exception is in the body, and the body has no end.
@@ -250,7 +338,7 @@ async fn a_running_statement_is_known_by_its_marks() {
     let settings = [("log_comment", "it's mine"), ("query_id", "q'1")];
     let ask = || http.post(&server.url).query(&settings).body(ENDLESS);
     let client = tokio::spawn(ask().send());
-    let seen = r"SELECT Settings['log_comment'] FROM system.processes WHERE Settings['chdb_client_name'] = 'q\'1' FORMAT TSVRaw";
+    let seen = r"SELECT Settings['log_comment'] FROM system.processes WHERE startsWith(Settings['chdb_client_name'], 'q\'1 ') FORMAT TSVRaw";
     server.until(seen, "it's mine").await;
     assert_eq!(shown(ask()).await, "500 code 216");
     let kill = r"KILL QUERY WHERE Settings['log_comment'] = 'it\'s mine' SYNC FORMAT Null";
