@@ -185,7 +185,11 @@ fn store() -> &'static Store {
             runtime.block_on(async {
                 let engine = Engine::start(&fresh_data_dir(), None, 8, Duration::from_secs(30))
                     .unwrap_or_else(|e| panic!("{e}"));
-                let limits = embedded::Limits { max_body: 64 << 20, max_result_bytes: 256 << 20 };
+                let limits = embedded::Limits {
+                    max_body: 64 << 20,
+                    max_result_bytes: 256 << 20,
+                    client_timeout: Duration::from_secs(30),
+                };
                 let metrics = Default::default();
                 let server = embedded::Server { engine, limits, credentials: None, metrics };
                 let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
