@@ -142,7 +142,7 @@ impl Store {
         let (rows, lost): (Vec<SlotRow>, _) =
             tokio::try_join!(self.rows(&statement), self.lost(request, &sources))?;
         if rows.is_empty() {
-            notes = vec![self.reason(request, &sources).await?];
+            notes = vec![self.reason(request, &sources, &lost).await?];
         } else {
             if sources.coarser_than(steps.step) {
                 let note = "of a part of that time only rollups are stored: a value stands at the start of its minute or hour";
