@@ -263,6 +263,10 @@ async fn what_a_path_cannot_answer_is_said_in_json() {
         let error = format!("{method} is not answered at this path: the header Allow says what is");
         assert_eq!(response.json::<serde_json::Value>().await.unwrap(), json!({ "error": error }));
     }
+    let tracing = collector.get("/v1/profile/ProfileTracing").await;
+    let description = "GET is not answered at this path: the header Allow says what is";
+    let refused = json!({ "OPT_STATUS": "FAIL", "DESCRIPTION": description, "result": null, "debug": null });
+    assert_eq!((tracing.status, tracing.header("allow"), tracing.json()), (405, "POST", refused));
     let tag = collector.get("/api/v1/tags/%ff/values").await;
     let error = json!({ "error": "tag is not percent-encoded UTF-8", "field": "tag" });
     assert_eq!((tag.status, tag.json()), (400, error));
