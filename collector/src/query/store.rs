@@ -259,10 +259,20 @@ impl Store {
             apps.truncate(MAX_APPS as usize);
             notes.push(format!("only the {MAX_APPS} hottest are listed"));
         }
+        if apps.is_empty() {
+            notes.push(self.no_apps(&sources).await?);
+        }
         let of = |value: &dyn Fn(&App) -> i64| sum(apps.iter().map(value));
         let lost = quality::lost(losses, Vec::new());
         notes.extend(quality::notes_of_rows(of(&|app| app.rolled_up), of(&|app| app.value), &lost));
         Ok((apps, notes))
+    }
+
+    /// Why [`plan::apps`] found nothing.
+    async fn no_apps(&self, sources: &Sources) -> Result<String, QueryError> {
+        let request = Request::of_everything(sources.range());
+        let seen = self.seen(&request, sources).await?;
+        Ok(empty::no_apps(&request, sources.range(), &seen))
     }
 
     /// Whether ClickHouse answers within two seconds.
