@@ -304,7 +304,8 @@ mod tests {
                     stack_id: id.to_be_bytes(),
                     thread_name: "t".into(),
                     end,
-                    period,
+                    // What has no samples has none.
+                    period: if samples == 0 { 0 } else { period },
                     first_process: 1,
                     last_process: 1,
                     samples: samples.unsigned_abs(),
