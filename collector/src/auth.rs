@@ -9,6 +9,8 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 
+use crate::http::refused;
+
 /// Asked for by probes, which bring no token; they say nothing about anybody.
 const OPEN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
 
@@ -66,8 +68,9 @@ async fn check(State(token): State<Token>, request: Request, next: Next) -> Resp
     if OPEN_PATHS.contains(&request.uri().path()) || given.is_some_and(|given| token.matches(given)) {
         return next.run(request).await;
     }
+    let error = "a bearer token is needed: send the header Authorization: Bearer TOKEN".to_owned();
     let headers = [(header::WWW_AUTHENTICATE, "Bearer")];
-    (StatusCode::UNAUTHORIZED, headers, "a bearer token is needed\n").into_response()
+    (headers, refused(request.uri(), StatusCode::UNAUTHORIZED, error)).into_response()
 }
 
 #[cfg(test)]

@@ -99,10 +99,10 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub query: QueryArgs,
     /// Between two looks for hours and days that are to be rolled up
-    #[arg(long, env = "HEARTH_COLLECTOR_ROLLUP_CHECK", default_value = "60s", value_parser = window, hide = true)]
+    #[arg(long, env = "HEARTH_COLLECTOR_ROLLUP_CHECK", default_value = "60s", value_parser = short_time, hide = true)]
     pub rollup_check: Duration,
     /// How long an hour or a day is over before it is rolled up
-    #[arg(long, env = "HEARTH_COLLECTOR_ROLLUP_AFTER", default_value = "5m", value_parser = window, hide = true)]
+    #[arg(long, env = "HEARTH_COLLECTOR_ROLLUP_AFTER", default_value = "5m", value_parser = short_time, hide = true)]
     pub rollup_after: Duration,
     /// How long things are kept.
     #[command(flatten)]
@@ -123,7 +123,7 @@ pub struct QueryArgs {
     #[arg(long, env = "HEARTH_COLLECTOR_QUERY_MAX_MEMORY", default_value = "1GiB", value_parser = size)]
     pub query_max_memory: u64,
     /// How long a query's statement may run
-    #[arg(long, env = "HEARTH_COLLECTOR_QUERY_TIMEOUT", default_value = "30s", value_parser = window)]
+    #[arg(long, env = "HEARTH_COLLECTOR_QUERY_TIMEOUT", default_value = "30s", value_parser = short_time)]
     pub query_timeout: Duration,
     /// Queries answered at once; one more waits a second for its turn
     #[arg(long, env = "HEARTH_COLLECTOR_QUERY_CONCURRENT", default_value = "4",
@@ -268,7 +268,16 @@ fn cluster(text: &str) -> Result<String, String> {
     }
 }
 
+/// Other windows would not begin at multiples of their length, from which questions are answered.
 fn window(text: &str) -> Result<Duration, String> {
+    let divides_an_hour = |window: &Duration| 3600_u64.is_multiple_of(window.as_secs());
+    short_time(text)
+        .ok()
+        .filter(divides_an_hour)
+        .ok_or_else(|| "is not a whole part of an hour from 1s to 1h, such as 10s".to_owned())
+}
+
+fn short_time(text: &str) -> Result<Duration, String> {
     let (least, most) = (Duration::from_secs(1), Duration::from_secs(3600));
     duration(text)
         .filter(|duration| (least..=most).contains(duration))
@@ -344,7 +353,10 @@ mod tests {
         check("--data-dir d --retention-raw 3h --retention-minute 25h", "from 26h to 3650d");
         check("--data-dir d --retention-raw 3h --retention-minute 25h", "--retention-minute");
         check("--data-dir d --retention-raw 7d --window 30s", "ok");
-        check("--data-dir d --window 0s", "from 1s");
+        for window in ["0s", "7s", "25m", "2h", "x"] {
+            check(&format!("--data-dir d --window {window}"), "a whole part of an hour from 1s to 1h");
+        }
+        check("--data-dir d --window 1h", "ok");
         check("--data-dir d --query-max-rows 0", "0 is not in 1..=100000000");
         check("--data-dir d --query-max-memory 4GiB --query-timeout 2m --query-concurrent 16", "ok");
         for size in ["0MiB", "1023KiB", "1025GiB", "5", "5MB", "-1MiB", "99999999999999999999MiB"] {

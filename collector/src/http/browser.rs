@@ -7,7 +7,9 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
+
+use super::refused;
 
 /// Lets through only what programs and our own pages ask, and links to us.
 ///
@@ -20,7 +22,7 @@ pub fn protect(router: Router, by_address: bool) -> Router {
 async fn check(State(by_address): State<bool>, request: Request, next: Next) -> Response {
     match refusal(request.method(), request.headers(), by_address) {
         None => next.run(request).await,
-        Some(reason) => (StatusCode::FORBIDDEN, format!("{reason}\n")).into_response(),
+        Some(reason) => refused(request.uri(), StatusCode::FORBIDDEN, reason),
     }
 }
 

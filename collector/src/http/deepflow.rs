@@ -23,6 +23,8 @@ use crate::query::request::{EVENT_TYPES, Invalid, LANGUAGE_TYPES, known_type};
 use crate::query::store::off_runtime;
 use crate::query::{Answer, Flame, Quality, QueryError, Request, Subject, TimeRange};
 
+/// Where it is asked.
+pub const PATH: &str = "/v1/profile/ProfileTracing";
 /// Most bytes of a request's body.
 pub const MAX_BODY_BYTES: usize = 1 << 20;
 
@@ -110,7 +112,8 @@ fn succeed(tree: &Tree, format: Format, description: String, quality: Option<Qua
     }
 }
 
-fn refuse(http: StatusCode, status: &'static str, description: String) -> Response {
+/// No answer, and why.
+pub(super) fn refuse(http: StatusCode, status: &'static str, description: String) -> Response {
     let body = Envelope::<()> { status, description, result: None, debug: None, quality: None };
     (http, Json(body)).into_response()
 }

@@ -29,6 +29,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::query::{Limits, QueryError, Store};
 
 pub use metrics::HttpMetrics;
+pub(crate) use reply::refused;
 
 /// What the handlers share. Cheap to clone.
 #[derive(Clone)]
@@ -67,7 +68,7 @@ pub fn router(state: QueryState) -> Router {
     Router::new()
         .route("/", get(page::index))
         .route("/style.css", get(page::style))
-        .route("/v1/profile/ProfileTracing", post(deepflow::profile_tracing))
+        .route(deepflow::PATH, post(deepflow::profile_tracing))
         .route("/api/v1/flamegraph", get(api::flamegraph::flamegraph))
         .route("/api/v1/apps", get(api::apps::apps))
         .route("/api/v1/diff", get(api::diff::diff))

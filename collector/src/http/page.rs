@@ -25,7 +25,7 @@ th, td { text-align: left; padding: .3em .6em; border-bottom: 1px solid #ccc; ov
 /// The page.
 pub async fn index(State(state): State<QueryState>) -> Response {
     let (status, retry, body) = match hottest(&state).await {
-        Ok(apps) => (StatusCode::OK, HeaderMap::new(), table(&apps)),
+        Ok((apps, notes)) => (StatusCode::OK, HeaderMap::new(), table(&apps, &notes)),
         Err(error) => {
             let (status, retry) = reply::status_of(&error);
             (status, retry, format!("<p>{}</p>", escape(&error.advice())))
@@ -45,13 +45,13 @@ pub async fn style() -> Response {
     ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], STYLE).into_response()
 }
 
-async fn hottest(state: &QueryState) -> Result<Vec<App>, QueryError> {
+async fn hottest(state: &QueryState) -> Result<(Vec<App>, Vec<String>), QueryError> {
     let now = u32::try_from(now()).unwrap_or(u32::MAX);
     let from = now.saturating_sub(DEFAULT_RANGE_SECONDS as u32);
     let _permit = state.permit().await?;
-    // What must be known of the values stands with the answers that the links lead to.
-    let (apps, _) = state.store.apps(TimeRange { from, until: now }).await?;
-    Ok(apps)
+    // From the start of a window, as nobody asked for another.
+    let range = TimeRange { from, until: now }.aligned(state.store.window_seconds());
+    state.store.apps(range).await
 }
 
 fn document(body: &str) -> String {
@@ -64,14 +64,16 @@ fn document(body: &str) -> String {
     )
 }
 
-fn table(apps: &[App]) -> String {
+fn table(apps: &[App], notes: &[String]) -> String {
     let minutes = DEFAULT_RANGE_SECONDS / 60;
     if apps.is_empty() {
         return format!(
             "<p>No app was profiled in the last {minutes} minutes: no policy matches a running process, \
-             or no agent reaches this collector.</p>"
+             or no agent reaches this collector.</p><p>{}</p>",
+            escape(&notes.join("; "))
         );
     }
+    // What must be known of the values stands with the answers that the links lead to.
     let rows: String = apps
         .iter()
         .take(SHOWN)
@@ -130,7 +132,7 @@ mod tests {
 
     #[test]
     fn names_are_escaped_in_text_and_in_links() {
-        let page = table(&[app("<b>\"x'&y")]);
+        let page = table(&[app("<b>\"x'&y")], &[]);
         assert!(
             page.contains("app_service=%3Cb%3E%22x%27%26y&amp;format=html\">&lt;b&gt;&quot;x&#39;&amp;y</a>")
         );
@@ -139,13 +141,15 @@ mod tests {
 
     #[test]
     fn an_empty_list_says_why() {
-        assert!(table(&[]).starts_with("<p>No app was profiled in the last 15 minutes:"));
+        let page = table(&[], &["lost <all>".to_owned(), "of it".to_owned()]);
+        assert!(page.starts_with("<p>No app was profiled in the last 15 minutes:"));
+        assert!(page.ends_with("<p>lost &lt;all&gt;; of it</p>"));
     }
 
     #[test]
     fn what_is_not_shown_is_counted() {
         let apps = vec![app("x"); SHOWN + 2];
-        assert!(table(&apps).contains("<p>2 more in"));
-        assert!(!table(&apps[..SHOWN]).contains("more in"));
+        assert!(table(&apps, &[]).contains("<p>2 more in"));
+        assert!(!table(&apps[..SHOWN], &[]).contains("more in"));
     }
 }

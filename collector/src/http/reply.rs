@@ -1,10 +1,11 @@
-//! Errors as answers of our own API, and what all answers share.
+//! Errors as answers, and what all answers share.
 
 use axum::Json;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::deepflow;
 use crate::query::QueryError;
 use crate::query::request::Invalid;
 
@@ -23,6 +24,8 @@ pub(super) enum ApiError {
     Invalid(Invalid),
     /// What was asked for does not exist. The text says what does.
     NotFound(String),
+    /// It was not looked at.
+    Refused(StatusCode, String),
     /// The question could not be answered.
     Query(QueryError),
 }
@@ -54,8 +57,12 @@ impl IntoResponse for ApiError {
 }
 
 impl ApiError {
-    /// As `go tool pprof` shows it to its user.
-    pub(super) fn into_pprof_response(self) -> Response {
+    /// For whoever asked with this query: `go tool pprof` shows a text to its user.
+    pub(super) fn into_response_to(self, query: &str) -> Response {
+        // Also when another parameter is wrong.
+        if query.split('&').all(|pair| pair != "format=pprof") {
+            return self.into_response();
+        }
         let (status, headers, error, _) = self.parts();
         // Text, because a string is `text/plain`.
         (status, headers, [(GO_PPROF, HeaderValue::from_static("1"))], format!("{error}\n")).into_response()
@@ -67,6 +74,7 @@ impl ApiError {
                 (StatusCode::BAD_REQUEST, HeaderMap::new(), invalid.to_string(), Some(invalid.field))
             }
             Self::NotFound(error) => (StatusCode::NOT_FOUND, HeaderMap::new(), error, None),
+            Self::Refused(status, error) => (status, HeaderMap::new(), error, None),
             Self::Query(error) => {
                 let (status, headers) = status_of(&error);
                 (status, headers, error.advice(), None)
@@ -126,16 +134,24 @@ pub(super) fn quality_header(quality: &impl Serialize) -> Option<HeaderValue> {
     HeaderValue::from_str(&text).ok()
 }
 
-pub(super) async fn no_such_path() -> Response {
+/// That a request to `uri` was not looked at, as an error of the API that it is for.
+pub(crate) fn refused(uri: &Uri, status: StatusCode, error: String) -> Response {
+    match uri.path() {
+        deepflow::PATH => deepflow::refuse(status, "FAIL", error),
+        _ => ApiError::Refused(status, error).into_response_to(uri.query().unwrap_or_default()),
+    }
+}
+
+pub(super) async fn no_such_path() -> ApiError {
     let error = "no such path: see / for a page, GET /api/v1/apps, /api/v1/flamegraph, /api/v1/diff, \
                  /api/v1/timeline, /api/v1/tags and /api/v1/tags/{tag}/values, \
                  or POST /v1/profile/ProfileTracing";
-    (StatusCode::NOT_FOUND, Json(Body { error, field: None })).into_response()
+    ApiError::NotFound(error.to_owned())
 }
 
-pub(super) async fn no_such_method(method: Method) -> Response {
+pub(super) async fn no_such_method(method: Method, uri: Uri) -> Response {
     let error = format!("{method} is not answered at this path: the header Allow says what is");
-    (StatusCode::METHOD_NOT_ALLOWED, Json(Body { error: &error, field: None })).into_response()
+    refused(&uri, StatusCode::METHOD_NOT_ALLOWED, error)
 }
 
 #[cfg(test)]

@@ -33,6 +33,8 @@ pub struct Seen {
 
 /// What a process name holds at most: the kernel cuts it.
 const COMM_BYTES: usize = 15;
+/// Nothing in the range can be asked for by its name.
+const ONLY_UNMATCHED: &str = "only processes that no policy matches are stored: see them under Total";
 /// Names given as alternatives.
 const SUGGESTIONS: usize = 5;
 
@@ -89,6 +91,14 @@ pub fn reason(request: &Request, range: TimeRange, seen: &Seen) -> String {
     }
 }
 
+/// Why nothing that can be asked for by its name was found in `range`, of which `request` asks for everything.
+pub fn no_apps(request: &Request, range: TimeRange, seen: &Seen) -> String {
+    match seen.in_range.as_deref() {
+        Some(apps) if !apps.is_empty() && names(apps).is_empty() => ONLY_UNMATCHED.to_owned(),
+        _ => reason(request, range, seen),
+    }
+}
+
 fn not_stored(asked: &str, between: &str, latest: Option<String>, seen: &Seen) -> String {
     let in_range = seen.in_range.as_deref();
     let known = names(seen.ever.as_deref().or(in_range).unwrap_or_default());
@@ -112,7 +122,7 @@ fn not_stored(asked: &str, between: &str, latest: Option<String>, seen: &Seen) -
         Some(apps) if asked.len() <= COMM_BYTES => {
             let there: Vec<&str> = names(apps).into_iter().take(SUGGESTIONS).collect();
             parts.push(match there.as_slice() {
-                [] => "only processes that no policy matches are stored: see them under Total".to_owned(),
+                [] => ONLY_UNMATCHED.to_owned(),
                 names => format!("stored {between} are, for example: {}", names.join(", ")),
             });
         }
@@ -340,6 +350,26 @@ mod tests {
             "no app_service \"postgres\" is stored; \
              only processes that no policy matches are stored: see them under Total",
         );
+    }
+
+    #[test]
+    fn a_list_without_apps_says_why() {
+        let app = |name: &str| SeenApp {
+            app_service: name.to_owned(),
+            first_seen: 1500,
+            last_seen: 1600,
+            rows_in_range: 3,
+        };
+        let check = |in_range: Vec<SeenApp>, ever: Option<Vec<SeenApp>>, expected: &str| {
+            let seen = Seen { asked: None, in_range: Some(in_range), ever };
+            assert_eq!(no_apps(&Request::of_everything(RANGE), RANGE, &seen), expected);
+        };
+        let between = "between 1970-01-01 00:16:40 UTC and 1970-01-01 00:33:20 UTC";
+        check(vec![app("")], None, "only processes that no policy matches are stored: see them under Total");
+        let now = format!("there are samples {between}, which arrived just now: ask again");
+        check(vec![app(""), app("sh")], None, &now);
+        let latest = format!("no samples {between}; the latest is of 1970-01-01 00:26:40 UTC");
+        check(Vec::new(), Some(vec![app("sh")]), &latest);
     }
 
     #[test]

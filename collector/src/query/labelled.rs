@@ -52,7 +52,7 @@ impl Store {
         let (sources, mut notes) = self.sources(request.range, Need::of(request)).await?;
         let (found, lost) = tokio::try_join!(self.labelled(request, &sources), self.lost(request, &sources))?;
         let Some((rows, stacks)) = found else {
-            return Ok(Labelled::Empty(self.reason(request, &sources).await?));
+            return Ok(Labelled::Empty(self.reason(request, &sources, &lost).await?));
         };
         let (subject, window, range) = (request.subject.clone(), self.window_seconds(), sources.range());
         let write = move || {

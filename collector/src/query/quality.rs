@@ -166,12 +166,12 @@ impl Incomplete {
 }
 
 /// What was lost by reason, on these nodes; on all if none are given.
-pub fn lost(rows: Vec<LossRow>, nodes: Option<Vec<NodeRow>>) -> BTreeMap<String, u64> {
-    let nodes: Option<HashSet<NodeRow>> = nodes.map(|nodes| nodes.into_iter().collect());
+pub fn lost(rows: Vec<LossRow>, nodes: Vec<NodeRow>) -> BTreeMap<String, u64> {
+    let nodes: HashSet<NodeRow> = nodes.into_iter().collect();
     let mut lost = BTreeMap::new();
     for LossRow { pod_cluster, pod_node, reason, lost: samples } in rows {
         let node = NodeRow { pod_cluster, pod_node };
-        if samples != 0 && nodes.as_ref().is_none_or(|nodes| nodes.contains(&node)) {
+        if samples != 0 && (nodes.is_empty() || nodes.contains(&node)) {
             let sum: &mut u64 = lost.entry(reason).or_default();
             *sum = sum.saturating_add(samples);
         }
@@ -304,7 +304,8 @@ mod tests {
                     stack_id: id.to_be_bytes(),
                     thread_name: "t".into(),
                     end,
-                    period,
+                    // What has no samples has none.
+                    period: if samples == 0 { 0 } else { period },
                     first_process: 1,
                     last_process: 1,
                     samples: samples.unsigned_abs(),
@@ -340,17 +341,17 @@ mod tests {
             row("c", "too-old", 4),
             row("a", "x", 0),
         ];
-        let text = |nodes: Option<Vec<NodeRow>>| lost_note(&lost(rows.clone(), nodes)).unwrap_or_default();
+        let text = |nodes: Vec<NodeRow>| lost_note(&lost(rows.clone(), nodes)).unwrap_or_default();
         assert_eq!(
-            text(None),
+            text(Vec::new()),
             "the agents of these nodes lost 7 samples in that time, of whatever process (ring-full 3, too-old 4)"
         );
         assert_eq!(
-            text(Some(vec![node("a")])),
+            text(vec![node("a")]),
             "the agents of these nodes lost 1 sample in that time, of whatever process (ring-full 1)"
         );
-        assert_eq!(text(Some(vec![node("d")])), "");
+        assert_eq!(text(vec![node("d")]), "");
         let elsewhere = NodeRow { pod_cluster: "other".into(), ..node("a") };
-        assert_eq!(text(Some(vec![elsewhere])), "");
+        assert_eq!(text(vec![elsewhere]), "");
     }
 }

@@ -64,6 +64,20 @@ impl Invalid {
     }
 }
 
+impl Request {
+    /// For every process, whatever it did.
+    pub fn of_everything(range: TimeRange) -> Self {
+        Self {
+            subject: Subject::Total,
+            range,
+            event: EVENT_TYPES[0],
+            language: LANGUAGE_TYPES[0],
+            filter: None,
+            max_kernel_frames: None,
+        }
+    }
+}
+
 impl Subject {
     /// The subject that `name` asks for.
     ///

@@ -117,7 +117,7 @@ impl Store {
                 notes.extend(quality.notes());
                 Ok(Answer::Flame(Flame { tree, quality, notes }))
             }
-            None => Ok(Answer::Empty(self.reason(request, &sources).await?)),
+            None => Ok(Answer::Empty(self.reason(request, &sources, &lost).await?)),
         }
     }
 
@@ -156,8 +156,9 @@ impl Store {
         Ok(Some(off_runtime(build).await))
     }
 
-    /// What the agents of the answer's nodes lost. `Total`, also of some nodes,
-    /// is of one that lost every sample it took, too.
+    /// What the agents of the answer's nodes lost; of an answer without rows, on
+    /// whatever node there might have been something. `Total`, also of some nodes, is
+    /// of one that lost every sample it took, too.
     pub(super) async fn lost(
         &self,
         request: &Request,
@@ -167,7 +168,7 @@ impl Store {
         let losses: Vec<LossRow> = self.rows(&plan::losses(sources.range(), of_nodes.as_ref())).await?;
         // Mostly there are none, and then the nodes need not be found.
         let all = losses.is_empty() || request.subject == Subject::Total && request.filter == of_nodes;
-        let nodes = if all { None } else { Some(self.rows(&plan::nodes(request, sources)).await?) };
+        let nodes = if all { Vec::new() } else { self.rows(&plan::nodes(request, sources)).await? };
         Ok(quality::lost(losses, nodes))
     }
 
@@ -176,15 +177,16 @@ impl Store {
         self.limits.window_seconds
     }
 
-    /// Why `request` found nothing in `sources`. On whatever node there might have
-    /// been something, it may be that it was lost.
-    pub(super) async fn reason(&self, request: &Request, sources: &Sources) -> Result<String, QueryError> {
-        let of_nodes = request.filter.as_ref().and_then(Expr::of_nodes);
-        let losses = plan::losses(sources.range(), of_nodes.as_ref());
-        let (seen, losses) = tokio::try_join!(self.seen(request, sources), self.rows(&losses))?;
+    /// Why `request` found nothing in `sources`. It may be that it was [`Store::lost`].
+    pub(super) async fn reason(
+        &self,
+        request: &Request,
+        sources: &Sources,
+        lost: &BTreeMap<String, u64>,
+    ) -> Result<String, QueryError> {
+        let seen = self.seen(request, sources).await?;
         let reason = empty::reason(request, sources.range(), &seen);
-        let lost = quality::lost_note(&quality::lost(losses, None));
-        let parts = [Some(reason), sources.missing_note(), lost];
+        let parts = [Some(reason), sources.missing_note(), quality::lost_note(lost)];
         Ok(parts.into_iter().flatten().collect::<Vec<_>>().join("; "))
     }
 
@@ -257,10 +259,20 @@ impl Store {
             apps.truncate(MAX_APPS as usize);
             notes.push(format!("only the {MAX_APPS} hottest are listed"));
         }
+        if apps.is_empty() {
+            notes.push(self.no_apps(&sources).await?);
+        }
         let of = |value: &dyn Fn(&App) -> i64| sum(apps.iter().map(value));
-        let lost = quality::lost(losses, None);
+        let lost = quality::lost(losses, Vec::new());
         notes.extend(quality::notes_of_rows(of(&|app| app.rolled_up), of(&|app| app.value), &lost));
         Ok((apps, notes))
+    }
+
+    /// Why [`plan::apps`] found nothing.
+    async fn no_apps(&self, sources: &Sources) -> Result<String, QueryError> {
+        let request = Request::of_everything(sources.range());
+        let seen = self.seen(&request, sources).await?;
+        Ok(empty::no_apps(&request, sources.range(), &seen))
     }
 
     /// Whether ClickHouse answers within two seconds.

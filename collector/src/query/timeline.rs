@@ -69,12 +69,18 @@ impl Steps {
         let window = window.max(1);
         let range = range.aligned(window);
         let seconds = range.until - range.from;
-        let points = |step: u32| seconds / step + 1;
+        // The first and the last may be only partly in the range.
+        let points = |step: u32| range.until / step - range.from / step + 1;
+        let shortest = |most: u32| {
+            let steps = (seconds / most + 1).next_multiple_of(window)..;
+            let mut steps = steps.step_by(window as usize);
+            steps.find(|step| points(*step) <= most).unwrap_or(u32::MAX)
+        };
         let step = match asked {
             None => USUAL_STEPS
                 .into_iter()
                 .find(|step| step % window == 0 && points(*step) <= USUAL_POINTS)
-                .unwrap_or_else(|| (seconds / USUAL_POINTS + 1).next_multiple_of(window)),
+                .unwrap_or_else(|| shortest(USUAL_POINTS)),
             Some(asked) => {
                 let whole = |step: &u32| *step > 0 && step.is_multiple_of(window);
                 let step = u32::try_from(asked).ok().filter(whole).ok_or_else(|| {
@@ -82,7 +88,7 @@ impl Steps {
                     Invalid::new("step", problem)
                 })?;
                 if points(step) > MAX_POINTS {
-                    let enough = (seconds / MAX_POINTS + 1).next_multiple_of(window);
+                    let enough = shortest(MAX_POINTS);
                     return Err(Invalid::new(
                         "step",
                         format!(
@@ -142,7 +148,7 @@ impl Store {
         let (rows, lost): (Vec<SlotRow>, _) =
             tokio::try_join!(self.rows(&statement), self.lost(request, &sources))?;
         if rows.is_empty() {
-            notes = vec![self.reason(request, &sources).await?];
+            notes = vec![self.reason(request, &sources, &lost).await?];
         } else {
             if sources.coarser_than(steps.step) {
                 let note = "of a part of that time only rollups are stored: a value stands at the start of its minute or hour";
@@ -203,11 +209,15 @@ mod tests {
         check(0, 4_294_967_295, 10, None, "0 14316560 300");
         check(0, 3599, 7, None, "0 14 258");
         check(0, 3599, 30, None, "0 30 120");
+        check(10, 6009, 10, None, "0 30 201");
+        check(10, 6009, 20, None, "0 60 101");
         check(50, 50, 10, None, "50 10 1");
         for seconds in (3000..40 * 86_400).step_by(997) {
-            let steps = Steps::new(TimeRange { from: 0, until: seconds }, 10, None).unwrap();
-            let points = steps.points(&[]).len();
-            assert!((100..=300).contains(&points), "{seconds} s: {points}");
+            for from in [0, 10, 86_390] {
+                let steps = Steps::new(TimeRange { from, until: from + seconds }, 10, None).unwrap();
+                let points = steps.points(&[]).len();
+                assert!((100..=300).contains(&points), "{seconds} s from {from}: {points}");
+            }
         }
     }
 
@@ -225,6 +235,22 @@ mod tests {
             10,
             Some(10),
             "step is 10, which makes 2001 points of at most 2000: give 20 or more, or a shorter range",
+        );
+        // As long as 2000 steps, which are 2001 if they do not begin with the range.
+        check(20, 40_019, 10, Some(20), "20 20 2000");
+        check(
+            10,
+            40_009,
+            10,
+            Some(20),
+            "step is 20, which makes 2001 points of at most 2000: give 30 or more, or a shorter range",
+        );
+        check(
+            29_990,
+            89_980,
+            10,
+            Some(10),
+            "step is 10, which makes 6000 points of at most 2000: give 40 or more, or a shorter range",
         );
     }
 

@@ -61,7 +61,7 @@ impl Store {
         let (mut rows, lost): (Vec<ValueRow>, _) =
             tokio::try_join!(self.rows(&statement), self.lost(request, &sources))?;
         if rows.is_empty() {
-            let notes = vec![self.reason(request, &sources).await?];
+            let notes = vec![self.reason(request, &sources, &lost).await?];
             return Ok(TagValues { values: Vec::new(), notes });
         }
         if rows.len() > limit as usize {

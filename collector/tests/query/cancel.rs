@@ -8,6 +8,7 @@ use hearth_collector::query::Limits;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use crate::common::{Collector, client, insert};
 use crate::limits::now;
@@ -20,9 +21,14 @@ struct Silent {
 
 /// A statement that it took.
 struct Taken {
+    asked: Asked,
+    connection: TcpStream,
+}
+
+struct Asked {
     /// Its request line.
     line: String,
-    connection: TcpStream,
+    sql: String,
 }
 
 /// Far longer than any of this takes.
@@ -56,6 +62,20 @@ impl Silent {
     async fn question(&mut self) -> [Taken; 2] {
         [self.next().await, self.next().await]
     }
+
+    /// Answers without a row whatever is asked until a question is done. Says what it was.
+    async fn answer_nothing_until_done(&mut self, mut asked: JoinHandle<u16>) -> Vec<Asked> {
+        let mut statements = Vec::new();
+        loop {
+            tokio::select! {
+                status = &mut asked => {
+                    assert_eq!(status.unwrap(), 200);
+                    return statements;
+                }
+                taken = self.next() => statements.push(taken.answer_nothing().await),
+            }
+        }
+    }
 }
 
 async fn take(mut connection: TcpStream) -> Taken {
@@ -69,7 +89,8 @@ async fn take(mut connection: TcpStream) -> Taken {
             name.eq_ignore_ascii_case("content-length").then(|| value.parse::<usize>().unwrap())
         });
         if body.len() >= length.unwrap() {
-            return Taken { line: head.lines().next().unwrap().to_owned(), connection };
+            let (line, sql) = (head.lines().next().unwrap().to_owned(), body.to_owned());
+            return Taken { asked: Asked { line, sql }, connection };
         }
     }
 }
@@ -84,13 +105,14 @@ impl Taken {
     }
 
     /// Answers without a row.
-    async fn answer_nothing(mut self) {
+    async fn answer_nothing(mut self) -> Asked {
         let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
         self.connection.write_all(answer).await.unwrap();
+        self.asked
     }
 }
 
-fn ask(collector: &Arc<Collector>) -> tokio::task::JoinHandle<u16> {
+fn ask(collector: &Arc<Collector>) -> JoinHandle<u16> {
     let collector = Arc::clone(collector);
     // So late that raw rows answer, without a look at what is rolled up.
     let now = now();
@@ -156,26 +178,15 @@ async fn one_question_too_many_waits_for_its_turn() {
         statement.answer_nothing().await;
     }
     // It asks why there is nothing.
-    for _ in 0..3 {
-        store.next().await.answer_nothing().await;
-    }
-    assert_eq!(second.await.unwrap(), 200);
+    store.answer_nothing_until_done(second).await;
 }
 
 #[tokio::test]
 async fn every_statement_is_bounded_and_read_only() {
     let mut store = Silent::start().await;
     let collector = Arc::new(Collector::start_with(store.client(), Limits::default()).await);
-    let asked = ask(&collector);
-    let mut statements = Vec::new();
-    // Rows and losses, then the reasons of an empty answer.
-    for _ in 0..5 {
-        let statement = store.next().await;
-        statements.push(statement.line.clone());
-        statement.answer_nothing().await;
-    }
-    assert_eq!(asked.await.unwrap(), 200);
-    for line in statements {
+    let statements = store.answer_nothing_until_done(ask(&collector)).await;
+    for Asked { line, .. } in &statements {
         for setting in [
             "readonly=2",
             "cancel_http_readonly_queries_on_client_close=1",
@@ -192,6 +203,17 @@ async fn every_statement_is_bounded_and_read_only() {
             assert!(is_there, "{setting} is not in {line}");
         }
     }
+}
+
+#[tokio::test]
+async fn an_answer_without_data_asks_once_for_each_thing_it_says() {
+    let mut store = Silent::start().await;
+    let collector = Arc::new(Collector::start_with(store.client(), Limits::default()).await);
+    let statements = store.answer_nothing_until_done(ask(&collector)).await;
+    let of_losses = |asked: &&Asked| asked.sql.contains("FROM profile.losses");
+    assert_eq!(statements.iter().filter(of_losses).count(), 1);
+    // Its rows, and why there are none: the app's at any time, those of the range, all.
+    assert_eq!(statements.len(), 1 + 4);
 }
 
 /// What the setting is for.

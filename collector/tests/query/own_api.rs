@@ -132,6 +132,20 @@ async fn apps_are_listed_hottest_first() {
 }
 
 #[tokio::test]
+async fn a_list_without_apps_says_why() {
+    insert("1708707610 |  | 7 | x | x | main  | counted  | 9 | a |").await;
+    let collector = Collector::start().await;
+    let list = async |range: &str| collector.get(&format!("/api/v1/apps?{range}")).await.json();
+    let answer = list("from=1708707610&until=1708707619").await;
+    let unmatched = "only processes that no policy matches are stored: see them under Total";
+    assert_eq!((&answer["apps"], &answer["notes"]), (&json!([]), &json!([unmatched])));
+    let in_the_future = list("from=4000000000&until=4000000009").await;
+    let note = in_the_future["notes"][0].as_str().unwrap();
+    let between = "between 2096-10-02 07:06:40 UTC and 2096-10-02 07:06:49 UTC";
+    assert!(note.starts_with(&format!("no samples {between}; the latest is of ")), "{note}");
+}
+
+#[tokio::test]
 async fn a_list_that_holds_every_app_does_not_claim_to_be_cut() {
     let collector = Collector::start().await;
     let list = async |from: u32, to: u32| {
@@ -263,6 +277,10 @@ async fn what_a_path_cannot_answer_is_said_in_json() {
         let error = format!("{method} is not answered at this path: the header Allow says what is");
         assert_eq!(response.json::<serde_json::Value>().await.unwrap(), json!({ "error": error }));
     }
+    let tracing = collector.get("/v1/profile/ProfileTracing").await;
+    let description = "GET is not answered at this path: the header Allow says what is";
+    let refused = json!({ "OPT_STATUS": "FAIL", "DESCRIPTION": description, "result": null, "debug": null });
+    assert_eq!((tracing.status, tracing.header("allow"), tracing.json()), (405, "POST", refused));
     let tag = collector.get("/api/v1/tags/%ff/values").await;
     let error = json!({ "error": "tag is not percent-encoded UTF-8", "field": "tag" });
     assert_eq!((tag.status, tag.json()), (400, error));

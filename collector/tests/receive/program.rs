@@ -118,7 +118,9 @@ async fn starts_answers_and_stops() {
     let collector = Running::start(&data_dir, &["--token-file", token.to_str().unwrap()]).await;
     let bearer = ("authorization", "Bearer a-token-of-sufficient-length");
 
-    assert_eq!(collector.get("/api/v1/apps", &[]).await.0, 401);
+    let (status, text) = collector.get("/api/v1/apps", &[]).await;
+    let needed = r#"{"error":"a bearer token is needed: send the header Authorization: Bearer TOKEN"}"#;
+    assert_eq!((status, text.as_str()), (401, needed));
     assert_eq!(collector.get("/api/v1/apps", &[bearer]).await.0, 200);
     let (_, metrics) = collector.get("/metrics", &[bearer]).await;
     assert!(metrics.contains("hearth_collector_rows_total 0"), "{metrics}");
@@ -138,9 +140,19 @@ async fn starts_answers_and_stops() {
 async fn pages_of_others_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let collector = Running::start(&dir.path().join("data"), &[]).await;
-    for headers in [("origin", "http://evil.example"), ("host", "evil.example:20416")] {
-        let (status, text) = collector.get("/api/v1/apps", &[headers]).await;
-        assert!(status == 403 && text.contains("evil.example"), "{status} {text}");
+    for (header, reason) in [
+        (("origin", "http://evil.example"), "a page of http://evil.example made the browser send this"),
+        (("host", "evil.example:20416"), "Host is evil.example:20416: use localhost, or the address itself"),
+    ] {
+        let answer = collector.get("/api/v1/apps", &[header]).await;
+        assert_eq!(answer, (403, format!(r#"{{"error":"{reason}"}}"#)));
+        // As every error of the API that was asked.
+        let answer = collector.get("/api/v1/flamegraph?format=pprof", &[header]).await;
+        assert_eq!(answer, (403, format!("{reason}\n")));
+        let (status, text) = collector.get("/v1/profile/ProfileTracing", &[header]).await;
+        let envelope =
+            format!(r#"{{"OPT_STATUS":"FAIL","DESCRIPTION":"{reason}","result":null,"debug":null}}"#);
+        assert_eq!((status, text), (403, envelope));
     }
     let port = collector.http.rsplit(':').next().unwrap();
     let localhost = format!("localhost:{port}");

@@ -74,6 +74,32 @@ async fn an_answer_by_rollups_is_the_answer_by_raw_rows() {
     assert!(!notes(&days.folded("shop", "", from, from + 5 * HOUR).await).contains(note));
 }
 
+/// Whichever table has its column.
+#[tokio::test]
+async fn every_tag_has_the_values_that_raw_rows_have() {
+    let days = Days::full().await;
+    let tags = days.collector.get("/api/v1/tags").await.json();
+    let values = async || {
+        let mut all = Vec::new();
+        for tag in tags["tags"].as_array().unwrap() {
+            let path = format!("/api/v1/tags/{}/values", tag["name"].as_str().unwrap());
+            let answer = days.collector.get(&format!("{path}?from={FIRST_DAY}&until={NOW}")).await.json();
+            all.push((path, answer["values"].clone(), answer["notes"].to_string()));
+        }
+        all
+    };
+    let by_raw = values().await;
+    days.build().await;
+    let by_rollups = values().await;
+    for ((path, by_raw, _), (_, by_rollups, _)) in by_raw.iter().zip(&by_rollups) {
+        assert!(by_raw[0]["value"].as_i64() > Some(0), "{path}");
+        assert_eq!(by_rollups, by_raw, "{path}");
+    }
+    let of_rollups = by_rollups.iter().filter(|(.., notes)| notes.contains("from rollups")).count();
+    // With the two names of one column.
+    assert_eq!(of_rollups, 16);
+}
+
 #[tokio::test]
 async fn what_the_retention_took_is_answered_as_before() {
     let days = Days::full().await;

@@ -8,3 +8,4 @@ mod builds;
 #[expect(dead_code, reason = "the questions' tests use more of it")]
 mod common;
 mod days;
+mod model;

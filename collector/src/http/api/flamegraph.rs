@@ -66,12 +66,7 @@ struct Flamegraph<'a> {
 /// The handler.
 pub async fn flamegraph(State(state): State<QueryState>, RawQuery(query): RawQuery) -> Response {
     let query = query.unwrap_or_default();
-    match respond(&state, &query).await {
-        Ok(response) => response,
-        // Also when another parameter is wrong.
-        Err(error) if query.split('&').any(|pair| pair == "format=pprof") => error.into_pprof_response(),
-        Err(error) => error.into_response(),
-    }
+    respond(&state, &query).await.unwrap_or_else(|error| error.into_response_to(&query))
 }
 
 async fn respond(state: &QueryState, query: &str) -> Result<Response, ApiError> {
