@@ -19,6 +19,9 @@ use crate::setting;
 
 /// Runs at a time, each with a store of its own. Most of a run is waiting.
 const AT_ONCE: usize = 4;
+/// So many more, until the engine was once stopped within an INSERT: how deep a stop is is chance, and after
+/// all of a few short INSERTs it may come too late.
+const MORE_RUNS: u64 = 12;
 /// How long a closed hour may take to be rebuilt.
 const REBUILD_PATIENCE: Duration = Duration::from_secs(60);
 const HOUR: i64 = 3600;
@@ -72,13 +75,19 @@ fn a_kill_at_any_point_loses_nothing_and_doubles_nothing() {
                     // The longest come last in the list, and are begun first.
                     let Some((point, run)) = jobs.lock().unwrap().pop() else { return };
                     let run = catch_unwind(AssertUnwindSafe(|| killed_at(point, run)));
-                    let line = &mut lines.lock().unwrap()[point.number() - 1];
-                    line.note(run);
+                    lines.lock().unwrap()[point.number() - 1].note(run);
                 }
             });
         }
     });
-    let lines = lines.into_inner().unwrap();
+    let mut lines = lines.into_inner().unwrap();
+    let inserts = &mut lines[Point::StoreDuringInsert.number() - 1];
+    for run in runs..runs + MORE_RUNS {
+        if inserts.stops.within > 0 || !inserts.failures.is_empty() {
+            break;
+        }
+        inserts.note(catch_unwind(AssertUnwindSafe(|| killed_at(Point::StoreDuringInsert, run))));
+    }
     println!("{:<36}{:>6}{:>8}{:>9}{:>8}", "killed at", "runs", "lost", "doubled", "failed");
     for (point, line) in Point::ALL.iter().zip(&lines) {
         let Line { runs, outcome: Outcome { lost, doubled }, stops: _, failures } = line;
@@ -89,7 +98,8 @@ fn a_kill_at_any_point_loses_nothing_and_doubles_nothing() {
     println!("{runs} runs of each in {:?}", started.elapsed());
     for (point, line) in Point::ALL.iter().zip(&lines) {
         assert_eq!(line.failures, Vec::<String>::new(), "{}", point.name());
-        assert_eq!((line.runs, line.outcome), (runs, Outcome::default()), "{}", point.name());
+        assert!(line.runs >= runs, "{}: {} runs", point.name(), line.runs);
+        assert_eq!(line.outcome, Outcome::default(), "{}", point.name());
     }
     assert!(within > 0, "the engine was never stopped within an INSERT, always after it");
 }
