@@ -41,6 +41,12 @@ impl Instance {
         instance
     }
 
+    /// The same with other arguments.
+    pub(crate) fn restart_with(&mut self, stop_at: &str, arguments: &[&'static str]) {
+        self.arguments = arguments.to_vec();
+        self.restart(stop_at);
+    }
+
     /// Starts it again at the same addresses.
     pub(crate) fn restart(&mut self, stop_at: &str) {
         let arguments = &self.arguments;
@@ -121,7 +127,12 @@ impl Drop for Instance {
 
 /// Seconds since 1970.
 pub(crate) fn unix_now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().cast_signed()
+    unix_micros() / 1_000_000
+}
+
+/// Microseconds since 1970.
+pub(crate) fn unix_micros() -> i64 {
+    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros()).unwrap()
 }
 
 /// A store that several collectors share, without a password.

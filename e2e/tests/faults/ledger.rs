@@ -1,14 +1,19 @@
 //! What was sent and acknowledged, and how the store differs from it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hearth_e2e::Collector;
 
+/// Samples by agent, app and stack, as the view shows it.
+pub(crate) type Stacks = BTreeMap<[String; 3], u64>;
+
 /// What a batch brought.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Sent {
     pub(crate) rows: u64,
     pub(crate) samples: u64,
+    /// Without those of no app, of which there are no stacks.
+    pub(crate) stacks: Stacks,
     /// The collector said that it is stored.
     pub(crate) acknowledged: bool,
 }
@@ -18,8 +23,6 @@ pub(crate) struct Sent {
 pub(crate) struct Ledger {
     /// By the `batch` column.
     pub(crate) batches: BTreeMap<u64, Sent>,
-    /// Samples by agent, app and stack, of senders that know them.
-    pub(crate) stacks: BTreeMap<[String; 3], u64>,
 }
 
 /// Samples that are missing, and that are there too often.
@@ -66,14 +69,22 @@ impl Ledger {
     /// Takes over what another knows.
     pub(crate) fn add(&mut self, other: Self) {
         self.batches.extend(other.batches);
-        for (key, samples) in other.stacks {
-            *self.stacks.entry(key).or_default() += samples;
-        }
     }
 
     /// Samples of all batches.
     pub(crate) fn samples(&self) -> u64 {
         self.batches.values().map(|sent| sent.samples).sum()
+    }
+
+    /// Stacks of these batches.
+    pub(crate) fn stacks(&self, is_counted: impl Fn(u64, &Sent) -> bool) -> Stacks {
+        let mut sums = Stacks::new();
+        for (_, sent) in self.batches.iter().filter(|(batch, sent)| is_counted(**batch, sent)) {
+            for (stack, samples) in &sent.stacks {
+                *sums.entry(stack.clone()).or_default() += samples;
+            }
+        }
+        sums
     }
 
     /// How the store differs.
@@ -87,41 +98,37 @@ impl Ledger {
         }
         let by_batch = self.batches.iter().map(|(batch, sent)| {
             let stored = stored.get(batch).copied().unwrap_or_default();
-            compare_batch(*sent, stored)
+            compare_batch(sent, stored)
         });
-        by_batch.fold(Outcome::default(), Outcome::and).or(self.compare_stacks(collector))
-    }
-
-    fn compare_stacks(&self, collector: &Collector) -> Outcome {
-        if self.stacks.is_empty() {
-            return Outcome::default();
-        }
-        let lines = collector.sql(
-            "SELECT pod_node, app_service, profile_location_str, sum(sample_count) FROM profile.in_process \
-             WHERE app_service != 'Total' GROUP BY ALL",
-        );
-        let mut found: BTreeMap<[String; 3], u64> = lines
-            .iter()
-            .map(|line| {
-                let columns: Vec<&str> = line.split('\t').collect();
-                let [node, app, stack, samples] = columns[..] else { panic!("{line:?}") };
-                ([node, app, stack].map(str::to_owned), samples.parse().unwrap())
-            })
-            .collect();
-        let known =
-            self.stacks.iter().map(|(key, samples)| (*samples, found.remove(key).unwrap_or_default()));
-        let known: Vec<_> = known.collect();
-        // What is left has another stack than was sent, or another app, or another node.
-        let wrong = found.into_values().map(|samples| (0, samples));
-        known
-            .into_iter()
-            .chain(wrong)
-            .map(|(sent, found)| Outcome::of(sent, found))
-            .fold(Outcome::default(), Outcome::and)
+        // What was not acknowledged may be there, and then with its stacks.
+        let stacks = self.stacks(|batch, sent| sent.acknowledged || stored.contains_key(&batch));
+        by_batch.fold(Outcome::default(), Outcome::and).or(compare_sums(&stacks, &stored_stacks(collector)))
     }
 }
 
-fn compare_batch(sent: Sent, stored: Stored) -> Outcome {
+/// How what was found under each key differs from what there should be. What nobody sent has another stack
+/// than was sent, or another app, or another node.
+pub(crate) fn compare_sums<K: Ord>(expected: &BTreeMap<K, u64>, found: &BTreeMap<K, u64>) -> Outcome {
+    let samples = |sums: &BTreeMap<K, u64>, key: &K| sums.get(key).copied().unwrap_or_default();
+    let keys: BTreeSet<&K> = expected.keys().chain(found.keys()).collect();
+    let each = keys.into_iter().map(|key| Outcome::of(samples(expected, key), samples(found, key)));
+    each.fold(Outcome::default(), Outcome::and)
+}
+
+fn stored_stacks(collector: &Collector) -> Stacks {
+    let lines = collector.sql(
+        "SELECT pod_node, app_service, profile_location_str, sum(sample_count) FROM profile.in_process \
+         WHERE app_service != 'Total' GROUP BY ALL FORMAT TSVRaw",
+    );
+    let parse = |line: &String| {
+        let columns: Vec<&str> = line.split('\t').collect();
+        let [node, app, stack, samples] = columns[..] else { panic!("{line:?}") };
+        ([node, app, stack].map(str::to_owned), samples.parse().unwrap())
+    };
+    lines.iter().map(parse).collect()
+}
+
+fn compare_batch(sent: &Sent, stored: Stored) -> Outcome {
     // What was not acknowledged may be there or not, but as a whole: it is never looked at again.
     if !sent.acknowledged && stored.rows == 0 {
         return Outcome::default();
@@ -150,10 +157,23 @@ fn stored_batches(collector: &Collector) -> BTreeMap<u64, Stored> {
 }
 
 #[test]
+fn what_stands_under_another_key_is_lost_and_doubled() {
+    let check = |found: &[(&str, u64)], lost, doubled| {
+        let sent = BTreeMap::from([("a", 3), ("b", 5)]);
+        let outcome = compare_sums(&sent, &found.iter().copied().collect());
+        assert_eq!(outcome, Outcome { lost, doubled }, "{found:?}");
+    };
+    check(&[("a", 3), ("b", 5)], 0, 0);
+    check(&[("a", 3), ("c", 5)], 5, 5);
+    check(&[("a", 4), ("b", 4)], 1, 1);
+    check(&[], 8, 0);
+}
+
+#[test]
 fn a_batch_is_lost_doubled_or_neither() {
     let check = |acknowledged, [rows, samples, inserts]: [u64; 3], lost, doubled| {
-        let sent = Sent { rows: 2, samples: 10, acknowledged };
-        let outcome = compare_batch(sent, Stored { rows, samples, inserts });
+        let sent = Sent { rows: 2, samples: 10, acknowledged, ..Sent::default() };
+        let outcome = compare_batch(&sent, Stored { rows, samples, inserts });
         assert_eq!(outcome, Outcome { lost, doubled }, "{rows} rows, {samples} samples, {inserts} inserts");
     };
     check(true, [2, 10, 1], 0, 0);

@@ -12,6 +12,7 @@ mod ledger;
 mod network;
 mod proxy;
 mod relay;
+mod rollups;
 mod sender;
 mod store;
 

@@ -12,7 +12,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::ledger::{Ledger, Sent, batch_key};
+use crate::ledger::{Ledger, Sent, Stacks, batch_key};
 use crate::runtime;
 
 /// Passes on whole batches and acknowledgements, and the end of either side.
@@ -76,6 +76,57 @@ impl Collector for Service {
     }
 }
 
+/// What the indices of a stream stand for.
+#[derive(Default)]
+struct Tables {
+    node: String,
+    strings: Vec<String>,
+    /// Frames, separated by `;`.
+    stacks: Vec<String>,
+    /// The app of each process.
+    apps: Vec<String>,
+    /// App and name of each thread.
+    threads: Vec<(String, String)>,
+}
+
+impl Tables {
+    /// Learns what is new in a batch, and answers its stacks.
+    fn accept(&mut self, batch: &SampleBatch) -> Stacks {
+        if let Some(agent) = &batch.agent {
+            self.node.clone_from(&agent.node);
+        }
+        self.strings.extend_from_slice(&batch.strings);
+        for stack in &batch.stacks {
+            let frames: Vec<&str> = stack.frames.iter().map(|frame| self.string(*frame)).collect();
+            self.stacks.push(frames.join(";"));
+        }
+        for process in &batch.processes {
+            self.apps.push(self.string(process.app_service).to_owned());
+        }
+        for thread in &batch.threads {
+            let app = self.apps[thread.process as usize - 1].clone();
+            self.threads.push((app, self.string(thread.name).to_owned()));
+        }
+        let mut stacks = Stacks::new();
+        if let Some(rows) = &batch.rows {
+            for ((thread, stack), samples) in rows.thread.iter().zip(&rows.stack).zip(&rows.samples) {
+                let (app, thread) = &self.threads[*thread as usize - 1];
+                if app.is_empty() {
+                    continue;
+                }
+                let frames = stack.checked_sub(1).map(|at| format!(";{}", self.stacks[at as usize]));
+                let text = format!("[t] {thread}{}", frames.unwrap_or_default());
+                *stacks.entry([self.node.clone(), app.clone(), text]).or_default() += u64::from(*samples);
+            }
+        }
+        stacks
+    }
+
+    fn string(&self, index: u32) -> &str {
+        index.checked_sub(1).map_or("", |at| &self.strings[at as usize])
+    }
+}
+
 async fn forward(
     mut from_agent: Streaming<SampleBatch>,
     to_collector: mpsc::Sender<SampleBatch>,
@@ -83,6 +134,7 @@ async fn forward(
     instance: Arc<OnceLock<Vec<u8>>>,
     backward: tokio::task::AbortHandle,
 ) {
+    let mut tables = Tables::default();
     loop {
         match from_agent.message().await {
             Ok(Some(batch)) => {
@@ -93,7 +145,7 @@ async fn forward(
                 let samples = batch.rows.iter().flat_map(|rows| &rows.samples);
                 let samples = samples.map(|samples| u64::from(*samples)).sum();
                 let rows = batch.rows.as_ref().map_or(0, |rows| rows.thread.len() as u64);
-                let sent = Sent { rows, samples, acknowledged: false };
+                let sent = Sent { rows, samples, stacks: tables.accept(&batch), acknowledged: false };
                 ledger.lock().unwrap().batches.entry(key).or_insert(sent);
                 if to_collector.send(batch).await.is_err() {
                     return;

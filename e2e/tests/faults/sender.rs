@@ -11,7 +11,7 @@ use hearth_proto::collector::v1::{AgentIdentity, StackEnd};
 use tokio::task::JoinHandle;
 
 use crate::instance::unix_now;
-use crate::ledger::{Ledger, Sent, batch_key};
+use crate::ledger::{Ledger, Sent, Stacks, batch_key};
 use crate::runtime;
 
 /// Between two windows. Real agents have at least a second between them; this
@@ -19,7 +19,7 @@ use crate::runtime;
 const PAUSE: Duration = Duration::from_millis(150);
 const APPS: [&str; 3] = ["shop", "cart", "mail"];
 const STACKS_PER_APP: u64 = 4;
-const PERIOD_MICROS: u32 = 10_101;
+pub(crate) const PERIOD_MICROS: u32 = 10_101;
 
 /// What a sender does beside the usual.
 #[derive(Debug, Clone, Copy, Default)]
@@ -113,13 +113,15 @@ async fn push(
         let rows = rows(&processes, sequence);
         let samples = rows.iter().map(|row| u64::from(row.samples)).sum();
         let key = batch_key(&instance, sequence);
-        ledger.batches.insert(key, Sent { rows: rows.len() as u64, samples, acknowledged: true });
+        let mut stacks = Stacks::new();
         for row in &rows {
             let frames = row.stack.as_ref().unwrap().join(";");
             let stack = format!("[t] {};{frames}", row.thread_name);
             let place = [node.clone(), row.process.app_service.to_string(), stack];
-            *ledger.stacks.entry(place).or_default() += u64::from(row.samples);
+            *stacks.entry(place).or_default() += u64::from(row.samples);
         }
+        let sent = Sent { rows: rows.len() as u64, samples, stacks, acknowledged: true };
+        ledger.batches.insert(key, sent);
         exporter.push(Window { start_unix, seconds: 1, rows, losses: Vec::new() });
         tokio::time::sleep(PAUSE).await;
     }
