@@ -189,6 +189,8 @@ async fn every_statement_is_bounded_and_read_only() {
     for Asked { line, .. } in &statements {
         for setting in [
             "readonly=2",
+            "compile_expressions=0",
+            "compile_aggregate_expressions=0",
             "cancel_http_readonly_queries_on_client_close=1",
             "max_execution_time=30",
             "timeout_overflow_mode=throw",
