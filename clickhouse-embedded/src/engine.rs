@@ -19,6 +19,7 @@ use crate::insert::{self, Insert, Kind, OneStatement};
 use crate::kill;
 use crate::locate;
 use crate::output::{Event, Outcome, Output, Stop};
+use crate::quote::{quoted, set_statement};
 use crate::request::MARK_SETTING;
 use crate::spool::Spool;
 use crate::wire::Encoding;
@@ -322,12 +323,17 @@ impl Engine {
         let sql = format!("KILL QUERY WHERE query_kind IN ({READ_KINDS}){of_mark} ASYNC");
         let engine = Arc::clone(self);
         let killed = tokio::task::spawn_blocking(move || {
+            // A connection after the last one would start the engine anew.
+            let keeper = engine.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+            if keeper.is_none() {
+                return Ok(());
+            }
             let mut connection =
                 engine.library.connect(&engine.data_dir).map_err(|error| error.to_string())?;
-            connection.query(sql.as_bytes(), "Null", &[])
+            connection.query(sql.as_bytes(), "Null", &[]).map(drop)
         });
         match killed.await {
-            Ok(Ok(_)) => {}
+            Ok(Ok(())) => {}
             Ok(Err(message)) => tracing::warn!("cancelling a query: {message}"),
             Err(error) => tracing::warn!("cancelling a query: {error}"),
         }
@@ -564,37 +570,4 @@ fn lock(data_dir: &Path) -> Result<File, EngineError> {
     file.set_len(0).and_then(|()| file.rewind()).map_err(fail)?;
     writeln!(file, "{}", std::process::id()).map_err(fail)?;
     Ok(file)
-}
-
-fn set_statement(settings: &[(String, String)]) -> String {
-    let pairs: Vec<String> = settings
-        .iter()
-        .map(|(name, value)| format!("{} = {}", quoted(name, '`'), quoted(value, '\'')))
-        .collect();
-    format!("SET {}", pairs.join(", "))
-}
-
-/// A string literal or quoted identifier of ClickHouse's SQL.
-fn quoted(text: &str, quote: char) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push(quote);
-    for character in text.chars() {
-        if character == quote || character == '\\' {
-            out.push('\\');
-        }
-        out.push(character);
-    }
-    out.push(quote);
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn settings_cannot_leave_their_quotes() {
-        let settings = [("max_threads".to_owned(), "1".to_owned()), ("a`b".into(), r"x'\".into())];
-        assert_eq!(set_statement(&settings), r"SET `max_threads` = '1', `a\`b` = 'x\'\\'");
-    }
 }

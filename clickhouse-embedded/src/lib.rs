@@ -18,6 +18,7 @@ pub mod locate;
 pub mod metrics;
 pub mod native;
 pub mod output;
+mod quote;
 pub mod request;
 pub mod spool;
 pub mod wire;

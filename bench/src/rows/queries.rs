@@ -130,7 +130,7 @@ fn report(asked: &Asked, times: &Times, rounds: usize, table: &mut Table) {
         Some(_) => {
             let peer = median(&times.peer);
             let text = format!("DeepFlow's layout and way {peer:.0} ms ({})", times.peer_found);
-            (text, format!("{:.2}", warm / peer))
+            (text, format!("{:.3}", warm / peer))
         }
     };
     table.row(asked.what, asked.reach, &hearth, &peer, &ratio, rounds);

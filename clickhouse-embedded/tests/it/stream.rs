@@ -143,17 +143,17 @@ fn read_slowly(server: &Server, sql: &str, first: Duration, pause: Duration) -> 
 #[tokio::test]
 async fn slow_clients_are_served_and_silent_ones_are_not() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path(), &["--client-timeout", "1", "--max-concurrent", "1"]);
-    // One piece of the engine for a second and a half and more.
-    let sql = "SELECT repeat('x', 999) FROM numbers(30000) SETTINGS max_block_size = 65536, max_threads = 1";
+    let server = Server::start(dir.path(), &["--client-timeout", "2", "--max-concurrent", "1"]);
+    // One piece of the engine for three seconds.
+    let sql = "SELECT repeat('x', 999) FROM numbers(40000) SETTINGS max_block_size = 65536, max_threads = 1";
     for format in ["TSV", "CustomSeparated"] {
         let sql = format!("{sql} FORMAT {format}");
         let begun = Instant::now();
         let (length, is_whole) = read_slowly(&server, &sql, Duration::ZERO, Duration::from_millis(5));
-        assert!(is_whole && length > 30_000_000, "{format}: {length}");
-        assert!(begun.elapsed() > Duration::from_millis(1500), "{:?}", begun.elapsed());
-        let (length, is_whole) = read_slowly(&server, &sql, Duration::from_secs(3), Duration::ZERO);
-        assert!(!is_whole && length < 30_000_000, "{format}: {length}");
+        assert!(is_whole && length > 40_000_000, "{format}: {length}");
+        assert!(begun.elapsed() > Duration::from_millis(2500), "{:?}", begun.elapsed());
+        let (length, is_whole) = read_slowly(&server, &sql, Duration::from_secs(5), Duration::ZERO);
+        assert!(!is_whole && length < 40_000_000, "{format}: {length}");
     }
     assert_eq!(shown(Client::new().post(&server.url).body("SELECT 1")).await, "200 1\n");
 }
