@@ -12,10 +12,10 @@ use axum::body::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::exception::{Exception, code};
-use crate::ffi::{Connection, FfiError, Library, QueryResult};
+use crate::exception::{Exception, code, stopping};
+use crate::execute::{execute, stream};
+use crate::ffi::{Connection, FfiError, Library};
 use crate::format::{self, Reading, Shape};
-use crate::insert::{self, Insert, Kind, OneStatement};
 use crate::kill;
 use crate::locate;
 use crate::output::{Event, Outcome, Output, Stop};
@@ -93,13 +93,15 @@ pub struct Statement {
     pub client_protocol_version: u64,
     /// `max_result_bytes` of an answer that is made whole, if the settings have none.
     pub max_result_bytes: u64,
-    /// Held to its end.
-    pub place: Place,
 }
 
 /// A request's place among those that are received, wait or run.
 #[derive(Debug)]
-pub struct Place(#[expect(dead_code, reason = "given back when dropped")] OwnedSemaphorePermit);
+pub struct Place {
+    _permit: OwnedSemaphorePermit,
+    /// How much longer the request may wait for a slot.
+    patience: Duration,
+}
 
 /// A running statement. A read is cancelled when this is dropped before its
 /// end; anything else runs on.
@@ -238,8 +240,13 @@ impl Engine {
         &self.cut
     }
 
-    /// Runs a statement, on a thread of its own once there is a place for it.
-    pub fn start_statement(self: &Arc<Self>, statement: Statement) -> Result<Running, Exception> {
+    /// Runs a statement, on a thread of its own once there is a slot for it. The
+    /// place is held until its answer was taken.
+    pub fn start_statement(
+        self: &Arc<Self>,
+        statement: Statement,
+        place: Place,
+    ) -> Result<Running, Exception> {
         let reading = Reading::of(statement.text.head());
         let held_id = HeldId::take(self, &statement.query_id)?;
         // One piece waits while the one before is being sent.
@@ -260,7 +267,7 @@ impl Engine {
         };
         let engine = Arc::clone(self);
         tokio::spawn(async move {
-            let slot = match engine.slot(&sender, reading.is_read).await {
+            let slot = match engine.slot(&sender, &place, reading.is_read).await {
                 Ok(Some(slot)) => slot,
                 Ok(None) => return,
                 Err(exception) => {
@@ -270,46 +277,68 @@ impl Engine {
                     return;
                 }
             };
+            let pieces = sender.clone();
             let thread = tokio::task::spawn_blocking(move || {
-                let mut output = Output::new(sender, engine.cut.clone(), statement.encoding, tag);
+                let mut output = Output::new(pieces, engine.cut.clone(), statement.encoding, tag);
                 let outcome = engine.run(statement, mark, &reading, &mut output);
-                // Who is told of the end may use the id and the place.
+                // Who is told of the end may use the id and the slot.
                 drop((held_id, slot, alive));
-                output.end(outcome, engine.version());
+                output.end(outcome, engine.version())
             });
-            if let Err(error) = thread.await {
-                tracing::error!("query thread: {error}");
+            match thread.await {
+                // Not on the thread: a slow client would hold it without a slot.
+                Ok(last) => {
+                    for event in last {
+                        // Nobody has to hear of the end.
+                        let _ = sender.send(event).await;
+                    }
+                }
+                Err(error) => tracing::error!("query thread: {error}"),
             }
+            drop(place);
         });
         Ok(running)
     }
 
     /// A place for a request, before any of its body is received.
     pub async fn place(&self) -> Result<Place, Exception> {
-        self.take_one_of(&self.places).await.map(Place)
+        let began = Instant::now();
+        let refusal = format!(
+            "Too many requests: {} are received, wait or run, and none of them ended",
+            self.slot_count as usize * PLACES_PER_SLOT
+        );
+        let permit = self.take_one_of(&self.places, self.queue_patience, refusal).await?;
+        Ok(Place { _permit: permit, patience: self.queue_patience.saturating_sub(began.elapsed()) })
     }
 
-    /// A place to run; none when the client of a read went away meanwhile.
+    /// A slot to run in; none when the client of a read went away meanwhile.
     async fn slot(
         &self,
         sender: &mpsc::Sender<Event>,
+        place: &Place,
         is_read: bool,
     ) -> Result<Option<OwnedSemaphorePermit>, Exception> {
+        let refusal = format!("Too many simultaneous queries: {} ran", self.slot_count);
         tokio::select! {
-            slot = self.take_one_of(&self.slots) => slot.map(Some),
+            slot = self.take_one_of(&self.slots, place.patience, refusal) => slot.map(Some),
             () = sender.closed(), if is_read => Ok(None),
         }
     }
 
-    async fn take_one_of(&self, places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Exception> {
-        match tokio::time::timeout(self.queue_patience, Arc::clone(places).acquire_owned()).await {
-            Ok(Ok(place)) => Ok(place),
-            Ok(Err(_)) => Err(Exception::new(code::ABORTED, "the server is stopping")),
+    async fn take_one_of(
+        &self,
+        permits: &Arc<Semaphore>,
+        patience: Duration,
+        refusal: String,
+    ) -> Result<OwnedSemaphorePermit, Exception> {
+        match tokio::time::timeout(patience, Arc::clone(permits).acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) => Err(stopping()),
             Err(_) => Err(Exception::new(
                 code::TOO_MANY_QUERIES,
                 format_args!(
-                    "Too many simultaneous queries: {} ran for all of {:?} (--max-concurrent, --queue-timeout)",
-                    self.slot_count, self.queue_patience
+                    "{refusal} for all of {:?} (--max-concurrent, --queue-timeout)",
+                    self.queue_patience
                 ),
             )),
         }
@@ -391,7 +420,6 @@ impl Engine {
             whole,
             client_protocol_version,
             max_result_bytes,
-            place: _place,
         } = statement;
         let started = Instant::now();
         let named = reading.format.as_deref().unwrap_or(&format);
@@ -438,90 +466,6 @@ impl Engine {
         outcome.elapsed = started.elapsed();
         Ok(outcome)
     }
-}
-
-/// Sends a result chunk by chunk, as one document.
-fn stream(
-    connection: &mut Connection,
-    sql: &[u8],
-    format: &str,
-    params: &[(String, String)],
-    shape: Shape,
-    output: &mut Output,
-    outcome: &mut Outcome,
-) -> Result<(), Stop> {
-    let mut chunks = connection.stream(sql, format, params).map_err(Exception::from_engine)?;
-    let mut is_first = true;
-    while let Some(chunk) = chunks.next_chunk().map_err(Exception::from_engine)? {
-        outcome.summary.add(chunk.summary());
-        let skipped = match shape {
-            Shape::Header(header) if !is_first => header.length(chunk.as_ref()).ok_or_else(|| {
-                Exception::new(code::UNKNOWN_EXCEPTION, "a part of the result has no header")
-            })?,
-            _ => 0,
-        };
-        is_first = false;
-        outcome.result_bytes += (chunk.as_ref().len() - skipped) as u64;
-        output.send(&chunk.as_ref()[skipped..])?;
-    }
-    Ok(())
-}
-
-/// Runs a statement to its end.
-fn execute(
-    connection: &mut Connection,
-    text: Spool,
-    format: &str,
-    params: &[(String, String)],
-) -> Result<QueryResult, Exception> {
-    // The stream interface does not know parameters within VALUES.
-    let by_stream = |insert: &Insert<'_>| params.is_empty() || insert.format != "Values";
-    let read_failed = |error| Exception::new(code::CANNOT_READ, format_args!("spooled request: {error}"));
-    if let Kind::Insert(insert) = insert::classify(text.head())
-        && by_stream(&insert)
-        // What is in the file begins with data.
-        && (text.is_in_memory() || !insert.data.is_empty())
-    {
-        let (head, data_format) = (insert.head.to_vec(), insert.format.to_owned());
-        let data = text.head().len() - insert.data.len();
-        let data = text.into_reader(data).map_err(read_failed)?;
-        return insert_data(connection, &head, &data_format, data, params);
-    }
-    let sql = text.into_bytes()?;
-    match insert::classify(&sql) {
-        Kind::Insert(insert) if by_stream(&insert) => {
-            insert_data(connection, insert.head, insert.format, insert.data, params)
-        }
-        Kind::Plain | Kind::Insert(_) => {
-            refuse_several(&sql)?;
-            connection.query(&sql, format, params).map_err(Exception::from_engine)
-        }
-        Kind::InsertFromInput => Err(Exception::new(
-            code::NOT_IMPLEMENTED,
-            "INSERT … SELECT … FROM input(…): insert the data as it is",
-        )),
-    }
-}
-
-fn insert_data(
-    connection: &mut Connection,
-    head: &[u8],
-    format: &str,
-    data: impl Read,
-    params: &[(String, String)],
-) -> Result<QueryResult, Exception> {
-    refuse_several(head)?;
-    if format.eq_ignore_ascii_case("Values") {
-        connection.insert(head, format, OneStatement::new(data), params)
-    } else {
-        connection.insert(head, format, data, params)
-    }
-    .map_err(Exception::from_engine)
-}
-
-/// The engine would run one after the other, as `clickhouse-client` does.
-fn refuse_several(sql: &[u8]) -> Result<(), Exception> {
-    if insert::is_several(sql) { Err(insert::several_statements()) } else { Ok(()) }
 }
 
 /// Keeps a query id for one statement.

@@ -103,6 +103,11 @@ impl Exception {
     }
 }
 
+/// The exception of whoever still waits when the server stops.
+pub fn stopping() -> Exception {
+    Exception::new(code::ABORTED, "the server is stopping")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

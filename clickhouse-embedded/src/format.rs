@@ -4,7 +4,7 @@
 //! whose documents can be put one after another are streamed, some after their
 //! header was taken off; for every other format the result is made whole.
 
-use crate::insert::Words;
+use crate::words::Words;
 
 /// How a result's chunks become one document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,16 +53,25 @@ impl Reading {
                 // What may follow is data.
                 break;
             }
+            // With an escape a name may read otherwise than it looks.
+            changes |= word.text.starts_with(b"`") && word.text.contains(&b'\\');
+            changes |= word.text.starts_with(b"\"") && word.text.contains(&b'\\');
             if word.depth == 0 {
+                let follows = |this: &str, other: &str| {
+                    word.adjoins && is_any(word.text, &[this]) && is_any(before, &[other])
+                };
                 // SELECT … INTO OUTFILE, SELECT … PARALLEL WITH SYSTEM ….
-                changes |= is_any(word.text, &["INSERT", "OUTFILE", "PARALLEL"]);
-                if word.text.eq_ignore_ascii_case(b"FORMAT") && !is_any(before, &NAMES_FOLLOW) {
-                    format = format_clause(&sql[words.position()..]).or(format);
+                changes |= is_any(word.text, &["INSERT"])
+                    || follows("OUTFILE", "INTO")
+                    || follows("WITH", "PARALLEL");
+                if is_any(word.text, &["FORMAT"]) && !is_any(before, &NAMES_FOLLOW) {
+                    format = format_clause(words.clone()).or(format);
                 }
             }
             before = word.text;
         }
         let first = first.unwrap_or_default();
+        changes |= WRITING_SETTINGS.iter().any(|setting| contains(sql, setting));
         let is_query = is_any(first, &["SELECT", "WITH", "FROM"]);
         let is_read = !changes
             && (is_query || is_any(first, &["SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS", "CHECK"]));
@@ -78,14 +87,17 @@ const NAMES_FOLLOW: [&str; 8] = ["SELECT", "DISTINCT", "FROM", "JOIN", "AS", "TA
 
 /// The format's name, if this can follow a FORMAT that is no name itself: only
 /// SETTINGS may come after it.
-fn format_clause(rest: &[u8]) -> Option<String> {
-    let mut words = Words::of(rest);
-    let name = words.next().filter(|name| rest[..name.start].iter().all(u8::is_ascii_whitespace))?;
+fn format_clause(mut words: Words<'_>) -> Option<String> {
+    let name = words.next().filter(|name| name.adjoins)?;
     let is_last = words.next().is_none_or(|next| is_any(next.text, &["SETTINGS", ";"]));
     let is_order = is_any(name.text, &["ASC", "DESC"]);
     let name = std::str::from_utf8(name.text).ok()?;
     (is_last && !is_order && !name.starts_with(['\'', '"', ';'])).then(|| name.to_owned())
 }
+
+/// With these settings a read writes: one renames the files of `file()`, the
+/// other makes a file with the result's schema.
+pub const WRITING_SETTINGS: [&str; 2] = ["rename_files_after_processing", "output_format_schema"];
 
 /// The setting that makes one document of JSONEachRow.
 pub const ARRAY_OF_ROWS: &str = "output_format_json_array_of_rows";
@@ -220,6 +232,22 @@ mod tests {
         check("WITH x AS (SELECT 1) INSERT INTO t SELECT * FROM x", "");
         check("CREATE TABLE t (a String) ENGINE = Memory", "");
         check("SELECT 1 PARALLEL WITH SYSTEM STOP MERGES", "");
+        check("SELECT parallel, outfile FROM t", "read stream");
+        check("", "");
+    }
+
+    #[test]
+    fn nothing_hides_from_it_what_a_statement_changes() {
+        check("SELECT 1 INTO OUTFILE\u{a0}'x'", "");
+        check("SELECT 1 INTO\u{2003}/* */OUTFILE 'x'", "");
+        check("SELECT 1 // '\nINTO OUTFILE 'x'", "");
+        check("SELECT 1 /* /* */ ' */ INTO OUTFILE 'x' --'", "");
+        check("SELECT ‘a' ’ INTO OUTFILE 'x'", "");
+        check("SELECT 1 PARALLEL\u{a0}WITH SYSTEM STOP MERGES", "");
+        check("SELECT 1 SETTINGS rename_files_after_processing = 'x'", "");
+        check("SELECT 1 SETTINGS `output\\x5fformat_schema` = 'x'", "");
+        check("SELECT 1 SETTINGS \"output\\x5fformat_schema\" = 'x'", "");
+        check("WITH 1 AS x//\nINSERT INTO t SELECT x", "");
         check("$$SELECT$$ 1", "");
         check("", "");
     }
@@ -237,6 +265,8 @@ mod tests {
         check("SELECT * FROM t ORDER BY a, format DESC", "read stream");
         check("SELECT * FROM t GROUP BY format LIMIT 1", "read stream");
         check("SELECT 1 FORMAT CSV;", "read stream CSV");
+        check("SELECT 1 FORMAT/* x */CSV", "read stream CSV");
+        check("SELECT 1 FORMAT\u{a0}CSV", "read stream CSV");
         check("SELECT 1 SETTINGS output_format_json_array_of_rows = 1", "read");
     }
 

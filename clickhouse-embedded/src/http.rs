@@ -18,7 +18,7 @@ use crate::answer::{self, Measured};
 use crate::browser;
 use crate::engine::{Engine, Place, Running, Statement};
 use crate::exception::{Exception, code};
-use crate::format::Reading;
+use crate::format::{Reading, WRITING_SETTINGS};
 use crate::listen::{Flushes, Tracked};
 use crate::metrics::{Metrics, QueryEnd};
 use crate::request::{self, Arguments, MAX_FORM_BYTES};
@@ -250,7 +250,7 @@ fn start(
         }
         change_nothing(&mut settings)?;
     }
-    let running = server.engine.start_statement(Statement {
+    let statement = Statement {
         text,
         format: default_format.unwrap_or_else(|| "TabSeparated".into()),
         database,
@@ -261,13 +261,16 @@ fn start(
         whole,
         client_protocol_version,
         max_result_bytes: server.limits.max_result_bytes,
-        place,
-    })?;
+    };
+    let running = server.engine.start_statement(statement, place)?;
     Ok(Asked::Statement(Box::new(running)))
 }
 
 /// A link must not change anything, whatever it asks for. 2 still lets the query bring settings.
 fn change_nothing(settings: &mut Vec<(String, String)>) -> Result<(), Exception> {
+    if let Some((name, _)) = settings.iter().find(|(name, _)| WRITING_SETTINGS.contains(&name.as_str())) {
+        return Err(Exception::new(code::READONLY, format_args!("{name} needs the method POST")));
+    }
     let mut asked = settings.iter().filter(|(name, _)| name == "readonly").peekable();
     if asked.peek().is_none() {
         settings.push(("readonly".into(), "2".into()));
@@ -328,5 +331,7 @@ mod tests {
         check(&["0"], Err(code::READONLY));
         check(&["00"], Err(code::READONLY));
         check(&["2", "0"], Err(code::READONLY));
+        let mut settings = vec![("output_format_schema".into(), "x".into())];
+        assert!(change_nothing(&mut settings).is_err());
     }
 }

@@ -9,6 +9,7 @@
 use std::io::{self, Read};
 
 use crate::exception::{Exception, code};
+use crate::words::{Token, Words};
 
 /// An INSERT and what it brings.
 #[derive(Debug, PartialEq, Eq)]
@@ -99,7 +100,7 @@ pub fn classify(sql: &[u8]) -> Kind<'_> {
     }
     let (mut selects, mut reads_input) = (false, false);
     let mut after_name_marker = false;
-    while let Some(Token { text, start, depth }) = words.next() {
+    while let Some(Token { text, start, depth, .. }) = words.next() {
         let is = |word: &str| text.eq_ignore_ascii_case(word.as_bytes());
         // What follows these is a name, whatever it looks like.
         let is_name = std::mem::replace(&mut after_name_marker, is("INTO") || is("TABLE"));
@@ -119,10 +120,10 @@ pub fn classify(sql: &[u8]) -> Kind<'_> {
                 return Kind::Plain;
             };
             let head = &sql[..start];
-            return Kind::Insert(Insert { head, format, data: data_after_format(&sql[words.at..]) });
+            return Kind::Insert(Insert { head, format, data: data_after_format(words.rest()) });
         } else if depth == 0 && !selects && is("VALUES") {
             let head = &sql[..start];
-            return Kind::Insert(Insert { head, format: "Values", data: &sql[words.at..] });
+            return Kind::Insert(Insert { head, format: "Values", data: words.rest() });
         }
     }
     Kind::Plain
@@ -134,106 +135,6 @@ fn data_after_format(rest: &[u8]) -> &[u8] {
     let rest = &rest[blanks..];
     let rest = rest.strip_prefix(b"\r").unwrap_or(rest);
     rest.strip_prefix(b"\n").unwrap_or(rest)
-}
-
-/// A word of a statement.
-pub(crate) struct Token<'a> {
-    pub(crate) text: &'a [u8],
-    pub(crate) start: usize,
-    /// How many parentheses are open around it.
-    pub(crate) depth: usize,
-}
-
-/// The words of a statement and its semicolons. Strings and quoted names come
-/// with their quotes, so that they equal no keyword; comments and other
-/// punctuation are passed over.
-pub(crate) struct Words<'a> {
-    sql: &'a [u8],
-    at: usize,
-    depth: usize,
-}
-
-impl<'a> Iterator for Words<'a> {
-    type Item = Token<'a>;
-
-    fn next(&mut self) -> Option<Token<'a>> {
-        loop {
-            let rest = &self.sql[self.at..];
-            let first = *rest.first()?;
-            let length = match first {
-                b'\'' | b'"' | b'`' => return Some(self.token(quoted_length(rest, first))),
-                b'$' if let Some(length) = heredoc_length(rest) => return Some(self.token(length)),
-                b';' => return Some(self.token(1)),
-                b'-' if rest.starts_with(b"--") => length_through(rest, b"\n"),
-                b'#' => length_through(rest, b"\n"),
-                b'/' if rest.starts_with(b"/*") => length_through(rest, b"*/"),
-                b'(' => {
-                    self.depth += 1;
-                    1
-                }
-                b')' => {
-                    self.depth = self.depth.saturating_sub(1);
-                    1
-                }
-                _ if is_word(first) => {
-                    return Some(self.token(rest.iter().take_while(|byte| is_word(**byte)).count()));
-                }
-                _ => 1,
-            };
-            self.at += length;
-        }
-    }
-}
-
-impl<'a> Words<'a> {
-    pub(crate) fn of(sql: &'a [u8]) -> Self {
-        Self { sql, at: 0, depth: 0 }
-    }
-
-    /// Where the word that was given last ends.
-    pub(crate) fn position(&self) -> usize {
-        self.at
-    }
-
-    fn token(&mut self, length: usize) -> Token<'a> {
-        let start = self.at;
-        self.at += length;
-        Token { text: &self.sql[start..self.at], start, depth: self.depth }
-    }
-}
-
-fn is_word(byte: u8) -> bool {
-    // A dotted name (a.values) is one word, so that no part of it is a keyword.
-    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$') || byte >= 0x80
-}
-
-/// Length of `$tag$ … $tag$` with its tags; without the second one it is none.
-fn heredoc_length(text: &[u8]) -> Option<usize> {
-    let name = text[1..].iter().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'_').count();
-    let (tag, rest) = text.split_at_checked(name + 2)?;
-    if !tag.ends_with(b"$") {
-        return None;
-    }
-    let end = rest.windows(tag.len()).position(|window| window == tag)?;
-    Some(end + 2 * tag.len())
-}
-
-/// Length of a quoted text with its quotes; a doubled quote simply begins the next one.
-fn quoted_length(text: &[u8], quote: u8) -> usize {
-    let mut at = 1;
-    while let Some(byte) = text.get(at) {
-        at += match byte {
-            b'\\' => 2, // and whatever it escapes
-            _ if *byte == quote => return at + 1,
-            _ => 1,
-        };
-    }
-    text.len() // unfinished
-}
-
-fn length_through(text: &[u8], end: &[u8]) -> usize {
-    let found = text.windows(end.len()).position(|window| window == end);
-    found.map_or(text.len(), |at| at + end.len())
 }
 
 #[cfg(test)]
@@ -280,6 +181,8 @@ mod tests {
         check("INSERT INTO t FORMAT JSONEachRow{\"a\":1}", "INSERT INTO t | JSONEachRow | {\"a\":1}");
         check("INSERT INTO t FORMAT CSV\r\n\r\n", "INSERT INTO t | CSV | \r\n");
         check("INSERT INTO t VALUES (1), (2)", "INSERT INTO t | Values |  (1), (2)");
+        check("\u{feff}INSERT\u{a0}INTO t FORMAT\u{a0}CSV\n1", "\u{feff}INSERT\u{a0}INTO t | CSV | 1");
+        check("// it's\nINSERT INTO t FORMAT CSV\n1", "// it's\nINSERT INTO t | CSV | 1");
         check("INSERT INTO t VALUES(1)", "INSERT INTO t | Values | (1)");
         check(
             "/* FORMAT */ INSERT INTO t SETTINGS async_insert=0 -- FORMAT x\nFORMAT CSV\n1",
@@ -303,6 +206,8 @@ mod tests {
         check("SELECT 1; 'x'", true);
         check("SELECT $$a; SELECT 2", true);
         check("SELECT $a b$; $a b$", true);
+        check("SELECT 1 // '\n; SELECT ' 2", true);
+        check("SELECT 1 /* /* */ ; */", false);
     }
 
     /// The data that is read, or the word "several".

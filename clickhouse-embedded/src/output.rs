@@ -6,7 +6,7 @@ use axum::body::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::exception::{Exception, code};
+use crate::exception::{Exception, code, stopping};
 use crate::ffi::Summary;
 use crate::native;
 use crate::wire::{Encoder, Encoding};
@@ -110,17 +110,15 @@ impl Output {
         Ok(())
     }
 
-    pub(crate) fn end(mut self, outcome: Result<Outcome, Stop>, version: &str) {
-        let last = match outcome {
-            Ok(outcome) => match self.encoder.take().map_or_else(|| Ok(Vec::new()), Encoder::finish) {
-                Ok(rest) if rest.is_empty() => Ok(Event::End(outcome)),
-                Ok(rest) => self.give(Event::Piece(rest.into())).map(|()| Event::End(outcome)),
-                Err(error) => Err(error.into()),
-            },
-            Err(stop) => Err(stop),
-        };
-        let event = match last {
-            Ok(event) => event,
+    /// What is left to be sent: perhaps a piece, and the last event. Nothing if nobody reads.
+    pub(crate) fn end(mut self, outcome: Result<Outcome, Stop>, version: &str) -> Vec<Event> {
+        let last = outcome.and_then(|outcome| {
+            let rest = self.encoder.take().map_or_else(|| Ok(Vec::new()), Encoder::finish)?;
+            let rest = Some(rest).filter(|rest| !rest.is_empty());
+            Ok(rest.map(|rest| Event::Piece(rest.into())).into_iter().chain([Event::End(outcome)]).collect())
+        });
+        match last {
+            Ok(events) => events,
             Err(Stop::Failed(exception)) => {
                 let in_body = exception.in_body(version, &self.tag);
                 let in_body = match &mut self.encoder {
@@ -128,12 +126,10 @@ impl Output {
                     Some(encoder) => encoder.push(&in_body).unwrap_or_default(),
                     None => in_body,
                 };
-                Event::Failed { exception, in_body: in_body.into() }
+                vec![Event::Failed { exception, in_body: in_body.into() }]
             }
-            Err(Stop::Unheard) => return,
-        };
-        // Nobody has to hear of the end.
-        let _: Result<(), Stop> = self.give(event);
+            Err(Stop::Unheard) => Vec::new(),
+        }
     }
 
     /// Waits until the client has taken what came before. One that takes
@@ -143,7 +139,7 @@ impl Output {
             tokio::select! {
                 biased;
                 sent = self.sender.send(event) => sent.map_err(|_| Stop::Unheard),
-                () = self.cut.cancelled() => Err(Stop::Unheard),
+                () = self.cut.cancelled() => Err(stopping().into()),
             }
         })
     }

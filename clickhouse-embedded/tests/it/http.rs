@@ -101,6 +101,62 @@ async fn requests_and_their_answers() {
     }
 }
 
+/// What the engine takes for blank or comment hides nothing from us: not a file
+/// that is written, and not where an INSERT's data begins.
+#[tokio::test]
+async fn odd_blanks_and_comments_hide_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&dir.path().join("data"), &[]);
+    let http = Client::new();
+    let file = dir.path().join("rows.csv");
+    let path = file.to_str().unwrap();
+    let links = [
+        format!("SELECT 1 INTO OUTFILE\u{a0}'{path}'"),
+        format!("SELECT 1 // '\nINTO OUTFILE '{path}'"),
+        format!("SELECT 1 /* /* */ ' */ INTO OUTFILE '{path}' --'"),
+        format!("SELECT ‘a' ’ INTO OUTFILE '{path}'"),
+        format!("SELECT 1 FORMAT Protobuf SETTINGS `output\\x5fformat_schema` = '{path}'"),
+        "SELECT 1 PARALLEL\u{a0}WITH SYSTEM FLUSH LOGS".to_owned(),
+    ];
+    for link in &links {
+        assert_eq!(shown(http.get(&server.url).query(&[("query", link)])).await, "500 code 164", "{link}");
+        assert!(!file.exists(), "{link}");
+    }
+    std::fs::write(&file, "1\n").unwrap();
+    let rows = format!("SELECT * FROM file('{path}', CSV, 'a Int8')");
+    let query = [("query", rows.as_str()), ("rename_files_after_processing", "gone")];
+    assert_eq!(shown(http.get(&server.url).query(&query)).await, "500 code 164");
+    assert_eq!(shown(http.get(&server.url).query(&query[..1])).await, "200 1\n");
+
+    let post = |sql: &str| shown(http.post(&server.url).body(sql.to_owned()));
+    assert_eq!(post("CREATE TABLE t (s String) ENGINE = Memory").await, "200 ");
+    for head in ["\u{feff}INSERT", "INSERT\u{a0}", "// it's\nINSERT", "/* /* */ ' */INSERT"] {
+        assert_eq!(post(&format!("{head} INTO t FORMAT TSV\na\n\nb\n")).await, "200 ", "{head}");
+    }
+    assert_eq!(post("SELECT count() FROM t").await, "200 12\n");
+}
+
+/// Only data is read on from the file that holds what is beyond.
+#[tokio::test]
+async fn a_statement_is_at_most_a_mebibyte() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    let http = Client::new();
+    let x = "x".repeat(1 << 20);
+    let post = |sql: String| {
+        let settings = [("max_query_size", "10000000"), ("param_n", "1")];
+        shown(http.post(&server.url).query(&settings).body(sql))
+    };
+    assert_eq!(post("CREATE TABLE t (s String) ENGINE = Memory".into()).await, "200 ");
+    assert_eq!(post(format!("SELECT length('{x}')")).await, "413 code 307");
+    assert_eq!(post(format!("INSERT INTO t VALUES ('{x}')")).await, "413 code 307");
+    assert_eq!(post(format!("INSERT INTO t SELECT '{x}'")).await, "413 code 307");
+    assert_eq!(post(format!("INSERT INTO t FORMAT TSV\n{x}")).await, "200 ");
+    assert_eq!(post("SELECT length(s) FROM t".into()).await, "200 1048576\n");
+    let link = [("query", "SELECT 1 --")];
+    assert_eq!(shown(http.get(&server.url).query(&link).body(x)).await, "413 code 307");
+}
+
 /// An empty line within the data does not end it: given the INSERT and its data
 /// as one text, the engine reads no further than there, and reports success.
 #[tokio::test]
@@ -250,11 +306,26 @@ async fn sigterm_ends_endless_reads() {
     // Its client takes nothing more.
     let mut flood = http.post(&server.url).body(FLOOD).send().await.unwrap();
     flood.chunk().await.unwrap().unwrap();
+    // Another one goes on taking.
+    let taken = http.post(&server.url).body(FLOOD).send().await.unwrap();
+    let taken = tokio::spawn(last_bytes(taken));
     let asked = Instant::now();
     let status = tokio::task::spawn_blocking(|| server.terminate()).await.unwrap();
     assert_eq!(status.code(), Some(0));
     assert!(asked.elapsed() < Duration::from_secs(12), "{:?}", asked.elapsed());
     assert_eq!(endless.await.unwrap(), "500 code 394");
+    let taken = taken.await.unwrap();
+    assert!(taken.contains("\r\n__exception__\r\n"), "{taken}");
+}
+
+/// Takes a broken answer to its end.
+async fn last_bytes(mut response: reqwest::Response) -> String {
+    let mut last = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        last.extend_from_slice(&chunk);
+        last.drain(..last.len().saturating_sub(1000));
+    }
+    String::from_utf8(last).unwrap()
 }
 
 #[test]
