@@ -13,6 +13,16 @@ pub mod collector {
     }
 }
 
+/// What the operator sends to node agents, and what they report.
+pub mod config {
+    /// Version 1.
+    #[expect(missing_docs, reason = "generated code; the .proto file has the comments")]
+    #[expect(clippy::allow_attributes, reason = "generated code brings its own")]
+    pub mod v1 {
+        tonic::include_proto!("hearth.config.v1");
+    }
+}
+
 /// What a collector takes of one agent and the agent therefore keeps to: beyond it the stream is
 /// refused, with whatever else it brings.
 pub mod limits {
