@@ -30,6 +30,10 @@ check: ## format, lints, modules, fuzz targets, licences
 bench: ## benchmarks beside perf and bpftrace
 	@scripts/bench.sh
 
+.PHONY: generate
+generate: ## write what is generated from the code (deploy/crds)
+	@cargo run --quiet --package hearth-policy --features crd --bin hearth-crds -- deploy/crds
+
 .PHONY: fmt
 fmt: ## format the code
 	@cargo fmt --all

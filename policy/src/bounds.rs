@@ -18,6 +18,10 @@ const DEFER_SECONDS: RangeInclusive<u32> = 5..=3600;
 const DURATION_SECONDS: RangeInclusive<u32> = 10..=86_400;
 /// Characters of `regex`.
 const REGEX_CHARS: usize = 512;
+/// Names in `containers`.
+pub(crate) const MAX_CONTAINERS: usize = 64;
+/// Entries of each list of a selector, and values of each requirement.
+pub(crate) const MAX_SELECTOR_ENTRIES: usize = 64;
 /// What the kernel keeps of a process name, without the terminating zero.
 const COMM_BYTES: usize = 15;
 
@@ -64,6 +68,7 @@ pub fn validate(spec: &Spec) -> Checked {
         checked.interval("spec.duration", duration, DURATION_SECONDS, "15m");
     }
     checked.selector("spec.podSelector", pod_selector.as_ref());
+    checked.count("spec.containers", containers.len(), MAX_CONTAINERS);
     for (i, container) in containers.iter().enumerate() {
         if !is_dns_label(container) {
             checked.errors.push(Finding::new(
@@ -170,8 +175,17 @@ impl Checked {
         ));
     }
 
+    fn count(&mut self, path: &str, count: usize, max: usize) {
+        if count > max {
+            let problem = format!("has {count} entries, more than {max}");
+            self.errors.push(Finding::new(path, problem, "remove some, or write several policies"));
+        }
+    }
+
     fn selector(&mut self, path: &str, selector: Option<&LabelSelector>) {
         let Some(LabelSelector { match_labels, match_expressions }) = selector else { return };
+        self.count(&format!("{path}.matchLabels"), match_labels.len(), MAX_SELECTOR_ENTRIES);
+        self.count(&format!("{path}.matchExpressions"), match_expressions.len(), MAX_SELECTOR_ENTRIES);
         for (key, value) in match_labels {
             let path = format!("{path}.matchLabels");
             self.label_key(&path, key);
@@ -181,6 +195,7 @@ impl Checked {
             let path = format!("{path}.matchExpressions[{i}]");
             self.label_key(&format!("{path}.key"), &requirement.key);
             let path = format!("{path}.values");
+            self.count(&path, requirement.values.len(), MAX_SELECTOR_ENTRIES);
             for value in &requirement.values {
                 self.label_value(&path, value);
             }

@@ -13,6 +13,8 @@
 #![forbid(unsafe_code)]
 
 mod bounds;
+#[cfg(feature = "crd")]
+pub mod crd;
 mod decide;
 mod effective;
 mod facts;
@@ -22,6 +24,8 @@ mod interval;
 mod rate;
 mod selector;
 mod spec;
+#[cfg(feature = "crd")]
+mod status;
 mod yaml;
 
 pub use bounds::{Checked, validate};
@@ -37,3 +41,7 @@ pub use spec::{
     API_VERSION, AppService, ClusterProfilingPolicySpec, ClusterScope, Kind, MatchOn, Metadata, Policy,
     ProfilingPolicySpec, Spec, SpecCore,
 };
+#[cfg(feature = "crd")]
+pub use spec::{ClusterProfilingPolicy, ProfilingPolicy};
+#[cfg(feature = "crd")]
+pub use status::{MAX_FAILURES, MAX_OVERRIDERS, Matched, NodeCounts, NodeFailure, PolicyStatus};

@@ -62,6 +62,37 @@ pub enum Spec {
 
 /// `spec` of a `ProfilingPolicy`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(kube::CustomResource, schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "crd",
+    kube(
+        group = "profiling.hearth.dev",
+        version = "v1alpha1",
+        kind = "ProfilingPolicy",
+        namespaced,
+        status = "crate::status::PolicyStatus",
+        shortname = "pp",
+        category = "hearth",
+        printcolumn(
+            name = "Ready",
+            type_ = "string",
+            json_path = r#".status.conditions[?(@.type=="Ready")].status"#
+        ),
+        printcolumn(name = "Applied", type_ = "string", json_path = ".status.nodes.summary"),
+        printcolumn(name = "Freq", type_ = "integer", json_path = ".spec.frequency"),
+        printcolumn(name = "Matched", type_ = "integer", json_path = ".status.matched.processes"),
+        printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+        printcolumn(name = "Regex", type_ = "string", json_path = ".spec.regex", priority = 1),
+        printcolumn(
+            name = "Reason",
+            type_ = "string",
+            json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
+            priority = 1
+        ),
+        doc = "Profiles the pods of its own namespace."
+    )
+)]
+#[cfg_attr(feature = "crd", schemars(transform = crate::crd::namespaced_priority))]
 pub struct ProfilingPolicySpec {
     /// What both kinds have.
     #[serde(flatten)]
@@ -70,6 +101,36 @@ pub struct ProfilingPolicySpec {
 
 /// `spec` of a `ClusterProfilingPolicy`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(kube::CustomResource, schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "crd",
+    kube(
+        group = "profiling.hearth.dev",
+        version = "v1alpha1",
+        kind = "ClusterProfilingPolicy",
+        status = "crate::status::PolicyStatus",
+        shortname = "cpp",
+        category = "hearth",
+        printcolumn(
+            name = "Ready",
+            type_ = "string",
+            json_path = r#".status.conditions[?(@.type=="Ready")].status"#
+        ),
+        printcolumn(name = "Applied", type_ = "string", json_path = ".status.nodes.summary"),
+        printcolumn(name = "Freq", type_ = "integer", json_path = ".spec.frequency"),
+        printcolumn(name = "Matched", type_ = "integer", json_path = ".status.matched.processes"),
+        printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+        printcolumn(name = "Regex", type_ = "string", json_path = ".spec.regex", priority = 1),
+        printcolumn(
+            name = "Reason",
+            type_ = "string",
+            json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
+            priority = 1
+        ),
+        doc = "Profiles pods of all namespaces, and processes outside pods where it asks for them."
+    )
+)]
+#[cfg_attr(feature = "crd", schemars(transform = crate::crd::cluster_priority))]
 pub struct ClusterProfilingPolicySpec {
     /// What both kinds have.
     #[serde(flatten)]
@@ -81,46 +142,57 @@ pub struct ClusterProfilingPolicySpec {
 
 /// The fields that both kinds have.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct SpecCore {
     /// Keeps the policy, profiles nothing by it.
     pub disabled: bool,
     /// Searched in what `match` names. `None`: any process if the policy selects, else Hearth's own.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "crd", schemars(length(max = 512)))]
     pub regex: Option<String>,
     /// Where `regex` is searched.
     #[serde(rename = "match")]
     pub match_on: MatchOn,
     /// Samples per second and CPU, 1 to 1000.
+    #[cfg_attr(feature = "crd", schemars(with = "i32", range(min = 1, max = 1000)))]
     pub frequency: u32,
     /// 1: rows keep the CPU number. 0: they do not.
+    #[cfg_attr(feature = "crd", schemars(with = "i32", range(min = 0, max = 1)))]
     pub cpu: u8,
     /// How long an unresolved Java frame waits before that JVM's symbols are read again.
+    #[cfg_attr(feature = "crd", schemars(schema_with = "crate::crd::defer_interval"))]
     pub java_symbol_file_refresh_defer_interval: Interval,
     /// The higher wins a process that several policies match.
     pub priority: i32,
     /// Which pods.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "crd", schemars(schema_with = "crate::crd::label_selector"))]
     pub pod_selector: Option<LabelSelector>,
     /// Which containers in them, by name; empty: all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "crd", schemars(schema_with = "crate::crd::containers"))]
     pub containers: Vec<String>,
     /// What a process is called in queries.
     pub app_service: AppService,
     /// Profile for so long after creation, then stop.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "crd", schemars(schema_with = "crate::crd::duration"))]
     pub duration: Option<Interval>,
 }
 
 /// The fields that the cluster kind has alone.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct ClusterScope {
     /// Which namespaces, by their labels.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "crd", schemars(schema_with = "crate::crd::label_selector"))]
     pub namespace_selector: Option<LabelSelector>,
     /// Which nodes, by their labels.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "crd", schemars(schema_with = "crate::crd::label_selector"))]
     pub node_selector: Option<LabelSelector>,
     /// Also the processes outside pods.
     pub host_processes: bool,
@@ -128,6 +200,7 @@ pub struct ClusterScope {
 
 /// Where a policy's regex is searched.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum MatchOn {
     /// The process leader's name, at most 15 bytes.
@@ -141,6 +214,7 @@ pub enum MatchOn {
 
 /// What `app_service` is called.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum AppService {
     /// After the process.
