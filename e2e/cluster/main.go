@@ -33,6 +33,8 @@ const usage = `usage: kcluster COMMAND
   down                     ends it, and whatever an earlier one left
   node stop|start NAME     takes a node's kubelet away, or brings it back
   image REF DIR [ARG...]   makes an image of a directory's content, for every node; ARGs are its entry point
+  build REF DOCKERFILE CONTEXT BASE
+                           makes one by a Dockerfile that only copies, on a directory's content
   in NODE COMMAND...       runs a command in a node's namespaces
 
 The state is in $KCLUSTER_STATE (default /tmp/kcluster); its kubeconfig is pki/admin.kubeconfig there.
@@ -81,6 +83,8 @@ func run(args []string) error {
 		return cluster.setKubelet(args[1], args[2])
 	case command == "image" && len(args) >= 3:
 		return cluster.image(args[1], args[2], args[3:])
+	case command == "build" && len(args) == 5:
+		return cluster.build(args[1], args[2], args[3], args[4])
 	case command == "in" && len(args) >= 3:
 		return cluster.execIn(args[1], args[2:])
 	case command == holdCommand && len(args) == 2:
