@@ -40,6 +40,8 @@ func (c *cluster) node(number int) node {
 var ownPaths = []string{
 	"/var/lib/kubelet", "/var/lib/containerd", "/var/lib/cni", "/var/log/pods", "/var/log/containers",
 	"/run/containerd", "/run/netns", "/etc/cni/net.d",
+	// What the node agent keeps and looks at.
+	"/var/lib/hearth", "/run/hearth",
 }
 
 const holdCommand = "hold"
