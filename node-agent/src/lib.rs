@@ -16,6 +16,7 @@ pub mod http;
 pub mod kernel;
 pub mod metrics;
 pub mod naming;
+pub mod pods;
 pub mod policies;
 pub mod policy_file;
 pub mod preflight;

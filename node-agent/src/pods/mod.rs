@@ -1,0 +1,3 @@
+//! The pods of this node: which process is in which, and what rows say of it.
+
+pub mod cgroup;
