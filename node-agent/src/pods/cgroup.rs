@@ -118,12 +118,17 @@ fn of_slice(unit: &str) -> Option<&str> {
 
 /// Whether a uid is one that the API server or kubelet made: a UUID, or the hash of a manifest.
 fn is_generated(uid: &str) -> bool {
-    let is_hex = |part: &str, len| part.len() == len && part.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let is_uuid = || {
-        let parts: Vec<&str> = uid.split('-').collect();
-        parts.len() == 5 && parts.iter().zip([8, 4, 4, 4, 12]).all(|(part, len)| is_hex(part, len))
-    };
-    is_hex(uid, 32) || is_uuid()
+    is_hex(uid, 32) || is_uuid(uid)
+}
+
+/// Whether a uid is one that the API server made.
+pub(super) fn is_uuid(uid: &str) -> bool {
+    let parts: Vec<&str> = uid.split('-').collect();
+    parts.len() == 5 && parts.iter().zip([8, 4, 4, 4, 12]).all(|(part, len)| is_hex(part, len))
+}
+
+fn is_hex(text: &str, len: usize) -> bool {
+    text.len() == len && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// `ID`, `crio-ID`, `cri-containerd-ID.scope`, `docker-ID.scope`. Not `crio-conmon-ID.scope`, which is
