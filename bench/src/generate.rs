@@ -155,6 +155,7 @@ fn process(node: u32, local: u32, start: i64) -> (u32, Arc<ProcessEntry>) {
         app_service: service_name(service).into(),
         policy: "default/everything".into(),
         period_micros: PERIOD_MICROS,
+        inside: None,
     };
     (service, Arc::new(entry))
 }

@@ -118,6 +118,7 @@ impl Process {
             app_service: matched.map_or_else(|| "".into(), |matched| matched.app_service.clone()),
             policy: matched.map_or_else(|| "".into(), |matched| matched.policy.clone()),
             period_micros: hearth_policy::period_micros(rate),
+            inside: None,
         };
         match &self.entry {
             Some(last) if **last == entry => last.clone(),

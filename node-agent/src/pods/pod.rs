@@ -42,7 +42,7 @@ pub struct Owner {
 }
 
 /// A pod as rows name it.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tags {
     /// Its namespace.
     pub namespace: Arc<str>,
@@ -64,6 +64,15 @@ pub struct Tags {
 impl Hash for Tags {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (&self.namespace, &self.name).hash(state);
+    }
+}
+
+impl Tags {
+    /// All its texts.
+    pub fn texts(&self) -> impl Iterator<Item = &Arc<str>> {
+        let Self { namespace, name, ip, service, workload_kind, workload, labels } = self;
+        let labels = labels.iter().flat_map(|(key, value)| [key, value]);
+        [namespace, name, ip, service, workload_kind, workload].into_iter().chain(labels)
     }
 }
 

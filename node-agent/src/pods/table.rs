@@ -33,7 +33,7 @@ pub enum Change {
 }
 
 /// The pod and container of a process, for its rows.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Inside {
     /// The pod.
     pub pod: Arc<Tags>,
