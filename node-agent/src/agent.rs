@@ -29,6 +29,7 @@ use crate::kernel::sample::{RawSample, comm_name};
 use crate::kernel::sideband::{Event, Sideband};
 use crate::metrics::Metrics;
 use crate::naming::Namer;
+use crate::pods::{Change, Directory, LabelFilter, Pods};
 use crate::policies::{Match, PolicySet};
 use crate::process::{Processes, Standing, Tell};
 use crate::report::{Moment, Report};
@@ -43,6 +44,10 @@ pub const ROUND: Duration = Duration::from_millis(100);
 pub enum Command {
     /// Work by these policies from now on.
     Policies(PolicySet),
+    /// Pods of this node changed.
+    Pods(Change),
+    /// Namespaces and owners of its pods are known now.
+    Directory(Directory),
     /// Close the window and end.
     Stop,
 }
@@ -56,12 +61,23 @@ pub struct Options {
     pub max_counts: u32,
     /// Tells when windows begin and end.
     pub clock: Clock,
+    /// In Kubernetes: how pods are told.
+    pub pods: Option<PodOptions>,
+}
+
+/// How pods are told.
+#[derive(Clone, Debug, Default)]
+pub struct PodOptions {
+    /// The labels that rows carry.
+    pub labels: LabelFilter,
+    /// Uid of the agent's own pod, if the agent has a cgroup namespace of its own.
+    pub own: Option<Arc<str>>,
 }
 
 impl Options {
     /// With the documented limits, by the system's clock.
     pub fn new(window_seconds: u32) -> Self {
-        Self { window_seconds, max_counts: MAX_COUNTS, clock: Clock::default() }
+        Self { window_seconds, max_counts: MAX_COUNTS, clock: Clock::default(), pods: None }
     }
 }
 
@@ -120,7 +136,9 @@ impl Agent {
                 "this kernel's mapping records carry no build ids: files are told apart by device and inode"
             );
         }
-        let processes = Processes::scan().context("cannot read /proc")?;
+        let pods =
+            options.pods.as_ref().map(|PodOptions { labels, own }| Pods::new(labels.clone(), own.clone()));
+        let processes = Processes::scan().context("cannot read /proc")?.with_pods(pods);
         let span = Span::first(options.window_seconds, options.clock.unix_seconds());
         let mut agent = Self {
             window: OpenWindow::new(Budget::default()),
@@ -170,6 +188,15 @@ impl Agent {
             }
             match commands.recv_timeout(wait) {
                 Ok(Command::Policies(policies)) => self.change_policies(policies)?,
+                Ok(Command::Pods(change)) => {
+                    self.processes.change_pods(change, &self.policies, &mut self.tell);
+                    // However many come, samples are read.
+                    self.round()?;
+                }
+                Ok(Command::Directory(directory)) => {
+                    self.processes.set_directory(directory, &self.policies, &mut self.tell);
+                    self.round()?;
+                }
                 Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return self.stop(),
                 Err(RecvTimeoutError::Timeout) => self.round()?,
             }
@@ -498,6 +525,9 @@ impl Agent {
         self.metrics.set_processes(&self.processes.stats());
         let (matched, running) = self.processes.matched_and_running();
         self.metrics.matched.set(matched as i64);
+        let (pods, awaited) = self.processes.pod_counts();
+        self.metrics.pods.set(pods as i64);
+        self.metrics.pods_awaited.set(awaited as i64);
         let line = self.report.line(Moment::now(), &exits, &self.metrics);
         info!("{line}; {matched} of {running} processes match");
         Ok(())
@@ -541,41 +571,5 @@ fn by_cpu(ticks: &[u64], keep_cpu: bool) -> Vec<(Option<u16>, u32)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lost_undecided_samples_are_thinned_to_the_nearest() {
-        assert_eq!([thinned(499, 99, 499), thinned(1, 99, 499), thinned(3, 99, 499)], [99, 0, 1]);
-        assert_eq!(thinned(10, 500, 99), 10, "never more than there were");
-    }
-
-    #[test]
-    fn a_sample_counts_at_no_rate_above_its_cpus() {
-        let kept = |rate, tick| {
-            let header = SampleHeader {
-                time: 0,
-                tick,
-                tgid: 1,
-                tid: 1,
-                cpu: 0,
-                rate,
-                node_rate: 100,
-                user_frames: 0,
-                kernel_frames: 0,
-                walk_end: 0,
-                reserved: 0,
-                comm: [0; 16],
-            };
-            kept_at(&header, 50)
-        };
-        assert_eq!([kept(49, 0), kept(499, 0)], [Some(49), Some(100)], "decided in the kernel");
-        assert_eq!([kept(0, 0), kept(0, 1)], [None, Some(50)], "decided on arrival");
-    }
-
-    #[test]
-    fn lost_samples_keep_their_cpu_where_the_policy_does() {
-        assert_eq!(by_cpu(&[3, 0, 4], true), [(Some(0), 3), (Some(2), 4)]);
-        assert_eq!(by_cpu(&[3, 0, 4], false), [(None, 7)]);
-    }
-}
+#[path = "agent_tests.rs"]
+mod tests;

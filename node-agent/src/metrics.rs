@@ -81,6 +81,10 @@ pub struct Metrics {
     pub configs_refused: Counter,
     /// Processes that match a policy now.
     pub matched: Gauge,
+    /// Pods of this node that are known.
+    pub pods: Gauge,
+    /// Pods that processes wait for.
+    pub pods_awaited: Gauge,
     /// Ticks per second and CPU.
     pub node_rate: Gauge,
     /// Whether the sampler is attached; for `/readyz`.
@@ -113,6 +117,8 @@ impl Default for Metrics {
             bad_records: Counter::default(),
             configs_refused: Counter::default(),
             matched: Gauge::default(),
+            pods: Gauge::default(),
+            pods_awaited: Gauge::default(),
             node_rate: Gauge::default(),
             ready: AtomicU64::new(0),
             registry: Mutex::new(Registry::default()),
@@ -164,6 +170,9 @@ impl Default for Metrics {
         registry.register("batches", "Batches by what became of them", metrics.batches.clone());
         registry.register("ticks", "Ticks of the sampler by how each ended", metrics.exits.clone());
         registry.register("matched_processes", "Processes that match a policy", metrics.matched.clone());
+        registry.register("pods", "Pods of this node that are known", metrics.pods.clone());
+        let help = "Pods that processes here are in and that are not known, not yet or being another node's";
+        registry.register("pods_awaited", help, metrics.pods_awaited.clone());
         registry.register("node_rate_hertz", "Ticks per second and CPU", metrics.node_rate.clone());
         *metrics.registry.lock().expect("nobody else has it yet") = registry;
         metrics
@@ -237,8 +246,20 @@ impl Metrics {
 
     /// Takes over what was counted of processes.
     pub fn set_processes(&self, stats: &ProcessStats) {
-        let ProcessStats { forgotten, mappings_dropped, cmdlines_unread, exes_unread, maps_unread } = *stats;
-        for (fact, total) in [("cmdline", cmdlines_unread), ("exe", exes_unread), ("maps", maps_unread)] {
+        let ProcessStats {
+            forgotten,
+            mappings_dropped,
+            cmdlines_unread,
+            exes_unread,
+            maps_unread,
+            cgroups_unread,
+        } = *stats;
+        for (fact, total) in [
+            ("cmdline", cmdlines_unread),
+            ("exe", exes_unread),
+            ("maps", maps_unread),
+            ("cgroup", cgroups_unread),
+        ] {
             follow(&self.facts_unread.get_or_create(&FactLabel { fact }), total);
         }
         follow(&self.bounds_reached.get_or_create(&BoundLabel { bound: "mappings" }), mappings_dropped);
@@ -293,6 +314,7 @@ mod tests {
             cmdlines_unread: 13,
             exes_unread: 14,
             maps_unread: 15,
+            cgroups_unread: 16,
         };
         for _ in 0..2 {
             metrics.set_naming(&stats);
@@ -313,6 +335,7 @@ mod tests {
             "hearth_agent_facts_unread_total{fact=\"cmdline\"} 13\n",
             "hearth_agent_facts_unread_total{fact=\"exe\"} 14\n",
             "hearth_agent_facts_unread_total{fact=\"maps\"} 15\n",
+            "hearth_agent_facts_unread_total{fact=\"cgroup\"} 16\n",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

@@ -10,11 +10,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use hearth_node_agent::agent::{Agent, Command as Tell, Options};
+use hearth_node_agent::agent::{Agent, Command as Tell, Options, PodOptions};
 use hearth_node_agent::clock::Clock;
 use hearth_node_agent::export::batch::{Row, Window};
 use hearth_node_agent::kernel::programs::KernelError;
 use hearth_node_agent::metrics::Metrics;
+use hearth_node_agent::pods::{Change, Pod};
 use hearth_node_agent::policies::PolicySet;
 use hearth_node_agent::symbols::{Limits, Symbolizer};
 use hearth_policy::{EffectivePolicy, Environment, parse_policy_file};
@@ -262,4 +263,84 @@ fn no_window_holds_ticks_of_two_rates() {
         periods.dedup();
         assert_eq!(periods.len(), 1, "{periods:?} in one window");
     }
+}
+
+/// A cgroup that is removed when dropped, with whatever it was put into for it.
+struct Cgroup(std::path::PathBuf);
+
+impl Cgroup {
+    /// In the first hierarchy that takes one: v2 alone, or any beside it.
+    fn make(path: &str) -> Self {
+        let hierarchies =
+            ["", "unified", "pids", "systemd"].map(|name| Path::new("/sys/fs/cgroup").join(name));
+        let usable = hierarchies.iter().filter(|dir| dir.join("cgroup.procs").exists());
+        let made = usable.map(|dir| dir.join(path)).find(|dir| std::fs::create_dir_all(dir).is_ok());
+        Self(made.expect("a cgroup can be made"))
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Up to the first directory that somebody else uses, the hierarchy's own at the latest.
+        let mut dir = self.0.as_path();
+        while std::fs::remove_dir(dir).is_ok() {
+            dir = dir.parent().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_process_in_a_pods_cgroup_is_sampled_by_that_pods_policy_and_rows_name_the_pod() {
+    let (name, uid, id) =
+        ("hearth-t-pod", "0ec90011-b5ae-4efc-8a54-d9fc34119605", "f5cfbbf0ab83c29c42f4c1e84f12ca91");
+    let cgroup = Cgroup::make(&format!("hearth-t-{}/kubepods/besteffort/pod{uid}/{id}", std::process::id()));
+    let text = format!(
+        "apiVersion: profiling.hearth.dev/v1alpha1\nkind: ProfilingPolicy\n\
+         metadata: {{name: test, namespace: shop}}\nspec: {{regex: '^{name}$', frequency: 199, containers: [app]}}\n"
+    );
+    let policies = EffectivePolicy::from_file(parse_policy_file(&text).unwrap().0);
+    let kubernetes = Environment::Kubernetes { node_labels: Default::default() };
+    let policies = PolicySet::new(policies, kubernetes, 1000).unwrap();
+    let options = Options { pods: Some(PodOptions::default()), ..Options::new(1) };
+    let agent = Running::start(options, policies);
+
+    // The runtime's way: into the cgroup, then the program.
+    let folder = tempfile::tempdir().unwrap();
+    let (file, program) = (folder.path().join("source.c"), folder.path().join(name));
+    std::fs::write(&file, start("1: jmp 1b")).unwrap();
+    assert!(Command::new("cc").args(BARE).arg("-o").args([&program, &file]).status().unwrap().success());
+    let enter = format!("echo $$ > {}/cgroup.procs && exec {}", cgroup.0.display(), program.display());
+    let fixture =
+        Fixture { process: Command::new("sh").args(["-c", &enter]).spawn().unwrap(), _folder: folder };
+
+    // Its pod is not known: time under Total, without a pod.
+    let of_fixture = |row: &&Row| &*row.process.name == name;
+    let counted = |windows: &[Window]| {
+        samples(
+            windows
+                .iter()
+                .flat_map(|window| &window.rows)
+                .filter(of_fixture)
+                .filter(|row| row.stack.is_none()),
+        )
+    };
+    let before = agent.windows("time of a process whose pod is not known", |windows| counted(windows) >= 20);
+    assert!(rows_of(&before, name).next().is_none(), "no policy has it yet");
+    let pod = Pod {
+        uid: uid.into(),
+        namespace: "shop".into(),
+        name: "web-1".into(),
+        containers: vec![(id.into(), "app".into())],
+        ..Pod::default()
+    };
+    agent.commands.send(Tell::Pods(Change::All(vec![pod]))).unwrap();
+    let windows = agent.windows("samples", |windows| samples(rows_of(windows, name)) >= 50);
+    agent.stop();
+    for row in rows_of(&windows, name) {
+        let inside = row.process.inside.as_ref().unwrap();
+        assert_eq!((&*inside.pod.namespace, &*inside.pod.name, &*inside.container), ("shop", "web-1", "app"));
+        assert_eq!(&*row.process.policy, "shop/test");
+    }
+    drop(fixture);
+    drop(cgroup);
 }

@@ -5,8 +5,6 @@
 
 use std::sync::Arc;
 
-/// Read of one process's file; 14 hierarchies of a nested cluster are 3 KiB.
-pub const MAX_CGROUP_BYTES: usize = 16 << 10;
 /// Pods within pods that are told apart; who nests deeper is in the outer ones all the same.
 const MAX_NESTED: usize = 4;
 /// A pod's uid is a UUID, or for a static pod whatever its manifest says.
