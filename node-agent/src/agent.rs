@@ -29,7 +29,7 @@ use crate::kernel::sample::{RawSample, comm_name};
 use crate::kernel::sideband::{Event, Sideband};
 use crate::metrics::Metrics;
 use crate::naming::Namer;
-use crate::pods::{Change, Directory, LabelFilter, Pods};
+use crate::pods::{Change, Directory, PodOptions, Pods};
 use crate::policies::{Match, PolicySet};
 use crate::process::{Processes, Standing, Tell};
 use crate::report::{Moment, Report};
@@ -63,15 +63,6 @@ pub struct Options {
     pub clock: Clock,
     /// In Kubernetes: how pods are told.
     pub pods: Option<PodOptions>,
-}
-
-/// How pods are told.
-#[derive(Clone, Debug, Default)]
-pub struct PodOptions {
-    /// The labels that rows carry.
-    pub labels: LabelFilter,
-    /// Uid of the agent's own pod, if the agent has a cgroup namespace of its own.
-    pub own: Option<Arc<str>>,
 }
 
 impl Options {
@@ -136,8 +127,7 @@ impl Agent {
                 "this kernel's mapping records carry no build ids: files are told apart by device and inode"
             );
         }
-        let pods =
-            options.pods.as_ref().map(|PodOptions { labels, own }| Pods::new(labels.clone(), own.clone()));
+        let pods = options.pods.clone().map(Pods::new);
         let processes = Processes::scan().context("cannot read /proc")?.with_pods(pods);
         let span = Span::first(options.window_seconds, options.clock.unix_seconds());
         let mut agent = Self {

@@ -41,6 +41,28 @@ struct FactLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EventLabel {
+    event: &'static str,
+}
+
+/// What the watch of this node's pods brought.
+#[derive(Clone, Copy, Debug)]
+pub enum PodEvent {
+    /// All pods.
+    Listed,
+    /// A pod, new or changed.
+    Changed,
+    /// The end of one.
+    Deleted,
+    /// A pod that cannot be read.
+    Malformed,
+    /// The watch was too old to go on.
+    Expired,
+    /// The API server was not reached, or refused.
+    Failed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BoundLabel {
     bound: &'static str,
 }
@@ -57,6 +79,7 @@ pub struct Metrics {
     files_unread: Family<ReasonLabel, Counter>,
     facts_unread: Family<FactLabel, Counter>,
     bounds_reached: Family<BoundLabel, Counter>,
+    pod_events: Family<EventLabel, Counter>,
     perf_map_noise: Counter,
     processes_forgotten: Counter,
     /// Rows sent to the queue.
@@ -106,6 +129,7 @@ impl Default for Metrics {
             files_unread: Family::default(),
             facts_unread: Family::default(),
             bounds_reached: Family::default(),
+            pod_events: Family::default(),
             perf_map_noise: Counter::default(),
             processes_forgotten: Counter::default(),
             rows: Counter::default(),
@@ -165,6 +189,8 @@ impl Default for Metrics {
         registry.register("facts_unread", help, metrics.facts_unread.clone());
         let help = "What was left out, cut or given back to stay within a bound on memory, by the bound";
         registry.register("bounds_reached", help, metrics.bounds_reached.clone());
+        let help = "What the watch of this node's pods brought";
+        registry.register("pod_events", help, metrics.pod_events.clone());
         let help = "Lines of perf maps that were not understood";
         registry.register("perf_map_noise_lines", help, metrics.perf_map_noise.clone());
         registry.register("batches", "Batches by what became of them", metrics.batches.clone());
@@ -264,6 +290,19 @@ impl Metrics {
         }
         follow(&self.bounds_reached.get_or_create(&BoundLabel { bound: "mappings" }), mappings_dropped);
         follow(&self.processes_forgotten, forgotten);
+    }
+
+    /// Counts what the watch of pods brought.
+    pub fn pod_event(&self, event: PodEvent) {
+        let event = match event {
+            PodEvent::Listed => "listed",
+            PodEvent::Changed => "changed",
+            PodEvent::Deleted => "deleted",
+            PodEvent::Malformed => "malformed",
+            PodEvent::Expired => "expired",
+            PodEvent::Failed => "failed",
+        };
+        self.pod_events.get_or_create(&EventLabel { event }).inc();
     }
 
     /// Whether the sampler works: attached, or without a policy that asks for it.

@@ -9,7 +9,7 @@ use hearth_policy::{EffectivePolicy, Environment, Labels, parse_policy_file};
 
 use super::*;
 use crate::kernel::sideband::Event;
-use crate::pods::{LabelFilter, Namespace, Pod};
+use crate::pods::{Namespace, Pod, PodOptions};
 
 /// No process has a pid this high: `pid_max` ends at 2^22.
 const PID: u32 = 1 << 23;
@@ -36,7 +36,7 @@ struct Node {
 
 impl Node {
     fn new() -> Self {
-        let pods = Pods::new(LabelFilter::default(), None);
+        let pods = Pods::new(PodOptions::default());
         let mut node = Self {
             processes: Processes::none().with_pods(Some(pods)),
             policies: policies(),
@@ -240,7 +240,7 @@ fn a_waiting_process_that_was_decided_before_is_undecided_in_the_kernel_too() {
     node.ten_seconds_pass();
     node.told();
     // As if nobody had waited for it yet.
-    node.processes.pods = Some(Pods::new(LabelFilter::default(), None));
+    node.processes.pods = Some(Pods::new(PodOptions::default()));
     node.processes.decide_all(&node.policies, &mut node.tell);
     assert_eq!(node.told(), "forget 1");
 }

@@ -10,12 +10,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use hearth_node_agent::agent::{Agent, Command as Tell, Options, PodOptions};
+use hearth_node_agent::agent::{Agent, Command as Tell, Options};
 use hearth_node_agent::clock::Clock;
 use hearth_node_agent::export::batch::{Row, Window};
 use hearth_node_agent::kernel::programs::KernelError;
 use hearth_node_agent::metrics::Metrics;
-use hearth_node_agent::pods::{Change, Pod};
+use hearth_node_agent::pods::{Change, Pod, PodOptions};
 use hearth_node_agent::policies::PolicySet;
 use hearth_node_agent::symbols::{Limits, Symbolizer};
 use hearth_policy::{EffectivePolicy, Environment, parse_policy_file};

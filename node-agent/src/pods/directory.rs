@@ -93,15 +93,15 @@ impl Directory {
 }
 
 impl Wants {
-    /// What these pods make it ask for.
-    pub fn of<'a>(pods: impl Iterator<Item = &'a Pod>) -> Self {
+    /// What pods in these namespaces and of these owners make it ask for.
+    pub fn of<'a>(pods: impl Iterator<Item = (&'a str, Option<&'a Owner>)>) -> Self {
         let mut wants = Self::default();
-        for pod in pods {
-            wants.namespaces.insert(pod.namespace.clone());
-            if let Some(Owner { kind, name }) = &pod.owner
+        for (namespace, owner) in pods {
+            wants.namespaces.insert(namespace.to_owned());
+            if let Some(Owner { kind, name }) = owner
                 && matches!(kind.as_str(), "ReplicaSet" | "Job")
             {
-                let (namespace, kind, name) = (pod.namespace.clone(), kind.clone(), name.clone());
+                let (namespace, kind, name) = (namespace.to_owned(), kind.clone(), name.clone());
                 wants.owners.insert(Object { namespace, kind, name });
             }
         }

@@ -13,8 +13,9 @@ mod directory;
 mod object;
 mod pod;
 mod table;
+pub mod watch;
 
 pub use directory::{Directory, Namespace, NodePlace, Object, Service, Wants};
 pub use object::PodObject;
 pub use pod::{DEFAULT_LABELS, LabelFilter, LabelFilterError, Owner, Pod, Tags};
-pub use table::{Change, Found, Inside, Pods};
+pub use table::{Change, Found, Inside, PodOptions, Pods};

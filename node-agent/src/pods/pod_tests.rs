@@ -192,7 +192,7 @@ fn what_the_operator_is_asked_for_is_what_the_pods_name() {
         owned_by("Job", "backup", json!({})),
         owned_by("DaemonSet", "agent", json!({})),
     ];
-    let wants = Wants::of(pods.iter());
+    let wants = Wants::of(pods.iter().map(|pod| (pod.namespace.as_str(), pod.owner.as_ref())));
     assert_eq!(wants.namespaces.iter().collect::<Vec<_>>(), ["shop"]);
     let owners: Vec<_> = wants.owners.iter().map(|owner| format!("{} {}", owner.kind, owner.name)).collect();
     assert_eq!(owners, ["Job backup", "ReplicaSet web-abc"]);

@@ -52,14 +52,21 @@ pub struct Found {
     pub may_wait: bool,
 }
 
+/// How pods are told.
+#[derive(Clone, Debug, Default)]
+pub struct PodOptions {
+    /// The labels that rows carry.
+    pub labels: LabelFilter,
+    /// Uid of the agent's own pod, if the agent has a cgroup namespace of its own.
+    pub own: Option<Arc<str>>,
+}
+
 /// The pods of this node.
 ///
 /// A pod that it does not know is another node's, or has not been told yet: either way its processes
 /// are not the host's.
 pub struct Pods {
-    labels: LabelFilter,
-    /// Uid of the agent's own pod, where the agent sees cgroups relative to its own.
-    own: Option<Arc<str>>,
+    options: PodOptions,
     known: HashMap<Arc<str>, Known>,
     directory: Directory,
     /// Pods of which something is missing, by uid.
@@ -80,12 +87,10 @@ struct Awaited {
 }
 
 impl Pods {
-    /// Of which nothing is known yet. Rows are to carry the labels that `labels` keeps; `own` is the
-    /// agent's pod, if the agent has a cgroup namespace of its own.
-    pub fn new(labels: LabelFilter, own: Option<Arc<str>>) -> Self {
+    /// Of which nothing is known yet.
+    pub fn new(options: PodOptions) -> Self {
         Self {
-            labels,
-            own,
+            options,
             known: HashMap::new(),
             directory: Directory::default(),
             awaited: HashMap::new(),
@@ -93,9 +98,9 @@ impl Pods {
         }
     }
 
-    /// Uid of the agent's own pod, as [`Pods::new`] was told.
+    /// Uid of the agent's own pod, as the options say.
     pub fn own(&self) -> Option<&str> {
-        self.own.as_deref()
+        self.options.own.as_deref()
     }
 
     /// Pods that are known and not deleted, and pods that processes wait for.
@@ -128,7 +133,7 @@ impl Pods {
             return;
         }
         changed.insert(pod.uid.clone());
-        let tags = Arc::new(pod.tags(&self.directory, &self.labels));
+        let tags = Arc::new(pod.tags(&self.directory, &self.options.labels));
         let uid = pod.uid.clone();
         if self.known.insert(uid.clone(), Known { pod, tags, deleted: None }).is_none() {
             // It was waited for; from now on only its namespace may be.
@@ -150,7 +155,7 @@ impl Pods {
         let before = std::mem::replace(&mut self.directory, directory);
         let mut changed = HashSet::new();
         for (uid, known) in &mut self.known {
-            let tags = known.pod.tags(&self.directory, &self.labels);
+            let tags = known.pod.tags(&self.directory, &self.options.labels);
             let labels = |of: &Directory| of.namespaces.get(&known.pod.namespace).map(|ns| ns.labels.clone());
             if tags != *known.tags || labels(&before) != labels(&self.directory) {
                 known.tags = Arc::new(tags);

@@ -30,7 +30,7 @@ fn cgroups(of: &[(&str, Option<&str>)]) -> Vec<InPod> {
 }
 
 fn pods() -> Pods {
-    Pods::new(LabelFilter::default(), None)
+    Pods::new(PodOptions::default())
 }
 
 /// `host`, `pending`, `pod NAMESPACE/NAME CONTAINER`, each with `waits` and what rows say.
