@@ -22,6 +22,7 @@ use tracing::{debug, info, warn};
 
 use crate::clock::{Clock, Span};
 use crate::export::batch::{ProcessEntry, Window};
+use crate::held::Held;
 use crate::kernel::Monotonic;
 use crate::kernel::counts::Count;
 use crate::kernel::programs::{KernelError, Programs, Sizes, online};
@@ -81,6 +82,8 @@ pub struct Agent {
     policies: PolicySet,
     namer: Namer,
     window: OpenWindow,
+    /// Samples of this window whose process waits for its pod.
+    held: Held,
     /// What the window covers.
     span: Span,
     /// Ticks per second and CPU of what was counted since the last close: what the programs were
@@ -132,6 +135,7 @@ impl Agent {
         let span = Span::first(options.window_seconds, options.clock.unix_seconds());
         let mut agent = Self {
             window: OpenWindow::new(Budget::default()),
+            held: Held::default(),
             span,
             tick_rate: 0,
             options,
@@ -240,6 +244,9 @@ impl Agent {
             Ok(true) => warn!("the kernel dropped side-band records: read /proc again"),
             Err(error) => warn!("the kernel dropped side-band records, and /proc cannot be read: {error}"),
         }
+        for sample in self.held.take(|tgid| !self.processes.waits(tgid)) {
+            self.sample(sample);
+        }
         self.tell_kernel()?;
         if self.report.is_due() {
             self.report()?;
@@ -250,6 +257,10 @@ impl Agent {
     fn event(&mut self, time: Monotonic, event: &Event) {
         if let Event::Lost(records) = event {
             self.metrics.sideband_lost.inc_by(*records);
+        }
+        if let Event::Exec { tgid, .. } = event {
+            // Their addresses are those of the program that ends here.
+            self.count_held(|held| held == *tgid);
         }
         if let Some(process) = self.processes.apply(time, event, &self.policies, &mut self.tell)
             && let (Standing::Matched(_), Some(image)) = (&process.standing, &mut process.image)
@@ -268,11 +279,8 @@ impl Agent {
         let name = comm_name(&header.comm);
         let main = header.tid == header.tgid;
         let Standing::Matched(matched) = process.standing.clone() else {
-            // Either it was undecided, at the node rate, or it matched until a moment ago.
-            let rate = if header.rate == 0 { header.node_rate } else { header.rate };
-            let entry = process.entry(None, rate.min(header.node_rate));
-            self.window.add(&Thread { process: &entry, name: &name, main }, None, None, 1);
-            return;
+            let sample = if process.waits() { self.held.push(sample) } else { Some(sample) };
+            return sample.iter().for_each(|sample| self.count_sample(sample));
         };
         let Some(rate) = kept_at(&header, matched.rate) else { return };
         let stack = self.namer.name(process, sample, matched.defer, &mut self.window);
@@ -284,6 +292,20 @@ impl Agent {
             self.metrics.stacks_lost.inc();
         }
         self.window.add(&thread, Some(stack), cpu, 1);
+    }
+
+    /// Adds a sample without its stack: either its process was undecided, at the node rate, or it matched
+    /// until a moment ago.
+    fn count_sample(&mut self, RawSample { header, .. }: &RawSample) {
+        let rate = if header.rate == 0 { header.node_rate } else { header.rate };
+        let entry = self.processes.get(header.tgid).entry(None, rate.min(header.node_rate));
+        let (name, main) = (comm_name(&header.comm), header.tid == header.tgid);
+        self.window.add(&Thread { process: &entry, name: &name, main }, None, None, 1);
+    }
+
+    /// Gives up waiting for the decision of these processes' samples.
+    fn count_held(&mut self, of: impl Fn(u32) -> bool) {
+        self.held.take(of).iter().for_each(|sample| self.count_sample(sample));
     }
 
     /// Adds what was counted without a stack since the last close.
@@ -352,6 +374,7 @@ impl Agent {
 
     /// Ends the window and begins the next at `now` (Unix seconds).
     fn close_window(&mut self, now: i64) -> Result<(), KernelError> {
+        self.count_held(|_| true);
         self.add_counts()?;
         self.open_window(now);
         self.processes.prune(Monotonic::now());

@@ -11,6 +11,7 @@ pub mod cli;
 pub mod clock;
 pub mod durations;
 pub mod export;
+pub mod held;
 pub mod host;
 pub mod http;
 pub mod kernel;

@@ -47,6 +47,11 @@ impl Process {
         self.waits = self.standing == Standing::Undecided;
     }
 
+    /// Whether its samples are to be kept, because it may be decided in a moment.
+    pub fn waits(&self) -> bool {
+        self.waits && self.ended.is_none()
+    }
+
     /// Its home, and whether more may be known of it in a moment.
     fn find(&mut self, pods: &mut Pods, policies: &PolicySet) -> (Home, bool) {
         self.look_where(pods.own());
@@ -132,6 +137,11 @@ impl Processes {
         let Some(pods) = &mut self.pods else { return };
         let changed = pods.set_directory(directory);
         self.decide_in(&changed, policies, tell);
+    }
+
+    /// Whether the process waits for its decision.
+    pub fn waits(&self, tgid: u32) -> bool {
+        self.all.get(&tgid).is_some_and(Process::waits)
     }
 
     /// Pods that are known, and pods that processes wait for.
