@@ -326,14 +326,15 @@ impl Processes {
     /// Asks the policies about a process, if that was not done yet. What the kernel
     /// has to be told goes to `tell`.
     pub fn decide(&mut self, tgid: u32, policies: &PolicySet, tell: &mut Vec<Tell>) -> &mut Process {
-        let mut pods = self.pods.take();
         let process = self.get(tgid);
-        if process.standing == Standing::Undecided && !process.waits {
+        let is_asked = process.standing != Standing::Undecided || process.waits;
+        let Self { all, pods, .. } = self;
+        let process = all.get_mut(&tgid).expect("it was there a moment ago");
+        if !is_asked {
             process.decide(policies, pods.as_mut());
             process.tell(tell);
         }
-        self.pods = pods;
-        self.all.get_mut(&tgid).expect("it was there a moment ago")
+        process
     }
 
     /// Asks about every running process anew: the policies changed.
