@@ -197,7 +197,7 @@ impl Default for Metrics {
         registry.register("ticks", "Ticks of the sampler by how each ended", metrics.exits.clone());
         registry.register("matched_processes", "Processes that match a policy", metrics.matched.clone());
         registry.register("pods", "Pods of this node that are known", metrics.pods.clone());
-        let help = "Pods that processes here are in and that are not known, not yet or being another node's";
+        let help = "Pods of which something is not known yet that processes wait for, ten seconds at most";
         registry.register("pods_awaited", help, metrics.pods_awaited.clone());
         registry.register("node_rate_hertz", "Ticks per second and CPU", metrics.node_rate.clone());
         *metrics.registry.lock().expect("nobody else has it yet") = registry;

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use hearth_node_agent_ebpf::record::{DECISION_UNMATCHED, Decision};
+
 use crate::export::batch::ProcessEntry;
 use crate::kernel::Monotonic;
 use crate::kernel::sample::comm_name;
@@ -16,7 +18,10 @@ use crate::pods::{Inside, Pods};
 use crate::policies::{Match, PolicySet};
 use crate::proc_fs::{self, BootClock, Clocks, Stat};
 use crate::symbols::{AddressSpace, Backing, Budget, MAX_MAPPINGS, Mapping, ProcessImage};
-use hearth_node_agent_ebpf::record::{DECISION_UNMATCHED, Decision};
+
+#[path = "process_home.rs"]
+mod home;
+use home::Place;
 
 /// How long a process that ended is remembered: its last samples and counts are
 /// read within one window, its children may still be told as forked from it.
@@ -566,10 +571,6 @@ fn mapping(mapped: &Mapped) -> Mapping {
         backing: Backing::from_kernel(&mapped.path, mapped.file, mapped.build_id.as_deref()),
     }
 }
-
-#[path = "process_home.rs"]
-mod home;
-use home::Place;
 
 #[cfg(test)]
 #[path = "process_tests.rs"]
