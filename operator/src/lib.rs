@@ -11,6 +11,9 @@
 //! [`index`], [`nodes`] and [`status`] are pure: no client, no clock.
 #![forbid(unsafe_code)]
 
+pub mod grpc;
+pub mod hub;
 pub mod index;
+pub mod metrics;
 pub mod nodes;
 pub mod status;
