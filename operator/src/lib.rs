@@ -11,9 +11,20 @@
 //! [`index`], [`nodes`] and [`status`] are pure: no client, no clock.
 #![forbid(unsafe_code)]
 
+pub mod api;
+pub mod cli;
 pub mod grpc;
+pub mod http;
 pub mod hub;
 pub mod index;
+pub mod install;
+pub mod lease;
 pub mod metrics;
 pub mod nodes;
+pub mod service;
 pub mod status;
+pub mod watch;
+pub mod writer;
+
+#[cfg(test)]
+mod fake_api;
