@@ -99,11 +99,9 @@ impl Writer {
         for (id, status) in differ {
             let state = self.hub.lock();
             let Some(policy) = state.index.policy(&id) else { continue };
-            let at = self.pace.next(&id, policy.status(), &status);
-            if at <= now {
-                due.push((id, policy.uid().to_owned(), policy.status().clone(), status));
-            } else {
-                next = Some(next.map_or(at, |next| next.min(at)));
+            match self.pace.next(&id, policy.status(), &status).filter(|&at| at > now) {
+                Some(at) => next = Some(next.map_or(at, |next| next.min(at))),
+                None => due.push((id, policy.uid().to_owned(), policy.status().clone(), status)),
             }
         }
         let this = &*self;
@@ -150,11 +148,10 @@ impl Writer {
             Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
             None => Api::all_with(self.client.clone(), &resource),
         };
-        // The uid: a namesake that was created meanwhile is another policy.
         let patch = Patch::Apply(json!({
             "apiVersion": resource.api_version,
             "kind": resource.kind,
-            "metadata": {"name": id.name(), "uid": uid},
+            "metadata": {"name": id.name()},
             "status": status,
         }));
         let params = PatchParams::apply(FIELD_MANAGER).force();

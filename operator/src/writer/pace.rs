@@ -32,14 +32,15 @@ struct Wrote {
 }
 
 impl Pace {
-    /// When the next write may be made, perhaps long ago.
-    pub(super) fn next(&self, id: &PolicyId, before: &PolicyStatus, after: &PolicyStatus) -> Instant {
-        let Some(Wrote { at, failures }) = self.wrote.get(id).copied() else { return Instant::now() };
-        match failures {
-            0 if differ_in_amount_only(before, after) => at + AMOUNTS_APART,
-            0 => at + APART,
-            failures => at + self.backoff(id, failures),
-        }
+    /// When the next write may be made, perhaps long ago; `None`: it is the first.
+    pub(super) fn next(&self, id: &PolicyId, before: &PolicyStatus, after: &PolicyStatus) -> Option<Instant> {
+        let Wrote { at, failures } = *self.wrote.get(id)?;
+        let wait = match failures {
+            0 if differ_in_amount_only(before, after) => AMOUNTS_APART,
+            0 => APART,
+            failures => self.backoff(id, failures),
+        };
+        Some(at + wait)
     }
 
     /// One was made or has failed; when the next may be.
