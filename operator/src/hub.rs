@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hearth_proto::config::v1;
 use tokio::sync::Notify;
 
-use crate::index::{Change, Index};
+use crate::index::{Change, Index, NodeConfig};
 use crate::nodes::{Counts, Nodes, PolicyCount, StreamId, Wants};
 
 /// Seconds since 1970.
@@ -173,23 +173,20 @@ impl Hub {
         }
     }
 
-    /// The configuration of a node, if it is not what it was sent last.
-    pub fn next_config(&self, name: &str, stream: StreamId) -> Result<Option<v1::Config>, Ended> {
+    /// The configuration of a node and its nonce, if it is not what the node was sent last.
+    pub fn next_config(&self, name: &str, stream: StreamId) -> Result<Option<(u64, NodeConfig)>, Ended> {
         let now = self.now();
-        let (nonce, config) = {
-            let mut state = self.lock();
-            let State { index, nodes, leadership, .. } = &mut *state;
-            if let Leadership::Standby(leader) = leadership {
-                return Err(Ended::NotLeading(leader.clone()));
-            }
-            let node = nodes.by_stream(name, stream).ok_or(Ended::Replaced)?;
-            let config = index.config_for(name, now).filter(|config| !node.has(config.hash));
-            let Some(config) = config else { return Ok(None) };
-            (node.sent(&config), config)
-        };
-        self.statuses.notify_one();
-        // Copied without the lock.
-        Ok(Some(config.message(nonce)))
+        let mut state = self.lock();
+        let State { index, nodes, leadership, .. } = &mut *state;
+        if let Leadership::Standby(leader) = leadership {
+            return Err(Ended::NotLeading(leader.clone()));
+        }
+        let node = nodes.by_stream(name, stream).ok_or(Ended::Replaced)?;
+        let config = index.config_for(name, now).filter(|config| !node.has(config.hash));
+        if config.is_some() {
+            self.statuses.notify_one();
+        }
+        Ok(config.map(|config| (node.sent(&config), config)))
     }
 
     /// What a node asked to know.

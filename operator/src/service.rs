@@ -51,7 +51,7 @@ pub async fn run(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
     let serving = tokio::spawn(
         tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
-            .add_service(Service::new(Arc::clone(&hub), Arc::clone(&metrics)).into_server())
+            .add_service(Service::new(Arc::clone(&hub), Arc::clone(&metrics)))
             .serve_with_incoming_shutdown(TcpListenerStream::new(grpc), stop.clone().cancelled_owned()),
     );
     let router = http::router(Arc::clone(&metrics), Arc::clone(&hub));

@@ -4,11 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hearth_proto::config::v1::node_report::Report;
 use hearth_proto::config::v1::node_update::Update;
 use hearth_proto::config::v1::{Hello, NodeReport, NodeUpdate};
+use prost::Message as _;
 use tokio::sync::OwnedSemaphorePermit;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 use tracing::{debug, info, warn};
 
 use super::reports::{self, Violation};
@@ -50,7 +52,8 @@ impl Drop for Open {
     }
 }
 
-type Next = Result<NodeUpdate, Status>;
+/// An encoded [`NodeUpdate`] in pieces, or how the stream ends.
+type Next = Result<Vec<Bytes>, Status>;
 
 impl Session {
     pub(super) fn new(
@@ -62,11 +65,15 @@ impl Session {
         Self { hub, metrics, incoming, phase: Phase::New, _permit: permit }
     }
 
-    /// The next thing to send; `None` ends the stream.
+    /// The next thing to send. A status is the last one.
     pub(super) async fn next(mut self) -> Option<(Next, Self)> {
         match self.step().await {
+            _ if matches!(self.phase, Phase::Over) => None,
             Ok(Some(update)) => Some((Ok(update), self)),
-            Ok(None) => None,
+            Ok(None) => {
+                self.phase = Phase::Over;
+                Some((Err(Status::new(Code::Ok, "")), self))
+            }
             Err(status) => {
                 if let Phase::Open(open) = &self.phase {
                     debug!(node = ?open.node, "stream ended: {}", status.message());
@@ -77,7 +84,8 @@ impl Session {
         }
     }
 
-    async fn step(&mut self) -> Result<Option<NodeUpdate>, Status> {
+    /// `None`: the agent has nothing more to say.
+    async fn step(&mut self) -> Result<Option<Vec<Bytes>>, Status> {
         loop {
             match &mut self.phase {
                 Phase::Over => return Ok(None),
@@ -90,7 +98,7 @@ impl Session {
                 }
                 Phase::Open(open) => {
                     if let Some(update) = open.update(&self.metrics)? {
-                        return Ok(Some(NodeUpdate { update: Some(update) }));
+                        return Ok(Some(update));
                     }
                     tokio::select! {
                         () = open.waker.woken() => {}
@@ -126,10 +134,10 @@ impl Session {
 
 impl Open {
     /// What is new for the node.
-    fn update(&mut self, metrics: &Metrics) -> Result<Option<Update>, Status> {
-        if let Some(config) = self.hub.next_config(&self.node, self.stream)? {
+    fn update(&mut self, metrics: &Metrics) -> Result<Option<Vec<Bytes>>, Status> {
+        if let Some((nonce, config)) = self.hub.next_config(&self.node, self.stream)? {
             metrics.configs_sent.inc();
-            return Ok(Some(Update::Config(config)));
+            return Ok(Some(config.update(nonce)));
         }
         if !self.waker.take_directory() {
             return Ok(None);
@@ -139,7 +147,8 @@ impl Open {
         if self.directory.replace(hash) == Some(hash) {
             return Ok(None);
         }
-        Ok(Some(Update::Directory(directory)))
+        let update = NodeUpdate { update: Some(Update::Directory(directory)) };
+        Ok(Some(vec![update.encode_to_vec().into()]))
     }
 
     fn take(&mut self, report: NodeReport, metrics: &Metrics) -> Result<(), Violation> {

@@ -55,7 +55,7 @@ impl Operator {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tonic::transport::Server::builder()
-            .add_service(service.into_server())
+            .add_service(service)
             .serve_with_incoming(TcpListenerStream::new(listener));
         tokio::spawn(server);
         let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy();

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::{BufMut as _, Bytes, BytesMut};
 use hearth_proto::config::v1;
+use prost::Message as _;
 
 use super::{InForce, Index, NodeObject};
 
@@ -54,18 +56,29 @@ impl fmt::Display for ConfigHash {
 }
 
 impl NodeConfig {
-    /// As it is sent. A copy is made of the shared policies, for as long as the message lives.
-    pub fn message(&self, nonce: u64) -> v1::Config {
-        v1::Config {
+    /// As it is sent: an encoded [`v1::NodeUpdate`], in pieces. All but the first belong to the policies and are
+    /// the same memory for every node that gets them.
+    pub fn update(&self, nonce: u64) -> Vec<Bytes> {
+        let head = v1::Config {
             nonce,
             hash: self.hash.to_string(),
-            policies: self.policies.iter().map(|policy| policy.wire().clone()).collect(),
+            policies: Vec::new(),
             node_labels: self.node.labels.clone().into_iter().collect(),
             off: self.node.is_off(),
             resume: self.node.resume.clone(),
-        }
+        };
+        let policies: usize = self.policies.iter().map(|policy| policy.wire().len()).sum();
+        let mut first = BytesMut::new();
+        first.put_u8(CONFIG_FIELD);
+        prost::encoding::encode_varint((head.encoded_len() + policies) as u64, &mut first);
+        first.put(&*head.encode_to_vec());
+        let policies = self.policies.iter().map(|policy| policy.wire().clone());
+        std::iter::once(first.freeze()).chain(policies).collect()
     }
 }
+
+/// The key of [`v1::NodeUpdate`]'s field `config`: number 1, of a length that follows.
+const CONFIG_FIELD: u8 = 1 << 3 | 2;
 
 impl Index {
     /// What a node works by. `None`: not all is listed yet, or there is no such node yet; it goes on by what it

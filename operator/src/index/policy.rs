@@ -4,8 +4,10 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use hearth_policy::{EffectivePolicy, Kind, Labels, PolicyStatus, Spec, validate};
 use hearth_proto::config::v1;
+use prost::Message as _;
 
 /// `namespace/name`, or `name` of a cluster-wide one. No name has a slash in it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,7 +44,7 @@ pub struct Policy {
 pub struct InForce {
     id: PolicyId,
     policy: EffectivePolicy,
-    wire: v1::Policy,
+    wire: Bytes,
     digest: blake3::Hash,
 }
 
@@ -163,12 +165,6 @@ impl InForce {
             Spec::Cluster(spec) => serde_json::to_string(spec),
         };
         let json = json.map_err(|error| format!("spec cannot be written as JSON: {error}"))?;
-        let wire = v1::Policy {
-            namespace: id.namespace().unwrap_or_default().to_owned(),
-            name: id.name().to_owned(),
-            created,
-            spec: json,
-        };
         let policy = EffectivePolicy {
             namespace: id.namespace().map(ToOwned::to_owned),
             name: id.name().to_owned(),
@@ -177,9 +173,17 @@ impl InForce {
             spec,
         };
         let mut hasher = blake3::Hasher::new();
-        for part in [id.as_str().as_bytes(), &created.to_le_bytes(), wire.spec.as_bytes()] {
+        for part in [id.as_str().as_bytes(), &created.to_le_bytes(), json.as_bytes()] {
             hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
         }
+        let wire = v1::Policy {
+            namespace: id.namespace().unwrap_or_default().to_owned(),
+            name: id.name().to_owned(),
+            created,
+            spec: json,
+        };
+        // Parts of a message may be written apart: together they are the message.
+        let wire = v1::Config { policies: vec![wire], ..v1::Config::default() }.encode_to_vec().into();
         Ok(Self { id: id.clone(), policy, wire, digest: hasher.finalize() })
     }
 
@@ -193,8 +197,8 @@ impl InForce {
         &self.policy
     }
 
-    /// As nodes get it.
-    pub fn wire(&self) -> &v1::Policy {
+    /// As nodes get it: its part of an encoded [`v1::Config`].
+    pub fn wire(&self) -> &Bytes {
         &self.wire
     }
 

@@ -1,8 +1,10 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use hearth_policy::{ClusterProfilingPolicySpec, Kind, ProfilingPolicySpec, Spec};
+use hearth_proto::config::v1;
 use proptest::prelude::*;
 use proptest::sample::Index as Pick;
+use prost::Message as _;
 use serde_json::json;
 
 use super::*;
@@ -57,6 +59,15 @@ pub(crate) fn put_generation(
     let id = id(name);
     let object = PolicyObject { generation, ..object(&id, spec) };
     index.set_policy(id, object)
+}
+
+/// A configuration as a node reads it.
+fn message(config: &NodeConfig, nonce: u64) -> v1::Config {
+    let update = config.update(nonce).concat();
+    match v1::NodeUpdate::decode(&*update).unwrap().update {
+        Some(v1::node_update::Update::Config(config)) => config,
+        other => panic!("{other:?}"),
+    }
 }
 
 /// The policies that a node gets at 1000.
@@ -187,7 +198,7 @@ fn a_message_has_what_the_node_needs() {
     let _ = index.set_node("a", NodeObject::new(off, &labels("hearth.dev/resume=3")));
     let _ = put(&mut index, "shop/web", json!({"podSelector": {}, "frequency": 19}));
     let config = index.config_for("a", 1000).unwrap();
-    let message = config.message(4);
+    let message = message(&config, 4);
     assert_eq!((message.nonce, message.off, &*message.resume), (4, true, "3"));
     assert!(config.hash.is(&message.hash) && !config.hash.is(""));
     assert_eq!(message.node_labels["zone"], "z");
@@ -195,6 +206,17 @@ fn a_message_has_what_the_node_needs() {
     assert_eq!((&*policy.namespace, &*policy.name, policy.created), ("shop", "web", 1000));
     let spec: ProfilingPolicySpec = serde_json::from_str(&policy.spec).unwrap();
     assert_eq!(spec.core.frequency, 19);
+}
+
+#[test]
+fn nodes_share_the_memory_of_their_policies() {
+    let mut index = index_with(&["a x=y", "b"]);
+    let _ = put(&mut index, "p", json!({}));
+    let pieces = |node: &str| index.config_for(node, 1000).unwrap().update(1);
+    let (a, b) = (pieces("a"), pieces("b"));
+    assert_eq!((a.len(), b.len()), (2, 2));
+    assert_ne!(a[0], b[0]);
+    assert_eq!(a[1].as_ptr(), b[1].as_ptr());
 }
 
 #[test]
@@ -273,8 +295,8 @@ proptest! {
         }
         for node in ["a", "b"] {
             prop_assert_eq!(
-                index.config_for(node, 1000).unwrap().message(1),
-                expected.config_for(node, 1000).unwrap().message(1)
+                message(&index.config_for(node, 1000).unwrap(), 1),
+                message(&expected.config_for(node, 1000).unwrap(), 1)
             );
         }
     }

@@ -66,8 +66,8 @@ impl World {
             )
         }
         .into_pair();
-        if let Ok(Some(config)) = self.hub.next_config(&name, stream) {
-            self.hub.verdict(&name, stream, config.nonce, String::new()).unwrap();
+        if let Ok(Some((nonce, _))) = self.hub.next_config(&name, stream) {
+            self.hub.verdict(&name, stream, nonce, String::new()).unwrap();
         }
         let count = PolicyCount {
             policy: id("p"),
