@@ -39,6 +39,8 @@ pub struct Elector {
     observed: Option<(Option<LeaseSpec>, Instant)>,
     /// When the lease was last renewed by us, while we lead.
     renewed: Option<Instant>,
+    /// The API server could not be asked the last time.
+    failing: bool,
 }
 
 /// What a process is called in the lease.
@@ -58,7 +60,7 @@ fn holder_of(lease: &Lease) -> &str {
 impl Elector {
     /// Tells the hub whether it holds the lease under the name `holder`.
     pub fn new(api: Api<Lease>, holder: String, hub: Arc<Hub>, metrics: Arc<Metrics>) -> Self {
-        Self { api, holder, hub, metrics, observed: None, renewed: None }
+        Self { api, holder, hub, metrics, observed: None, renewed: None, failing: false }
     }
 
     /// Runs until `stop`; then gives the lease back.
@@ -92,6 +94,9 @@ impl Elector {
             }
             None => attempt.await,
         };
+        if attempt.is_ok() {
+            self.failing = false;
+        }
         match attempt {
             Ok(Leadership::Leading) => {
                 if self.renewed.replace(started).is_none() {
@@ -117,7 +122,12 @@ impl Elector {
                     Some(_) => warn!("the lease could not be renewed: {error}"),
                     // Two that reach for it at once: one of them is told so.
                     None if error.code() == Some(409) => debug!("another operator was first"),
-                    None => warn!("the lease could not be read or taken: {error}"),
+                    // Once: it is tried every two seconds, for as long as it takes.
+                    None if self.failing => debug!("the lease could not be read or taken: {error}"),
+                    None => {
+                        self.failing = true;
+                        warn!("the lease could not be read or taken, and is tried again: {error}");
+                    }
                 }
                 RETRY.min(deadline.map_or(RETRY, |deadline| deadline - Instant::now()))
             }

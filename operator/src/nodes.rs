@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hearth_proto::config::v1;
 
-use crate::index::{ConfigHash, InForce, NodeConfig, OwnerKey, PolicyId};
+use crate::index::{ConfigHash, InForce, NodeConfig, OwnerKey, PolicyId, PolicySet};
 
 /// One stream of one node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct Node {
     /// What it had in force when it came.
     hello_hash: String,
     sent: Option<Sent>,
-    applied: Option<Arc<[Arc<InForce>]>>,
+    applied: Option<Arc<PolicySet>>,
     /// Why it refused what was sent last.
     refused: Option<String>,
     counts: Option<Counts>,
@@ -31,7 +31,7 @@ pub struct Node {
 struct Sent {
     nonce: u64,
     hash: ConfigHash,
-    policies: Arc<[Arc<InForce>]>,
+    policies: Arc<PolicySet>,
 }
 
 /// How it goes on a node.
@@ -214,7 +214,7 @@ impl Node {
 
     /// How it stands to a policy that is for it. `active`: it shall work by it; otherwise it shall not.
     pub fn standing(&self, policy: &InForce, active: bool) -> Standing<'_> {
-        let applied = self.applied.as_deref().and_then(|policies| find(policies, policy.id()));
+        let applied = self.applied.as_ref().and_then(|policies| policies.get(policy.id()));
         if !active {
             return if applied.is_none() { Standing::Applied } else { Standing::Pending };
         }
@@ -228,7 +228,7 @@ impl Node {
             return Standing::Failed { reason, message };
         }
         let is_it = |other: &&InForce| other.digest() == policy.digest();
-        let sent = self.sent.as_ref().and_then(|sent| find(&sent.policies, policy.id()));
+        let sent = self.sent.as_ref().and_then(|sent| sent.policies.get(policy.id()));
         match &self.refused {
             _ if applied.filter(is_it).is_some() => Standing::Applied,
             Some(message) if sent.filter(is_it).is_some() => Standing::Failed { reason: "Refused", message },
@@ -241,11 +241,6 @@ impl Node {
         let counts = &self.counts.as_ref()?.policies;
         counts.binary_search_by(|count| count.policy.cmp(policy)).ok().map(|i| &counts[i])
     }
-}
-
-/// Configurations are ordered by id.
-fn find<'a>(policies: &'a [Arc<InForce>], id: &PolicyId) -> Option<&'a InForce> {
-    policies.binary_search_by(|policy| policy.id().cmp(id)).ok().map(|i| &*policies[i])
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use hearth_policy::{Labels, PolicyStatus};
 
-pub use config::{ConfigHash, NodeConfig};
+pub use config::{ConfigHash, NodeConfig, PolicySet};
 pub use directory::{Owner, OwnerKey, OwnerKind};
 pub use policy::{InForce, Policy, PolicyId, PolicyObject};
 
@@ -108,6 +108,7 @@ pub struct Index {
     nodes: BTreeMap<Arc<str>, NodeObject>,
     namespaces: BTreeMap<Arc<str>, directory::Namespace>,
     synced: BTreeSet<Resource>,
+    sets: config::PolicySets,
 }
 
 impl NodeObject {
