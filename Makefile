@@ -14,6 +14,10 @@ run: ## profile this machine: sets up, builds, starts everything (RUN_SECONDS=30
 test: ## set up and run every test
 	@scripts/test.sh
 
+.PHONY: e2e
+e2e: ## the tests on a real Kubernetes cluster alone, which is part of `make test`
+	@scripts/e2e.sh
+
 .PHONY: test-faults
 test-faults: ## kill every process 20 times at every point, and print what was lost or doubled
 	@scripts/test-faults.sh

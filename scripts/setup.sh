@@ -7,6 +7,7 @@
 #   scripts/setup.sh kernels   and to boot other kernels
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
+source "$root/scripts/packages.sh"
 want=${1:-build}
 
 need_rust() {
@@ -20,27 +21,6 @@ need_rust() {
     echo "error: cargo $found is too old, $wanted or newer is needed; run: rustup update stable" >&2
     exit 2
   fi
-}
-
-apt_updated=
-# Debian packages, those that are missing.
-packages() {
-  local missing=()
-  for package in "$@"; do
-    dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
-  done
-  [ ${#missing[@]} = 0 ] && return
-  command -v apt-get >/dev/null || fail "install these packages by your system's means: ${missing[*]}"
-  say "installing Debian packages: ${missing[*]}"
-  if [ -z "$apt_updated" ]; then
-    as_root apt-get update -qq
-    apt_updated=1
-  fi
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
-}
-
-has_command() { # COMMAND PACKAGE
-  command -v "$1" >/dev/null || packages "$2"
 }
 
 # A rustc with `core` for BPF: Debian's, or a nightly with its sources.

@@ -10,6 +10,8 @@ cd "$root"
 
 HEARTH_LIBCHDB=$("$root/scripts/setup-chdb.sh" | tail -n 1)
 export HEARTH_LIBCHDB
+HEARTH_KCLUSTER=$("$root/scripts/setup-cluster.sh" | tail -n 1)
+export HEARTH_KCLUSTER
 say "building"
 # The end-to-end tests start the binaries that users start.
 cargo build --quiet --workspace --bins --locked || exit 1

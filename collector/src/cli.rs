@@ -89,7 +89,11 @@ pub struct ServeArgs {
     /// Engine of the embedded ClickHouse [beside hearth-clickhouse, else where scripts/setup-chdb.sh puts it]
     #[arg(long, env = "HEARTH_COLLECTOR_LIBCHDB")]
     pub libchdb: Option<PathBuf>,
-    /// pod_cluster of all rows [what each agent says]
+    /// Take agents of other hosts, though they cannot prove who they are and nothing is encrypted: for networks
+    /// that you trust
+    #[arg(long, env = "HEARTH_COLLECTOR_GRPC_INSECURE")]
+    pub grpc_insecure: bool,
+    /// pod_cluster of all rows [in a pod: the UID of the namespace kube-system, else what each agent says]
     #[arg(long, env = "HEARTH_COLLECTOR_CLUSTER")]
     pub cluster: Option<String>,
     /// Length of the agents' windows: a query begins at the start of one
@@ -156,7 +160,8 @@ pub enum Refused {
     HttpWithoutToken(SocketAddr),
     /// Everybody on the network could write.
     #[error(
-        "--grpc {0} is not a loopback address: agents cannot prove who they are yet, so listen on 127.0.0.1"
+        "--grpc {0} is not a loopback address, and agents cannot prove who they are yet: listen on 127.0.0.1, \
+         or add --grpc-insecure on a network that you trust"
     )]
     GrpcWithoutTls(SocketAddr),
     /// There is no TLS to it yet, and no other protocol.
@@ -201,7 +206,7 @@ impl ServeArgs {
         if !self.http.ip().is_loopback() && self.token_file.is_none() {
             return Err(Refused::HttpWithoutToken(self.http));
         }
-        if !self.grpc.ip().is_loopback() {
+        if !self.grpc.ip().is_loopback() && !self.grpc_insecure {
             return Err(Refused::GrpcWithoutTls(self.grpc));
         }
         if let Some(url) = self.clickhouse_url.as_ref().filter(|url| !url.starts_with("http://")) {
@@ -345,6 +350,7 @@ mod tests {
         check("--data-dir d --http 0.0.0.0:1 --token-file t", "ok");
         check("--data-dir d --http [::1]:1", "ok");
         check("--data-dir d --grpc 0.0.0.0:1", "--grpc 0.0.0.0:1 is not a loopback address");
+        check("--data-dir d --grpc 0.0.0.0:1 --grpc-insecure", "ok");
         check("--data-dir d --clickhouse-http 0.0.0.0:1", "no TLS");
         check("--data-dir d --clickhouse-http 127.0.0.1:0", "give the port");
         check("--data-dir d --retention-raw 2h", "from 3h");

@@ -7,6 +7,7 @@
 
 pub mod auth;
 pub mod cli;
+pub mod cluster;
 pub mod embedded;
 pub mod http;
 pub mod ingest;

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::Token;
 use crate::cli::ServeArgs;
+use crate::cluster::{self, ClusterError};
 use crate::embedded::{self, Embedded, EmbeddedConfig, Password};
 use crate::http::{self, HttpMetrics, QueryState};
 use crate::ingest::Ingest;
@@ -41,7 +42,14 @@ pub async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<(
         store = open_store(&args) => store?,
         () = stop.cancelled() => return Ok(()),
     };
-    let served = with_store(&args, token, http, grpc, client, stop).await;
+    let cluster = tokio::select! {
+        cluster = name_of_cluster(&args) => cluster,
+        () = stop.cancelled() => Ok(None),
+    };
+    let served = match cluster {
+        Ok(cluster) => with_store(&args, cluster, token, http, grpc, client, stop).await,
+        Err(error) => Err(error.into()),
+    };
     if let Some(embedded) = embedded {
         embedded.stop().await;
     }
@@ -50,6 +58,7 @@ pub async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<(
 
 async fn with_store(
     args: &ServeArgs,
+    cluster: Option<String>,
     token: Option<Token>,
     http: TcpListener,
     grpc: TcpListener,
@@ -75,7 +84,7 @@ async fn with_store(
     };
 
     let (queue, receiver) = Queue::new();
-    let config = WriterConfig { cluster: args.cluster.clone(), stop_patience: FLUSH_PATIENCE };
+    let config = WriterConfig { cluster, stop_patience: FLUSH_PATIENCE };
     let rollups = rollup::Config {
         check: args.rollup_check,
         after: args.rollup_after,
@@ -88,6 +97,8 @@ async fn with_store(
 
     tracing::info!("agents send to http://{}", grpc.local_addr().context("--grpc")?);
     tracing::info!("questions are answered on http://{}/", http.local_addr().context("--http")?);
+    // For probes of Kubernetes: whoever is answered can send.
+    let (_, health) = tonic_health::server::health_reporter();
     let mut writing = tokio::spawn(writer.run(stop.clone()));
     let building = tokio::spawn(builder.run(stop.clone()));
     let receiving = tokio::spawn(
@@ -95,6 +106,7 @@ async fn with_store(
             // A node that vanished must not hold its stream for ever.
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .add_service(ingest.into_server())
+            .add_service(health)
             .serve_with_incoming_shutdown(TcpListenerStream::new(grpc), stop.clone().cancelled_owned()),
     );
     let answering = tokio::spawn(
@@ -116,6 +128,14 @@ async fn with_store(
     // Not lost: unacknowledged, so the agents send them again.
     anyhow::ensure!(left == 0, "{left} batches could not be stored within {FLUSH_PATIENCE:?}");
     Ok(())
+}
+
+/// `pod_cluster` of all rows; `None`: what each agent says.
+async fn name_of_cluster(args: &ServeArgs) -> Result<Option<String>, ClusterError> {
+    match &args.cluster {
+        Some(cluster) => Ok(Some(cluster.clone())),
+        None => cluster::of_this_pod(args.data_dir.as_deref()).await,
+    }
 }
 
 async fn open_store(args: &ServeArgs) -> anyhow::Result<(Client, Option<Embedded>)> {

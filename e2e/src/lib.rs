@@ -3,10 +3,12 @@
 //!
 //! The tests are one binary (`tests/path/`), so that they share one collector and can keep out of
 //! each other's way: sampling is of the whole machine, and a test that measures shares of it must
-//! have it for itself ([`machine`]).
+//! have it for itself ([`machine`]). Those on a Kubernetes cluster (`tests/cluster/`) are another, which
+//! starts the cluster and takes it down ([`cluster`]).
 
 pub mod agent;
 pub mod cgroup;
+pub mod cluster;
 pub mod collector;
 pub mod daemon;
 pub mod fixture;
@@ -16,6 +18,7 @@ pub mod proc_fs;
 pub mod svg;
 
 pub use agent::{Agent, policy};
+pub use cluster::Cluster;
 pub use collector::Collector;
 pub use fixture::{Program, Running};
 pub use flame::{Flame, Folded};

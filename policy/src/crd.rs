@@ -31,8 +31,12 @@ const DNS_LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 /// `[prefix/]name`: what is before a slash is a DNS subdomain.
 const LABEL_KEY: &str = "^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?\
     ([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]$";
-/// 253 of the prefix, the slash, 63 of the name.
-const LABEL_KEY_CHARS: u32 = 317;
+/// Characters of the prefix.
+const LABEL_PREFIX_CHARS: u32 = 253;
+/// Those of the prefix, the slash, 63 of the name.
+const LABEL_KEY_CHARS: u32 = LABEL_PREFIX_CHARS + 1 + 63;
+
+const KEY_MESSAGE: &str = "keys must be [prefix/]name as in kubectl get --show-labels";
 
 /// `javaSymbolFileRefreshDeferInterval`.
 pub(crate) fn defer_interval(_: &mut SchemaGenerator) -> Schema {
@@ -81,8 +85,11 @@ pub(crate) fn label_selector(_: &mut SchemaGenerator) -> Schema {
                 "maxProperties": MAX_SELECTOR_ENTRIES,
                 "additionalProperties": label_value(),
                 "x-kubernetes-validations": [{
-                    "rule": format!("self.all(key, size(key) <= {LABEL_KEY_CHARS} && key.matches('{LABEL_KEY}'))"),
-                    "message": "keys must be [prefix/]name as in kubectl get --show-labels",
+                    "rule": format!(
+                        "self.all(key, size(key) <= {LABEL_KEY_CHARS} && key.indexOf('/') <= {LABEL_PREFIX_CHARS} \
+                         && key.matches('{LABEL_KEY}'))"
+                    ),
+                    "message": KEY_MESSAGE,
                 }],
             },
             "matchExpressions": {
@@ -96,6 +103,10 @@ pub(crate) fn label_selector(_: &mut SchemaGenerator) -> Schema {
                         "key": {
                             "type": "string", "description": "The label's key.",
                             "maxLength": LABEL_KEY_CHARS, "pattern": LABEL_KEY,
+                            "x-kubernetes-validations": [{
+                                "rule": format!("self.indexOf('/') <= {LABEL_PREFIX_CHARS}"),
+                                "message": KEY_MESSAGE,
+                            }],
                         },
                         "operator": {
                             "type": "string", "description": "What must hold for it.",
@@ -134,6 +145,8 @@ pub(crate) fn cluster_priority(schema: &mut Schema) {
 
 fn limit_priority(schema: &mut Schema, kind: Kind) {
     if let Some(priority) = schema.pointer_mut("/properties/priority").and_then(Value::as_object_mut) {
+        // Of an int32 the API server checks that it is a whole number, not that it fits.
+        priority.insert("minimum".to_owned(), json!(priority_range(kind).start()));
         priority.insert("maximum".to_owned(), json!(priority_range(kind).end()));
     }
 }

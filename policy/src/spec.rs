@@ -2,6 +2,7 @@
 //!
 //! Unknown fields are refused by the reader of files ([`crate::parse_policy_file`]), not here: serde cannot
 //! combine `flatten` with `deny_unknown_fields`, and the API server prunes them before they arrive.
+#![cfg_attr(feature = "crd", expect(clippy::duplicated_attributes, reason = "columns of equal types"))]
 
 use std::collections::BTreeMap;
 

@@ -134,14 +134,14 @@ impl Index {
         let namespaces = namespaces.into_iter().filter_map(|name| {
             let namespace = self.namespaces.get(name)?;
             let labels = namespace.labels.as_ref()?;
-            let service = |(name, selector): (&Box<str>, &Labels)| v1::Service {
+            let services = namespace.services.iter().map(|(name, selector)| v1::Service {
                 name: name.to_string(),
                 selector: selector.clone().into_iter().collect(),
-            };
+            });
             Some(v1::Namespace {
                 name: name.to_owned(),
                 labels: labels.clone().into_iter().collect(),
-                services: namespace.services.iter().map(service).collect(),
+                services: services.collect(),
             })
         });
         let workloads = owners.into_iter().filter_map(|key| {

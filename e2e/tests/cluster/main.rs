@@ -1,0 +1,56 @@
+//! On a real Kubernetes cluster: its API server, its nodes, its pods.
+//!
+//! Needs root, and what `scripts/setup-cluster.sh` builds. Each module is a subject. The tests share one
+//! cluster of two nodes and run one after the other; each makes its own namespace.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod bounds;
+mod nodes;
+mod trace;
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+
+use hearth_e2e::Cluster;
+use libtest_mimic::{Arguments, Trial, run};
+
+use trace::Trace;
+
+/// Started by the first test that wants it.
+static CLUSTER: Mutex<Option<Cluster>> = Mutex::new(None);
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // They share nodes, and sampling is of the whole machine.
+    arguments.test_threads = Some(1);
+    let before = Trace::of_machine();
+    let tests = run(&arguments, [bounds::tests(), nodes::tests()].into_iter().flatten().collect());
+    let cluster = CLUSTER.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let Some(cluster) = cluster else { return tests.exit_code() };
+    // Whatever tests were chosen: this one is of the cluster itself.
+    arguments.filter = None;
+    let last = run(
+        &arguments,
+        vec![Trial::test("trace::a_cluster_leaves_nothing_behind", move || {
+            cluster.down();
+            before.assert_unchanged();
+            Ok(())
+        })],
+    );
+    if tests.has_failed() || last.has_failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// A test on the cluster. One that fails prints what the cluster says.
+fn on_cluster(name: &str, test: impl FnOnce(&Cluster) + Send + 'static) -> Trial {
+    Trial::test(name, move || {
+        let mut cluster = CLUSTER.lock().unwrap_or_else(PoisonError::into_inner);
+        let cluster = &*cluster.get_or_insert_with(|| Cluster::up(2));
+        if let Err(failure) = catch_unwind(AssertUnwindSafe(|| test(cluster))) {
+            eprintln!("{}", cluster.diagnosis());
+            resume_unwind(failure);
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Sets up, builds and runs the tests on a real Kubernetes cluster. Arguments choose tests by name.
+set -euo pipefail
+source "$(dirname "$0")/env.sh"
+cd "$root"
+"$root/scripts/setup.sh" test
+[ "$(id -u)" = 0 ] || fail "the cluster makes namespaces and cgroups: run it as root (sudo -E make e2e)"
+
+HEARTH_LIBCHDB=$("$root/scripts/setup-chdb.sh" | tail -n 1)
+HEARTH_KCLUSTER=$("$root/scripts/setup-cluster.sh" | tail -n 1)
+export HEARTH_LIBCHDB HEARTH_KCLUSTER
+say "building"
+cargo build --quiet --workspace --bins --locked
+say "testing"
+cargo test --quiet --package hearth-e2e --test cluster --locked -- "$@"
