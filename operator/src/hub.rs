@@ -48,6 +48,8 @@ pub struct State {
     /// What nodes reported.
     pub nodes: Nodes,
     leadership: Leadership,
+    /// How often we began to lead.
+    terms: u64,
     wakers: HashMap<Arc<str>, Arc<Waker>>,
 }
 
@@ -89,6 +91,7 @@ impl Hub {
             index: Index::default(),
             nodes: Nodes::default(),
             leadership: Leadership::Standby(None),
+            terms: 0,
             wakers: HashMap::new(),
         };
         Self { state: Mutex::new(state), clock, statuses: Notify::new() }
@@ -141,9 +144,16 @@ impl Hub {
     /// This process has begun or ceased to lead.
     pub fn set_leadership(&self, leadership: Leadership) {
         let mut state = self.lock();
+        state.terms += u64::from(leadership == Leadership::Leading);
         state.leadership = leadership;
         state.wakers.values().for_each(|waker| waker.wake(false));
         self.statuses.notify_one();
+    }
+
+    /// While this process leads, a number that is another one each time it began to.
+    pub fn term(&self) -> Option<u64> {
+        let state = self.lock();
+        (state.leadership == Leadership::Leading).then_some(state.terms)
     }
 
     /// Who leads.

@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 
 use self::pace::Pace;
 use crate::api::{write, write_or_warn};
-use crate::hub::{Hub, Leadership};
+use crate::hub::Hub;
 use crate::index::{Change, PolicyId};
 use crate::metrics::{Metrics, Write};
 use crate::status::{Aggregator, Assessment, transitions};
@@ -51,6 +51,7 @@ pub struct Writer {
 /// The time in which this process leads.
 #[derive(Debug, Clone, Copy)]
 struct Lead {
+    term: u64,
     since: Instant,
     settled: bool,
 }
@@ -85,12 +86,13 @@ impl Writer {
 
     /// Writes what is due; when to look again although nothing has changed.
     async fn round(&mut self) -> Option<Instant> {
-        if self.hub.leadership() != Leadership::Leading {
-            self.lead = None;
-            self.aggregator = Aggregator::default();
-            return None;
-        }
+        let term = self.hub.term()?;
         let now = Instant::now();
+        // A lead that was lost and won again since the last look is a new one: its nodes have left.
+        if self.lead.is_none_or(|lead| lead.term != term) {
+            self.lead = Some(Lead { term, since: now, settled: false });
+            self.aggregator = Aggregator::default();
+        }
         let (Assessment { differ, again }, unsettled_until) = self.assess(now)?;
         let unix = self.hub.now();
         let again = again.map(|again| now + Duration::from_secs(u64::try_from(again - unix).unwrap_or(0)));
@@ -118,13 +120,14 @@ impl Writer {
         next
     }
 
-    /// `None`: not all is listed yet; that it is wakes us.
+    /// `None`: not all is listed yet; that it is wakes us, and the wait for nodes begins then.
     fn assess(&mut self, now: Instant) -> Option<(Assessment, Option<Instant>)> {
         let state = self.hub.lock();
         if !state.index.configs_known() {
+            self.lead = None;
             return None;
         }
-        let lead = self.lead.get_or_insert(Lead { since: now, settled: false });
+        let lead = self.lead.as_mut()?;
         if !lead.settled {
             let (mut known, mut reported) = (0, 0);
             for (name, _) in state.index.nodes() {
@@ -140,7 +143,7 @@ impl Writer {
 
     /// Whether it is done.
     async fn write(&self, id: &PolicyId, uid: &str, before: &PolicyStatus, status: PolicyStatus) -> bool {
-        if self.hub.leadership() != Leadership::Leading {
+        if self.hub.term().is_none() {
             return true;
         }
         let (resource, reference) = of(id, uid);

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::fake_api::{FakeApi, Fault};
+use crate::hub::Leadership;
 use crate::index::tests::{id, object};
 use crate::index::{NodeObject, PolicyObject, Resource};
 use crate::nodes::{Counts, PolicyCount};
@@ -182,6 +183,21 @@ async fn a_new_leader_waits_a_minute_for_nodes() {
     assert_eq!(world.api.get(&format!("{PATH}/p")).unwrap()["status"].get("nodes"), None);
     pass(6).await;
     assert_eq!((&*world.ready("p"), world.writes()), ("NoNodes", 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lead_that_is_lost_and_won_again_at_once_begins_anew() {
+    let world = World::with_policy();
+    world.node_counts(2);
+    world.start();
+    pass(10).await;
+    assert_eq!((&*world.ready("p"), world.writes()), ("Ready", 1));
+    world.hub.set_leadership(Leadership::Standby(None));
+    let stream = world.hub.lock().nodes.stream_of("a").unwrap();
+    world.hub.disconnect("a", stream);
+    world.hub.set_leadership(Leadership::Leading);
+    pass(50).await;
+    assert_eq!((&*world.ready("p"), world.writes()), ("Ready", 0));
 }
 
 #[tokio::test(start_paused = true)]
