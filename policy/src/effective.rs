@@ -94,7 +94,7 @@ impl EffectivePolicy {
     }
 
     /// Has a selector of pods, containers or namespaces.
-    pub(crate) fn selects_pods(&self) -> bool {
+    pub fn selects_pods(&self) -> bool {
         let core = self.spec.core();
         core.pod_selector.is_some()
             || !core.containers.is_empty()
@@ -107,8 +107,9 @@ impl EffectivePolicy {
         selector.is_none_or(|selector| selector.matches(node_labels))
     }
 
-    /// Where it selects anything, a missing regex means any process.
-    fn regex_text(&self) -> Option<&str> {
+    /// The regex that is searched; `None`: any process. Where it selects anything, a missing one means any
+    /// process, and Hearth itself otherwise.
+    pub fn regex_text(&self) -> Option<&str> {
         let selects =
             self.selects_pods() || self.spec.scope().is_some_and(|scope| scope.node_selector.is_some());
         match &self.spec.core().regex {

@@ -38,3 +38,30 @@ pub mod limits {
     /// Labels of one pod.
     pub const MAX_POD_LABELS: usize = 32;
 }
+
+/// What an operator takes of one agent, and what an agent must be ready to take of it. Beyond the first the
+/// stream is refused with INVALID_ARGUMENT; names keep to [`limits::MAX_NAME_BYTES`].
+pub mod config_limits {
+    /// Bytes of one report.
+    pub const MAX_REPORT_BYTES: usize = 4 << 20;
+    /// Bytes of one update: a configuration with many policies is larger than what a client takes by default.
+    pub const MAX_UPDATE_BYTES: usize = 16 << 20;
+    /// Bytes of an agent's instance.
+    pub const INSTANCE_BYTES: usize = 16;
+    /// Bytes of a configuration's hash.
+    pub const MAX_HASH_BYTES: usize = 64;
+    /// Bytes of `namespace/name` of a policy.
+    pub const MAX_POLICY_BYTES: usize = 63 + 1 + 253;
+    /// Bytes of what is written for people. What is longer is cut, not refused.
+    pub const MAX_MESSAGE_BYTES: usize = 1024;
+    /// Entries of `Counts.policies`.
+    pub const MAX_COUNTS: usize = 10_000;
+    /// Entries of `PolicyCount.overridden_by`.
+    pub const MAX_OVERRIDERS: usize = 10;
+    /// Entries of `PolicyCount.seen`.
+    pub const MAX_SEEN: usize = 5;
+    /// Entries of `Wants.namespaces`.
+    pub const MAX_WANTED_NAMESPACES: usize = 2000;
+    /// Entries of `Wants.owners`.
+    pub const MAX_WANTED_OWNERS: usize = 4000;
+}

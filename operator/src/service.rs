@@ -1,0 +1,139 @@
+//! The operator as a whole: what `main` starts, and how it stops.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use kube::{Api, Client, Config};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::cli::{Cli, own_namespace};
+use crate::grpc::Service;
+use crate::http;
+use crate::hub::Hub;
+use crate::install::install;
+use crate::lease::{self, Elector};
+use crate::metrics::Metrics;
+use crate::watch::follow_all;
+use crate::writer::Writer;
+
+/// How often it is looked whether a policy's duration is over.
+const CLOCK_TICK: Duration = Duration::from_secs(1);
+/// How long open streams and requests may take at the stop.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// A node that vanished must not hold its stream for ever.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// Works until `stop`; then gives the lease back and ends the streams.
+pub async fn run(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
+    let Cli { grpc, advertise, namespace, metrics: metrics_address, pod_name } = cli;
+    let grpc = bind("--grpc", grpc).await?;
+    let http = bind("--metrics", metrics_address).await?;
+    let address = advertise.map_or_else(|| grpc.local_addr().map(|address| address.to_string()), Ok);
+    let address = address.context("--grpc has no address")?;
+    let pod = pod_name.map_or_else(host_name, Ok)?;
+    let namespace = namespace.unwrap_or_else(own_namespace);
+    let client = client().await?;
+
+    let hub = Arc::new(Hub::new(unix_seconds));
+    let metrics = Arc::new(Metrics::default());
+    let leases = Api::namespaced(client.clone(), &namespace);
+    let holder = lease::holder(&pod, &address);
+    info!("agents connect to http://{address}, metrics on http://{}/metrics", http.local_addr()?);
+    info!("the lease is {namespace}/{}, and we are {holder}", lease::NAME);
+
+    let elector = Elector::new(leases.clone(), holder, Arc::clone(&hub), Arc::clone(&metrics));
+    let electing = tokio::spawn(elector.run(stop.clone()));
+    let serving = tokio::spawn(
+        tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .add_service(Service::new(Arc::clone(&hub), Arc::clone(&metrics)))
+            .serve_with_incoming_shutdown(TcpListenerStream::new(grpc), stop.clone().cancelled_owned()),
+    );
+    let router = http::router(Arc::clone(&metrics), Arc::clone(&hub));
+    let answering = tokio::spawn(
+        axum::serve(http, router).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future(),
+    );
+    let writer = Writer::new(Arc::clone(&hub), client.clone(), pod, Arc::clone(&metrics));
+
+    let ended = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        // None of these ends by itself, but by a fault of ours; without it nothing works.
+        () = follow_all(client.clone(), Arc::clone(&hub), Arc::clone(&metrics)) => Err("watches"),
+        () = writer.run() => Err("the writer of statuses"),
+        () = tick(&hub) => Err("the clock"),
+        () = install_and_wait(client, leases, Arc::clone(&hub), Arc::clone(&metrics)) => Err("the install"),
+    };
+    stop.cancel();
+    // The lease first: with the lead the streams end, each with the reason.
+    electing.await.context("the elector failed")?;
+    within("gRPC", serving).await?;
+    within("HTTP", answering).await?;
+    ended.map_err(|what| anyhow::anyhow!("{what} ended"))
+}
+
+async fn install_and_wait(
+    client: Client,
+    leases: Api<k8s_openapi::api::coordination::v1::Lease>,
+    hub: Arc<Hub>,
+    metrics: Arc<Metrics>,
+) {
+    install(client, leases, hub, metrics).await;
+    std::future::pending().await
+}
+
+/// Wakes whom the end of a policy's duration touches.
+async fn tick(hub: &Hub) {
+    let mut last = hub.now();
+    loop {
+        tokio::time::sleep(CLOCK_TICK).await;
+        let now = hub.now();
+        let ended = hub.lock().index.next_end(last).is_some_and(|end| end <= now);
+        if ended {
+            hub.time_passed();
+        }
+        last = now;
+    }
+}
+
+async fn client() -> anyhow::Result<Client> {
+    let mut config = Config::infer()
+        .await
+        .context("cannot find the API server: run in a pod with a service account, or set KUBECONFIG")?;
+    // Each retry here would be one more layer of them: watches and writes have their own, with less of a herd.
+    config.default_retry = false;
+    Client::try_from(config).context("cannot make a client of the API server")
+}
+
+async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} ({flag})"))
+}
+
+async fn within<E: std::error::Error + Send + Sync + 'static>(
+    what: &str,
+    task: tokio::task::JoinHandle<Result<(), E>>,
+) -> anyhow::Result<()> {
+    match tokio::time::timeout(STOP_PATIENCE, task).await {
+        Ok(ended) => Ok(ended.with_context(|| format!("{what} failed"))??),
+        Err(_) => {
+            warn!("{what} has not ended within {STOP_PATIENCE:?}: what is open is cut");
+            Ok(())
+        }
+    }
+}
+
+fn host_name() -> anyhow::Result<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host's name")?;
+    let name = name.trim();
+    anyhow::ensure!(!name.is_empty(), "this host has no name: give one with --pod-name");
+    Ok(name.to_owned())
+}
+
+fn unix_seconds() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}

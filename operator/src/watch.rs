@@ -1,0 +1,443 @@
+//! Follows what the API server has, into the index.
+//!
+//! No store beside the index: an object is reduced to what the index keeps as soon as it comes.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt as _};
+use hearth_policy::{ClusterProfilingPolicy, PolicyStatus, ProfilingPolicy, Spec};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Namespace, Node, Service};
+use kube::api::{Api, ObjectMeta, PartialObjectMeta};
+use kube::core::DeserializeGuard;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Client, Resource as _};
+use tracing::{info, warn};
+
+use crate::hub::Hub;
+use crate::index::{Change, Index, NodeObject, Owner, OwnerKind, PolicyId, PolicyObject, Resource};
+use crate::metrics::Metrics;
+
+/// Namespace and name of an object.
+type Key = (Option<Box<str>>, Box<str>);
+
+/// What is watched of one resource, and what becomes of it.
+trait Watched: 'static {
+    /// As the watch brings it.
+    type Object: kube::Resource + Send;
+    const RESOURCE: Resource;
+    /// It is there, or has changed. An error: it could not be read, wholly or in part.
+    fn set(index: &mut Index, key: &Key, object: Self::Object) -> (Change, Result<(), String>);
+    /// It is gone.
+    fn remove(index: &mut Index, key: &Key) -> Change;
+}
+
+/// Follows everything until it is dropped.
+pub async fn follow_all(client: Client, hub: Arc<Hub>, metrics: Arc<Metrics>) {
+    // From the API server's memory: a quorum read of all ReplicaSets is a burden on etcd, and the watch brings
+    // what the list may lack.
+    let config = watcher::Config::default().any_semantic();
+    macro_rules! follow {
+        ($watched:ty, $object:ty) => {
+            follow::<$watched>(
+                watcher(Api::<$object>::all(client.clone()), config.clone()).default_backoff(),
+                &hub,
+                &metrics,
+            )
+        };
+    }
+    futures::join!(
+        follow!(Policies, DeserializeGuard<ProfilingPolicy>),
+        follow!(ClusterPolicies, DeserializeGuard<ClusterProfilingPolicy>),
+        follow!(Nodes, PartialObjectMeta<Node>),
+        follow!(Namespaces, PartialObjectMeta<Namespace>),
+        follow!(Services, DeserializeGuard<Service>),
+        follow!(ReplicaSets, PartialObjectMeta<ReplicaSet>),
+        follow!(Jobs, PartialObjectMeta<Job>),
+    );
+}
+
+/// Follows one watch. What is missing from a complete list is gone; while a list comes in, nothing is.
+async fn follow<W: Watched>(
+    events: impl Stream<Item = watcher::Result<Event<W::Object>>>,
+    hub: &Hub,
+    metrics: &Metrics,
+) where
+    <W::Object as kube::Resource>::DynamicType: Default,
+{
+    let mut known: HashSet<Key> = HashSet::new();
+    let mut unseen: HashSet<Key> = HashSet::new();
+    let mut failing = false;
+    let set = |object: W::Object| {
+        let key = key(object.meta())?;
+        let mut read = Ok(());
+        hub.change(|index| {
+            let (change, outcome) = W::set(index, &key, object);
+            read = outcome;
+            change
+        });
+        if let Err(problem) = read {
+            metrics.malformed(W::RESOURCE);
+            warn!(resource = W::RESOURCE.as_str(), object = ?key, "an object cannot be read: {problem}");
+        }
+        Some(key)
+    };
+    let mut events = std::pin::pin!(events);
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => {
+                if std::mem::take(&mut failing) {
+                    info!(resource = W::RESOURCE.as_str(), "the watch works again");
+                }
+                match event {
+                    Event::Init => unseen.clone_from(&known),
+                    Event::InitApply(object) | Event::Apply(object) => {
+                        if let Some(key) = set(object) {
+                            unseen.remove(&key);
+                            known.insert(key);
+                        }
+                    }
+                    Event::InitDone => {
+                        for key in unseen.drain() {
+                            known.remove(&key);
+                            hub.change(|index| W::remove(index, &key));
+                        }
+                        hub.change(|index| index.set_synced(W::RESOURCE));
+                    }
+                    Event::Delete(object) => {
+                        if let Some(key) = key(object.meta()) {
+                            known.remove(&key);
+                            hub.change(|index| W::remove(index, &key));
+                        }
+                    }
+                }
+            }
+            Err(error) => {
+                metrics.watch_failed(W::RESOURCE);
+                // Once: it is tried again for as long as it takes.
+                if !std::mem::replace(&mut failing, true) {
+                    warn!(resource = W::RESOURCE.as_str(), "the watch failed and begins again: {error}");
+                }
+            }
+        }
+    }
+}
+
+/// `None`: without a name, which no object of the API server is.
+fn key(meta: &ObjectMeta) -> Option<Key> {
+    let name = meta.name.as_deref()?.into();
+    Some((meta.namespace.as_deref().map(Into::into), name))
+}
+
+fn namespace(key: &Key) -> &str {
+    key.0.as_deref().unwrap_or_default()
+}
+
+fn policy_id((namespace, name): &Key) -> PolicyId {
+    PolicyId::new(namespace.as_deref(), name)
+}
+
+/// One that cannot be read keeps its last valid version, and its status says why.
+fn set_policy<K: kube::Resource>(
+    index: &mut Index,
+    key: &Key,
+    DeserializeGuard(object): DeserializeGuard<K>,
+    parts: impl FnOnce(K) -> (Spec, Option<PolicyStatus>),
+) -> (Change, Result<(), String>) {
+    let meta = match &object {
+        Ok(object) => object.meta().clone(),
+        Err(invalid) => invalid.metadata.clone(),
+    };
+    let (spec, status) = match object {
+        Ok(object) => {
+            let (spec, status) = parts(object);
+            (Ok(spec), status)
+        }
+        Err(invalid) => (Err(format!("cannot be read: {}", invalid.error)), None),
+    };
+    let read = spec.as_ref().map(|_| ()).map_err(Clone::clone);
+    let object = PolicyObject {
+        uid: meta.uid.unwrap_or_default(),
+        generation: meta.generation.unwrap_or_default(),
+        created: meta.creation_timestamp.map_or(0, |time| time.0.as_second()),
+        spec,
+        status,
+    };
+    (index.set_policy(policy_id(key), object), read)
+}
+
+struct Policies;
+
+impl Watched for Policies {
+    type Object = DeserializeGuard<ProfilingPolicy>;
+    const RESOURCE: Resource = Resource::Policies;
+
+    fn set(index: &mut Index, key: &Key, object: Self::Object) -> (Change, Result<(), String>) {
+        set_policy(index, key, object, |policy| (Spec::Namespaced(policy.spec), policy.status))
+    }
+
+    fn remove(index: &mut Index, key: &Key) -> Change {
+        index.remove_policy(&policy_id(key))
+    }
+}
+
+struct ClusterPolicies;
+
+impl Watched for ClusterPolicies {
+    type Object = DeserializeGuard<ClusterProfilingPolicy>;
+    const RESOURCE: Resource = Resource::ClusterPolicies;
+
+    fn set(index: &mut Index, key: &Key, object: Self::Object) -> (Change, Result<(), String>) {
+        set_policy(index, key, object, |policy| (Spec::Cluster(policy.spec), policy.status))
+    }
+
+    fn remove(index: &mut Index, key: &Key) -> Change {
+        index.remove_policy(&policy_id(key))
+    }
+}
+
+// Metadata is asked for as such, and not guarded: a guard would ask for whole objects, and metadata has one form
+// for all kinds.
+
+struct Nodes;
+
+impl Watched for Nodes {
+    type Object = PartialObjectMeta<Node>;
+    const RESOURCE: Resource = Resource::Nodes;
+
+    fn set(index: &mut Index, (_, name): &Key, object: Self::Object) -> (Change, Result<(), String>) {
+        let ObjectMeta { labels, annotations, .. } = object.metadata;
+        let node = NodeObject::new(labels.unwrap_or_default(), &annotations.unwrap_or_default());
+        (index.set_node(name, node), Ok(()))
+    }
+
+    fn remove(index: &mut Index, (_, name): &Key) -> Change {
+        index.remove_node(name)
+    }
+}
+
+struct Namespaces;
+
+impl Watched for Namespaces {
+    type Object = PartialObjectMeta<Namespace>;
+    const RESOURCE: Resource = Resource::Namespaces;
+
+    fn set(index: &mut Index, (_, name): &Key, object: Self::Object) -> (Change, Result<(), String>) {
+        (index.set_namespace(name, Some(object.metadata.labels.unwrap_or_default())), Ok(()))
+    }
+
+    fn remove(index: &mut Index, (_, name): &Key) -> Change {
+        index.set_namespace(name, None)
+    }
+}
+
+struct Services;
+
+impl Watched for Services {
+    type Object = DeserializeGuard<Service>;
+    const RESOURCE: Resource = Resource::Services;
+
+    fn set(
+        index: &mut Index,
+        key: &Key,
+        DeserializeGuard(object): Self::Object,
+    ) -> (Change, Result<(), String>) {
+        match object {
+            Ok(service) => {
+                let selector = service.spec.and_then(|spec| spec.selector);
+                (index.set_service(namespace(key), &key.1, selector), Ok(()))
+            }
+            // What was known of it stays.
+            Err(invalid) => (Change::Nothing, Err(invalid.error)),
+        }
+    }
+
+    fn remove(index: &mut Index, key: &Key) -> Change {
+        index.set_service(namespace(key), &key.1, None)
+    }
+}
+
+fn controller(meta: ObjectMeta) -> Option<Owner> {
+    let owners = meta.owner_references.unwrap_or_default();
+    let controller = owners.into_iter().find(|owner| owner.controller == Some(true))?;
+    Some(Owner { kind: controller.kind.into(), name: controller.name.into() })
+}
+
+struct ReplicaSets;
+
+impl Watched for ReplicaSets {
+    type Object = PartialObjectMeta<ReplicaSet>;
+    const RESOURCE: Resource = Resource::ReplicaSets;
+
+    fn set(index: &mut Index, key: &Key, object: Self::Object) -> (Change, Result<(), String>) {
+        let owner = controller(object.metadata);
+        (index.set_owner(namespace(key), OwnerKind::ReplicaSet, &key.1, owner), Ok(()))
+    }
+
+    fn remove(index: &mut Index, key: &Key) -> Change {
+        index.set_owner(namespace(key), OwnerKind::ReplicaSet, &key.1, None)
+    }
+}
+
+struct Jobs;
+
+impl Watched for Jobs {
+    type Object = PartialObjectMeta<Job>;
+    const RESOURCE: Resource = Resource::Jobs;
+
+    fn set(index: &mut Index, key: &Key, object: Self::Object) -> (Change, Result<(), String>) {
+        let owner = controller(object.metadata);
+        (index.set_owner(namespace(key), OwnerKind::Job, &key.1, owner), Ok(()))
+    }
+
+    fn remove(index: &mut Index, key: &Key) -> Change {
+        index.set_owner(namespace(key), OwnerKind::Job, &key.1, None)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+mod tests {
+    use futures::stream;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// An event as `Init`, `InitDone`, or one of an object.
+    fn policy(
+        event: fn(DeserializeGuard<ClusterProfilingPolicy>) -> PolicyEvent,
+        object: Value,
+    ) -> PolicyEvent {
+        event(serde_json::from_value(object).unwrap())
+    }
+
+    type PolicyEvent = Event<DeserializeGuard<ClusterProfilingPolicy>>;
+
+    fn object(name: &str, spec: &Value) -> Value {
+        json!({
+            "apiVersion": "profiling.hearth.dev/v1alpha1",
+            "kind": "ClusterProfilingPolicy",
+            "metadata": {
+                "name": name, "uid": name, "generation": 3, "creationTimestamp": "2026-11-25T20:00:00Z",
+            },
+            "spec": spec,
+        })
+    }
+
+    struct Followed {
+        hub: Hub,
+        metrics: Metrics,
+    }
+
+    impl Followed {
+        async fn new(events: Vec<watcher::Result<PolicyEvent>>) -> Self {
+            let followed = Self { hub: Hub::new(|| 0), metrics: Metrics::default() };
+            follow::<ClusterPolicies>(stream::iter(events), &followed.hub, &followed.metrics).await;
+            followed
+        }
+
+        fn policies(&self) -> String {
+            let state = self.hub.lock();
+            let policies = state.index.policies().map(|policy| {
+                let valid = if policy.invalid().is_some() { "?" } else { "" };
+                format!("{}{valid}", policy.id())
+            });
+            policies.collect::<Vec<_>>().join(" ")
+        }
+
+        fn counted(&self, what: &str) -> bool {
+            self.metrics.encode(&self.hub).unwrap().contains(what)
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_complete_list_lacks_is_gone_and_what_a_broken_one_lacks_is_not() {
+        let a = || policy(Event::InitApply, object("a", &json!({})));
+        let b = || policy(Event::InitApply, object("b", &json!({})));
+        let gone = || Err(watcher::Error::NoResourceVersion);
+        let listed = || vec![Ok(Event::Init), Ok(a()), Ok(b()), Ok(Event::InitDone)];
+        assert_eq!(Followed::new(listed()).await.policies(), "a b");
+        let broken = [listed(), vec![gone(), Ok(Event::Init), Ok(b()), gone()]].concat_results();
+        let followed = Followed::new(broken).await;
+        assert_eq!(followed.policies(), "a b");
+        assert!(followed.counted("watch_errors_total{resource=\"clusterprofilingpolicies\"} 2"));
+        let complete =
+            [listed(), vec![gone(), Ok(Event::Init), Ok(b()), Ok(Event::InitDone)]].concat_results();
+        assert_eq!(Followed::new(complete).await.policies(), "b");
+        let deleted = [listed(), vec![Ok(policy(Event::Delete, object("a", &json!({}))))]].concat_results();
+        assert_eq!(Followed::new(deleted).await.policies(), "b");
+    }
+
+    trait Concat<T> {
+        fn concat_results(self) -> Vec<T>;
+    }
+
+    impl<T> Concat<T> for [Vec<T>; 2] {
+        fn concat_results(self) -> Vec<T> {
+            self.into_iter().flatten().collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_malformed_object_in_a_list_stops_nothing() {
+        let followed = Followed::new(vec![
+            Ok(Event::Init),
+            Ok(policy(Event::InitApply, object("a", &json!({"frequency": "often"})))),
+            Ok(policy(Event::InitApply, object("b", &json!({})))),
+            Ok(Event::InitDone),
+        ])
+        .await;
+        assert_eq!(followed.policies(), "a? b");
+        assert!(followed.counted("objects_malformed_total{resource=\"clusterprofilingpolicies\"} 1"));
+        assert!(followed.hub.lock().index.unsynced().all(|resource| resource != Resource::ClusterPolicies));
+    }
+
+    #[tokio::test]
+    async fn a_policy_comes_with_its_age_its_generation_and_its_status() {
+        let mut with_status = object("a", &json!({"duration": "60s"}));
+        with_status["status"] = json!({"observedGeneration": 2});
+        let followed = Followed::new(vec![Ok(policy(Event::Apply, with_status))]).await;
+        let state = followed.hub.lock();
+        let policy = state.index.policies().next().unwrap();
+        assert_eq!((policy.uid(), policy.generation()), ("a", 3));
+        assert_eq!(policy.status().observed_generation, Some(2));
+        // 2026-11-25T20:01:00Z.
+        assert_eq!(policy.in_force().unwrap().ends(), Some(1_795_636_860));
+    }
+
+    #[tokio::test]
+    async fn services_and_what_is_above_a_replica_set_come_into_the_directory() {
+        let hub = Hub::new(|| 0);
+        let metrics = Metrics::default();
+        let meta = json!({"name": "web-1", "namespace": "shop", "ownerReferences": [
+            {"apiVersion": "v1", "kind": "Other", "name": "x", "uid": "1"},
+            {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "2", "controller": true},
+        ]});
+        let replica_set = serde_json::from_value(json!({"metadata": meta})).unwrap();
+        follow::<ReplicaSets>(stream::iter([Ok(Event::Apply(replica_set))]), &hub, &metrics).await;
+        let service = serde_json::from_value(json!({
+            "metadata": {"name": "web", "namespace": "shop"}, "spec": {"selector": {"app": "web"}},
+        }));
+        let malformed = serde_json::from_value(json!({
+            "metadata": {"name": "web", "namespace": "shop"}, "spec": {"selector": 7},
+        }));
+        let services = [Ok(Event::Apply(service.unwrap())), Ok(Event::Apply(malformed.unwrap()))];
+        follow::<Services>(stream::iter(services), &hub, &metrics).await;
+        let namespace = serde_json::from_value(json!({"metadata": {"name": "shop"}})).unwrap();
+        follow::<Namespaces>(stream::iter([Ok(Event::Apply(namespace))]), &hub, &metrics).await;
+        for resource in Resource::ALL {
+            hub.change(|index| index.set_synced(resource));
+        }
+        let key = crate::index::OwnerKey {
+            namespace: "shop".into(),
+            kind: OwnerKind::ReplicaSet,
+            name: "web-1".into(),
+        };
+        let directory = hub.lock().index.directory_for(["shop"], [&key]).unwrap();
+        assert_eq!(directory.namespaces[0].services[0].selector["app"], "web");
+        assert_eq!((&*directory.workloads[0].kind, &*directory.workloads[0].name), ("Deployment", "web"));
+    }
+}
