@@ -24,5 +24,6 @@ pub mod process;
 pub mod reload;
 pub mod report;
 pub mod service;
+pub mod state_dir;
 pub mod symbols;
 pub mod window;
