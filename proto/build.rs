@@ -2,7 +2,8 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=hearth");
-    let descriptors = protox::compile(["hearth/collector/v1/collector.proto", "hearth/config/v1/config.proto"], ["."])?;
+    let descriptors =
+        protox::compile(["hearth/collector/v1/collector.proto", "hearth/config/v1/config.proto"], ["."])?;
     tonic_prost_build::configure().compile_fds(descriptors)?;
     Ok(())
 }

@@ -18,10 +18,14 @@ use hearth_node_agent_ebpf::thin::keeps;
 use hearth_policy::period_micros;
 use hearth_profile::frame::STACK_TRACE_LOST;
 use hearth_proto::collector::v1::StackEnd;
+use hearth_proto::config::v1::Counts;
+use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::clock::{Clock, Span};
+use crate::counts::{NoPods, Pods, Running, count};
 use crate::export::batch::{ProcessEntry, Window};
+use crate::governor::{CpuLimit, Governor};
 use crate::kernel::Monotonic;
 use crate::kernel::counts::Count;
 use crate::kernel::programs::{KernelError, Programs, Sizes, online};
@@ -56,12 +60,25 @@ pub struct Options {
     pub max_counts: u32,
     /// Tells when windows begin and end.
     pub clock: Clock,
+    /// What the agent may take of the CPUs.
+    pub cpu: CpuLimit,
+    /// Told what the policies do here, at most once a second, when it changed.
+    pub counts: watch::Sender<Counts>,
+    /// The pods that processes are in.
+    pub pods: Arc<dyn Pods>,
 }
 
 impl Options {
     /// With the documented limits, by the system's clock.
     pub fn new(window_seconds: u32) -> Self {
-        Self { window_seconds, max_counts: MAX_COUNTS, clock: Clock::default() }
+        Self {
+            window_seconds,
+            max_counts: MAX_COUNTS,
+            clock: Clock::default(),
+            cpu: CpuLimit::default(),
+            counts: watch::Sender::default(),
+            pods: Arc::new(NoPods),
+        }
     }
 }
 
@@ -90,6 +107,9 @@ pub struct Agent {
     retold: HashSet<u32>,
     /// What was said of side-band events that could not be opened; they are tried again each second.
     sideband_failed: Option<String>,
+    governor: Governor,
+    /// Something happened after which the policies' counts may be others.
+    must_count: bool,
 }
 
 impl Agent {
@@ -121,6 +141,7 @@ impl Agent {
             );
         }
         let processes = Processes::scan().context("cannot read /proc")?;
+        let governor = Governor::new(options.cpu, Moment::now());
         let span = Span::first(options.window_seconds, options.clock.unix_seconds());
         let mut agent = Self {
             window: OpenWindow::new(Budget::default()),
@@ -131,6 +152,7 @@ impl Agent {
             sideband,
             processes,
             policies,
+            governor,
             namer: Namer::new(symbolizer),
             exits: [0; EXITS as usize],
             metrics,
@@ -139,7 +161,9 @@ impl Agent {
             tell: Vec::new(),
             retold: HashSet::new(),
             sideband_failed: None,
+            must_count: true,
         };
+        agent.metrics.begin_sampler();
         agent.processes.decide_all(&agent.policies, &mut agent.tell);
         agent.tell_kernel()?;
         agent.attach(agent.policies.node_rate())?;
@@ -160,7 +184,7 @@ impl Agent {
     /// Works until told to stop (or until nobody can tell it any more).
     pub fn run(mut self, commands: &Receiver<Command>) -> Result<(), KernelError> {
         let mut round = Instant::now();
-        let mut last_cpus = Instant::now();
+        let mut last_second = Instant::now();
         loop {
             round += ROUND;
             let wait = round.saturating_duration_since(Instant::now());
@@ -173,9 +197,11 @@ impl Agent {
                 Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return self.stop(),
                 Err(RecvTimeoutError::Timeout) => self.round()?,
             }
-            if last_cpus.elapsed() >= Duration::from_secs(1) {
-                last_cpus = Instant::now();
+            if last_second.elapsed() >= Duration::from_secs(1) {
+                last_second = Instant::now();
                 self.follow_cpus()?;
+                self.keep_within_share()?;
+                self.publish_counts();
             }
         }
     }
@@ -234,6 +260,7 @@ impl Agent {
         if let Event::Lost(records) = event {
             self.metrics.sideband_lost.inc_by(*records);
         }
+        self.must_count |= !matches!(event, Event::Map { .. });
         if let Some(process) = self.processes.apply(time, event, &self.policies, &mut self.tell)
             && let (Standing::Matched(_), Some(image)) = (&process.standing, &mut process.image)
         {
@@ -355,7 +382,8 @@ impl Agent {
         (self.sink)(closed.close(covered));
     }
 
-    fn change_policies(&mut self, policies: PolicySet) -> Result<(), KernelError> {
+    fn change_policies(&mut self, mut policies: PolicySet) -> Result<(), KernelError> {
+        policies.slow_down(self.governor.divisor());
         let (before, rate) = (self.programs.node_rate(), policies.node_rate());
         if rate == before {
             self.round()?;
@@ -453,7 +481,40 @@ impl Agent {
         }
     }
 
+    /// Halves or doubles the rate where what the agent itself takes asks for it.
+    fn keep_within_share(&mut self) -> Result<(), KernelError> {
+        if self.programs.node_rate() == 0 || !self.governor.look(Moment::now(), self.programs.cpus()) {
+            return Ok(());
+        }
+        let (before, divisor) = (self.policies.node_rate(), self.governor.divisor());
+        self.metrics.slowdown.set(divisor.into());
+        self.change_policies(self.policies.clone())?;
+        let (percent, of) = (self.governor.share() * 100.0, self.governor.limit().share * 100.0);
+        warn!(
+            "own CPU {percent:.2} % of a core per CPU, --max-cpu-share allows {of} %: {} Hz instead of {before} Hz",
+            self.policies.node_rate()
+        );
+        Ok(())
+    }
+
+    /// Says what the policies do here, if that may be something else by now.
+    fn publish_counts(&mut self) {
+        if !std::mem::take(&mut self.must_count) {
+            return;
+        }
+        let running = self.processes.running();
+        let running = running.map(|p| Running { tgid: p.tgid, comm: &p.comm, standing: &p.standing });
+        let policies = count(&self.policies, running, &*self.options.pods);
+        let counts = Counts { policies, frequency: self.programs.node_rate(), detached: None };
+        self.options.counts.send_if_modified(|told| {
+            let is_new = *told != counts;
+            *told = counts;
+            is_new
+        });
+    }
+
     fn tell_kernel(&mut self) -> Result<(), KernelError> {
+        self.must_count |= !self.tell.is_empty();
         self.retold.clear();
         for tell in self.tell.drain(..) {
             match tell {
@@ -473,6 +534,7 @@ impl Agent {
 
     /// Samples at this rate from now on; 0 samples nothing.
     fn attach(&mut self, rate: u32) -> Result<(), KernelError> {
+        self.must_count = true;
         self.tick_rate = rate;
         self.programs.set_rate(rate)
     }
@@ -487,6 +549,8 @@ impl Agent {
     fn stop(mut self) -> Result<(), KernelError> {
         self.detach()?;
         self.metrics.ready.store(0, Ordering::Relaxed);
+        self.metrics.node_rate.set(0);
+        self.metrics.matched.set(0);
         info!("stopped sampling");
         Ok(())
     }

@@ -8,5 +8,6 @@
 
 pub mod client;
 pub mod compile;
+pub mod keeper;
 pub mod retry;
 pub mod store;
