@@ -39,10 +39,13 @@ use crate::report::{Moment, Report};
 use crate::symbols::Symbolizer;
 use crate::window::{Budget, OpenWindow, Thread};
 
+mod adapt;
+
 /// Time between two looks at what the kernel has: short enough that files of a
 /// process which lives for 20 ms are mostly still there, and ten looks a second
 /// cost less than a thousandth of a core.
 pub const ROUND: Duration = Duration::from_millis(100);
+
 /// What the running agent can be told.
 pub enum Command {
     /// Work by these policies from now on.
@@ -382,121 +385,6 @@ impl Agent {
         (self.sink)(closed.close(covered));
     }
 
-    fn change_policies(&mut self, mut policies: PolicySet) -> Result<(), KernelError> {
-        policies.slow_down(self.governor.divisor());
-        let (before, rate) = (self.programs.node_rate(), policies.node_rate());
-        if rate == before {
-            self.round()?;
-            self.policies = policies;
-            self.decide_all()?;
-        } else {
-            let larger = self.larger_programs(rate);
-            // Ticks of two rates do not belong into one window.
-            self.detach()?;
-            if let Some(larger) = larger {
-                self.programs = larger.take_over(&self.programs)?;
-            }
-            if before == 0 {
-                // While nothing ticked, nobody saw whether a CPU went away and came back.
-                let online = online()?;
-                self.reopen_sideband(&online, &online);
-            }
-            // Before the first tick at the new rate: no old decision may be above it.
-            self.policies = policies;
-            self.decide_all()?;
-            self.attach(rate)?;
-        }
-        self.metrics.node_rate.set(rate.into());
-        if rate == 0 {
-            self.say_idle();
-            return Ok(());
-        }
-        let (matched, running) = self.processes.matched_and_running();
-        info!(
-            "{} policies in force at {rate} Hz; {matched} of {running} processes match",
-            self.policies.len()
-        );
-        Ok(())
-    }
-
-    /// Programs with the ring buffer that `rate` needs, if it is larger than there is: one
-    /// cannot grow. They are loaded while those at work go on.
-    fn larger_programs(&self, rate: u32) -> Option<Programs> {
-        let larger = online().and_then(|online| {
-            let sizes = sizes(&self.options, &online, rate);
-            let is_larger = sizes.ring_bytes > self.programs.sizes().ring_bytes;
-            is_larger.then(|| Programs::load(sizes)).transpose()
-        });
-        larger.unwrap_or_else(|error| {
-            let error = anyhow::Error::new(error);
-            warn!("no larger ring buffer for {rate} Hz ({error:#}): more stacks may be lost");
-            None
-        })
-    }
-
-    fn decide_all(&mut self) -> Result<(), KernelError> {
-        self.processes.decide_all(&self.policies, &mut self.tell);
-        self.tell_kernel()
-    }
-
-    fn say_idle(&self) {
-        let policies = self.policies.len();
-        warn!("sampling nothing: no enabled policy among {policies}, Total stays empty");
-    }
-
-    fn follow_cpus(&mut self) -> Result<(), KernelError> {
-        let online = online()?;
-        let before = self.programs.cpus();
-        let anew = self.programs.follow_cpus(&online)?;
-        if anew.is_empty() && self.sideband.covers(&online) {
-            return Ok(());
-        }
-        // What waits in the buffers of a CPU that went away is read before they go.
-        self.round()?;
-        self.reopen_sideband(&online, &anew);
-        let (cpus, rate) = (self.programs.cpus(), self.programs.node_rate());
-        if !anew.is_empty() {
-            info!("{cpus} CPUs are online now, {before} were; events begun or ended on {anew:?}");
-        }
-        if let Some(larger) = self.larger_programs(rate) {
-            self.detach()?;
-            self.programs = larger.take_over(&self.programs)?;
-            self.decide_all()?;
-            self.attach(rate)?;
-        }
-        self.tell_kernel()
-    }
-
-    /// Reads side-band records of `online` CPUs, by new readers on those of `anew`. What
-    /// happened there meanwhile no record tells.
-    fn reopen_sideband(&mut self, online: &[u32], anew: &[u32]) {
-        let (changed, failed) = self.sideband.follow_cpus(online, anew);
-        let failed = failed.map(|error| format!("{:#}", anyhow::Error::from(error)));
-        if let Some(error) = failed.as_ref().filter(|_| failed != self.sideband_failed) {
-            warn!("{error}");
-        }
-        self.sideband_failed = failed;
-        if changed && let Err(error) = self.processes.catch_up(&self.policies, &mut self.tell) {
-            warn!("what happened on a CPU meanwhile is not known, /proc cannot be read: {error}");
-        }
-    }
-
-    /// Halves or doubles the rate where what the agent itself takes asks for it.
-    fn keep_within_share(&mut self) -> Result<(), KernelError> {
-        if self.programs.node_rate() == 0 || !self.governor.look(Moment::now(), self.programs.cpus()) {
-            return Ok(());
-        }
-        let (before, divisor) = (self.policies.node_rate(), self.governor.divisor());
-        self.metrics.slowdown.set(divisor.into());
-        self.change_policies(self.policies.clone())?;
-        let (percent, of) = (self.governor.share() * 100.0, self.governor.limit().share * 100.0);
-        warn!(
-            "own CPU {percent:.2} % of a core per CPU, --max-cpu-share allows {of} %: {} Hz instead of {before} Hz",
-            self.policies.node_rate()
-        );
-        Ok(())
-    }
-
     /// Says what the policies do here, if that may be something else by now.
     fn publish_counts(&mut self) {
         if !std::mem::take(&mut self.must_count) {
@@ -530,20 +418,6 @@ impl Agent {
             }
         }
         Ok(())
-    }
-
-    /// Samples at this rate from now on; 0 samples nothing.
-    fn attach(&mut self, rate: u32) -> Result<(), KernelError> {
-        self.must_count = true;
-        self.tick_rate = rate;
-        self.programs.set_rate(rate)
-    }
-
-    /// Ends sampling, and with it the window: what was sampled until now is in it, at its own rate.
-    fn detach(&mut self) -> Result<(), KernelError> {
-        self.programs.set_rate(0)?;
-        self.round()?;
-        self.close_window(self.options.clock.unix_seconds())
     }
 
     fn stop(mut self) -> Result<(), KernelError> {

@@ -50,7 +50,8 @@ async fn ready(State((metrics, _)): Served) -> (StatusCode, &'static str) {
 fn readiness(metrics: &Metrics) -> (StatusCode, &'static str) {
     match metrics.node_rate.get() {
         _ if !metrics.is_ready() => (StatusCode::SERVICE_UNAVAILABLE, "the sampler is not attached\n"),
-        0 => (StatusCode::OK, "no enabled policy, or switched off: nothing is sampled\n"),
+        0 if metrics.is_off() => (StatusCode::OK, "switched off: nothing is sampled\n"),
+        0 => (StatusCode::OK, "no enabled policy: nothing is sampled\n"),
         _ => (StatusCode::OK, "sampling\n"),
     }
 }

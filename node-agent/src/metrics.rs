@@ -214,6 +214,11 @@ impl Metrics {
         }
     }
 
+    /// Whether the node's label or the off file keeps it from sampling.
+    pub fn is_off(&self) -> bool {
+        self.detached.get(&ReasonLabel { reason: "off" }).is_some()
+    }
+
     /// Takes over the kernel's counters, which only grow.
     pub fn set_exits(&self, totals: &[u64; EXITS as usize]) {
         for exit in Exit::ALL {

@@ -56,6 +56,21 @@ enum Origin {
     Operator(Box<Client<Keeper>>),
 }
 
+impl Origin {
+    /// The policies of a file, read for the first time.
+    fn file(
+        path: PathBuf,
+        max_frequency: u32,
+        state_dir: &Path,
+        wanted: &watch::Sender<Wanted>,
+    ) -> Result<Self, PolicyFileError> {
+        let accepted = Accepted::open(state_dir);
+        let (reload, policies) = Reload::start(path.clone(), max_frequency, accepted, unix_seconds())?;
+        wanted.send_replace(Wanted { policies: Some(policies), ..Wanted::default() });
+        Ok(Self::File { path, reload: Box::new(reload) })
+    }
+}
+
 /// Runs until SIGINT or SIGTERM; then closes the window and sends what is queued.
 pub async fn run(cli: Cli) -> Result<(), Failure> {
     let Cli {
@@ -85,27 +100,22 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     let counts = watch::Sender::new(Counts::default());
     let origin = match source {
         Source { policy: Some(path), .. } => {
-            let accepted = Accepted::open(&folder);
-            let (reload, policies) = Reload::start(path.clone(), max_frequency, accepted, unix_seconds())
-                .map_err(Failure::Policy)?;
-            wanted.send_replace(Wanted { policies: Some(policies), ..Wanted::default() });
-            Origin::File { path, reload: Box::new(reload) }
+            Origin::file(path, max_frequency, &folder, &wanted).map_err(Failure::Policy)?
         }
         Source { operator, .. } => {
             let url =
                 operator.context("say where the policies come from: --policy FILE or --operator URL")?;
-            let (node, instance) = (node.clone(), instance.clone());
             info!("node {node}, configured by {url}");
-            let store = state.as_ref().map(Store::new);
-            let (wanted, of_counts) = (wanted.clone(), counts.subscribe());
+            let (store, wanted) = (state.as_ref().map(Store::new), wanted.clone());
             // Who reads the answers and says what is wanted of them comes with the pods of this node.
             let (wants, directory) =
                 (watch::channel(Wants::default()).1, watch::Sender::new(Directory::default()));
             let keeper = Keeper::new(wanted, directory, store, max_frequency, counters.clone());
             let hash = keeper.start();
+            let (node, instance) = (node.clone(), instance.clone());
             let options = operator::Options { operator: url, node, instance, waits: Waits::default() };
-            let client = Client::new(options, hash, keeper, of_counts, wants).context("--operator")?;
-            Origin::Operator(Box::new(client))
+            let client = Client::new(options, hash, keeper, counts.subscribe(), wants);
+            Origin::Operator(Box::new(client.context("--operator")?))
         }
     };
     let is_reported = matches!(origin, Origin::Operator(_));
@@ -128,15 +138,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     let server = tokio::spawn(http::serve(listener, counters.clone(), exporter.clone()));
 
     // Signals are caught before anything is attached, so that none ends the agent half-way.
-    let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
+    let stop = asked_to_stop().context("cannot catch SIGTERM and SIGINT")?;
     let hangup = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
-    let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
     let cpu = CpuLimit { share: max_cpu_share / 100.0, ..CpuLimit::default() };
     let options = Options { cpu, counts, ..Options::new(window) };
     let setup = Setup { options, off_file, max_frequency, cannot, is_reported };
@@ -150,6 +153,18 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     }
     server.abort();
     Ok(result?)
+}
+
+/// Waits for SIGTERM or SIGINT.
+fn asked_to_stop() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 /// Says what a policy file says, or what is wrong with it.

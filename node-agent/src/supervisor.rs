@@ -145,11 +145,10 @@ impl Supervisor {
     }
 
     /// Brings the sampler to what is wanted; `is_new` when that may be something else than before.
-    async fn settle(&mut self, is_new: bool) -> anyhow::Result<()> {
+    async fn settle(&mut self, mut is_new: bool) -> anyhow::Result<()> {
         if is_new {
             self.current = self.wanted.borrow_and_update().clone();
         }
-        let mut is_new = is_new;
         if let Some(ended) = self.end_durations() {
             (self.current, is_new) = (ended, true);
         }
@@ -160,18 +159,20 @@ impl Supervisor {
             self.probation = None;
             self.safe.unmark();
         }
-        match (self.detached(), self.current.policies.clone()) {
-            (None, Some(policies)) if self.sampler.is_none() => self.attach(policies).await?,
-            (None, Some(policies)) if is_new => self.tell(policies),
-            (None, Some(_)) => {}
-            (detached, _) => {
-                let was_at_work = self.sampler.is_some();
-                self.detach().await?;
-                if was_at_work {
-                    self.safe.unmark();
-                }
-                self.say(detached, is_new || was_at_work);
+        let (detached, policies) = (self.detached(), &self.current.policies);
+        let Some(policies) = policies.as_ref().filter(|_| detached.is_none()) else {
+            let was_at_work = self.sampler.is_some();
+            self.detach().await?;
+            if was_at_work {
+                self.safe.unmark();
             }
+            self.say(detached, is_new || was_at_work);
+            return Ok(());
+        };
+        if self.sampler.is_none() {
+            self.attach(policies.clone()).await?;
+        } else if is_new {
+            self.tell(policies.clone());
         }
         Ok(())
     }
@@ -249,7 +250,7 @@ impl Supervisor {
         }
         let reason = detached.as_ref().map(Detached::reason);
         let does_as_asked = matches!(reason, None | Some(DetachedReason::Off));
-        self.metrics.ready.store(u64::from(does_as_asked), Ordering::Relaxed);
+        self.metrics.ready.store(does_as_asked.into(), Ordering::Relaxed);
         if let Some(Detached { message, .. }) = detached.as_ref().filter(|_| detached != self.said) {
             warn!("detached, nothing is sampled: {message}");
         }
