@@ -69,10 +69,10 @@ mod tests {
         let metrics = Metrics::default();
         assert_eq!(readiness(&metrics).0, StatusCode::SERVICE_UNAVAILABLE);
         metrics.ready.store(1, Ordering::Relaxed);
-        assert_eq!(
-            readiness(&metrics),
-            (StatusCode::OK, "no enabled policy, or switched off: nothing is sampled\n")
-        );
+        assert_eq!(readiness(&metrics), (StatusCode::OK, "no enabled policy: nothing is sampled\n"));
+        metrics.set_detached(Some("off"));
+        assert_eq!(readiness(&metrics), (StatusCode::OK, "switched off: nothing is sampled\n"));
+        metrics.set_detached(None);
         metrics.node_rate.set(99);
         assert_eq!(readiness(&metrics), (StatusCode::OK, "sampling\n"));
     }

@@ -3,7 +3,8 @@
 //! ```text
 //! kernel::programs ─samples─┐                       ┌─► window ─► export ─► collector
 //! kernel::sideband ─events──┴─► agent ─► process ───┤
-//! reload ─► policies ─────────────┘                 └─► naming ─► symbols
+//! config ─┬─► supervisor ─────────┘                 └─► naming ─► symbols
+//! reload ─┘
 //! ```
 
 pub mod agent;

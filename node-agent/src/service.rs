@@ -1,5 +1,6 @@
 //! The agent as a service: from the command line to the running pipeline and back.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -10,7 +11,7 @@ use hearth_proto::collector::v1::AgentIdentity;
 use hearth_proto::config::v1::{Counts, Directory, Wants};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tracing::{error, info, warn};
 
 use crate::agent::Options;
@@ -132,10 +133,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     };
     let exporter = client::Options { queue_bytes, ..client::Options::new(collector, identity) };
     let exporter = Arc::new(Exporter::start(exporter).context("--collector")?);
-    let listener =
-        http::bind(metrics).await.with_context(|| format!("cannot listen on {metrics} (--metrics)"))?;
-    info!("metrics on http://{}/metrics", listener.local_addr().context("no address")?);
-    let server = tokio::spawn(http::serve(listener, counters.clone(), exporter.clone()));
+    let server = serve_metrics(metrics, counters.clone(), exporter.clone()).await?;
 
     // Signals are caught before anything is attached, so that none ends the agent half-way.
     let stop = asked_to_stop().context("cannot catch SIGTERM and SIGINT")?;
@@ -153,6 +151,18 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     }
     server.abort();
     Ok(result?)
+}
+
+/// Serves metrics until the task is aborted.
+async fn serve_metrics(
+    address: SocketAddr,
+    metrics: Arc<Metrics>,
+    exporter: Arc<Exporter>,
+) -> anyhow::Result<JoinHandle<std::io::Result<()>>> {
+    let listener =
+        http::bind(address).await.with_context(|| format!("cannot listen on {address} (--metrics)"))?;
+    info!("metrics on http://{}/metrics", listener.local_addr().context("no address")?);
+    Ok(tokio::spawn(http::serve(listener, metrics, exporter)))
 }
 
 /// Waits for SIGTERM or SIGINT.

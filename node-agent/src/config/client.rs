@@ -53,7 +53,7 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// It is no URL.
-    #[error("operator address {url:?} is no URL such as http://hearth-operator.hearth:20418: {source}")]
+    #[error("operator address {url:?} is no URL such as http://hearth-operator.hearth:20418")]
     Url {
         /// As given.
         url: String,
@@ -238,11 +238,11 @@ impl<A: Apply> Client<A> {
             End::Rejected => {
                 error!(operator, ?code, "the operator does not take what this agent says: {reason}")
             }
-            End::NotLeader(leader) => debug!(operator, ?leader, "this operator does not lead"),
-            End::Lost if self.is_reached == Some(false) => {
+            End::NotLeader(Some(leader)) => debug!(operator, leader, "this operator does not lead"),
+            End::NotLeader(None) | End::Lost if self.is_reached == Some(false) => {
                 debug!(operator, ?code, "the operator is still not reached: {}", chain(status));
             }
-            End::Lost => {
+            End::NotLeader(None) | End::Lost => {
                 self.is_reached = Some(false);
                 warn!(
                     operator,
