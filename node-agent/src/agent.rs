@@ -113,6 +113,8 @@ pub struct Agent {
     governor: Governor,
     /// Something happened after which the policies' counts may be others.
     must_count: bool,
+    /// Of the pods that were counted last.
+    pods_version: u64,
 }
 
 impl Agent {
@@ -165,6 +167,7 @@ impl Agent {
             retold: HashSet::new(),
             sideband_failed: None,
             must_count: true,
+            pods_version: 0,
         };
         agent.metrics.begin_sampler();
         agent.processes.decide_all(&agent.policies, &mut agent.tell);
@@ -387,9 +390,11 @@ impl Agent {
 
     /// Says what the policies do here, if that may be something else by now.
     fn publish_counts(&mut self) {
-        if !std::mem::take(&mut self.must_count) {
+        let pods_version = self.options.pods.version();
+        if !std::mem::take(&mut self.must_count) && pods_version == self.pods_version {
             return;
         }
+        self.pods_version = pods_version;
         let running = self.processes.running();
         let running = running.map(|p| Running { tgid: p.tgid, comm: &p.comm, standing: &p.standing });
         let policies = count(&self.policies, running, &*self.options.pods);

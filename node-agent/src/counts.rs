@@ -20,6 +20,8 @@ pub trait Pods: fmt::Debug + Send + Sync {
     fn of(&self, tgid: u32) -> Option<String>;
     /// Every pod by its UID, whether or not a process of it is known.
     fn all(&self) -> BTreeMap<String, PodFacts>;
+    /// Another number after every change of what the others say.
+    fn version(&self) -> u64;
 }
 
 /// There are no pods, or none is known yet.
@@ -33,6 +35,10 @@ impl Pods for NoPods {
 
     fn all(&self) -> BTreeMap<String, PodFacts> {
         BTreeMap::new()
+    }
+
+    fn version(&self) -> u64 {
+        0
     }
 }
 
@@ -139,6 +145,10 @@ mod tests {
 
         fn all(&self) -> BTreeMap<String, PodFacts> {
             self.0.keys().map(|pod| ((*pod).to_owned(), facts(pod))).collect()
+        }
+
+        fn version(&self) -> u64 {
+            0
         }
     }
 
