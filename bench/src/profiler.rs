@@ -65,6 +65,8 @@ impl Profiler {
                 let mut command = group.command(&bench.bin.join("hearth-node-agent"));
                 command.arg("--policy").arg(policy);
                 command.args(["--collector", sink.url(), "--window", window, "--metrics", &metrics]);
+                // What it takes is measured here, not limited.
+                command.args(["--max-cpu-share", "100"]).arg("--state-dir").arg(dir.join("state"));
                 command
             }
             Kind::Bpftrace => bpftrace(&group, target),

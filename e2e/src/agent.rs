@@ -56,6 +56,8 @@ impl Agent {
         command.arg("--policy").arg(folder.path().join("policy.yaml"));
         command.arg("--collector").arg(format!("http://{}", collector.grpc));
         command.args(["--node", &node, "--window", "1s", "--metrics", "127.0.0.1:0"]);
+        // A debug build takes more than an agent may.
+        command.args(["--max-cpu-share", "100"]);
         command.arg("--state-dir").arg(folder.path().join("state"));
         let daemon = Daemon::start(&node, command, folder.path());
         let mut agent = Self { node, daemon, folder };

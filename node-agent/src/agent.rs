@@ -18,10 +18,14 @@ use hearth_node_agent_ebpf::thin::keeps;
 use hearth_policy::period_micros;
 use hearth_profile::frame::STACK_TRACE_LOST;
 use hearth_proto::collector::v1::StackEnd;
+use hearth_proto::config::v1::Counts;
+use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::clock::{Clock, Span};
+use crate::counts::{Running, count};
 use crate::export::batch::{ProcessEntry, Window};
+use crate::governor::{CpuLimit, Governor};
 use crate::held::Held;
 use crate::kernel::Monotonic;
 use crate::kernel::counts::Count;
@@ -37,10 +41,13 @@ use crate::report::{Moment, Report};
 use crate::symbols::Symbolizer;
 use crate::window::{Budget, OpenWindow, Thread};
 
+mod adapt;
+
 /// Time between two looks at what the kernel has: short enough that files of a
 /// process which lives for 20 ms are mostly still there, and ten looks a second
 /// cost less than a thousandth of a core.
 pub const ROUND: Duration = Duration::from_millis(100);
+
 /// What the running agent can be told.
 pub enum Command {
     /// Work by these policies from now on.
@@ -62,6 +69,10 @@ pub struct Options {
     pub max_counts: u32,
     /// Tells when windows begin and end.
     pub clock: Clock,
+    /// What the agent may take of the CPUs.
+    pub cpu: CpuLimit,
+    /// Told what the policies do here, at most once a second, when it changed.
+    pub counts: watch::Sender<Counts>,
     /// In Kubernetes: how pods are told.
     pub pods: Option<PodOptions>,
 }
@@ -69,7 +80,14 @@ pub struct Options {
 impl Options {
     /// With the documented limits, by the system's clock.
     pub fn new(window_seconds: u32) -> Self {
-        Self { window_seconds, max_counts: MAX_COUNTS, clock: Clock::default(), pods: None }
+        Self {
+            window_seconds,
+            max_counts: MAX_COUNTS,
+            clock: Clock::default(),
+            cpu: CpuLimit::default(),
+            counts: watch::Sender::default(),
+            pods: None,
+        }
     }
 }
 
@@ -100,6 +118,9 @@ pub struct Agent {
     retold: HashSet<u32>,
     /// What was said of side-band events that could not be opened; they are tried again each second.
     sideband_failed: Option<String>,
+    governor: Governor,
+    /// Something happened after which the policies' counts may be others.
+    must_count: bool,
 }
 
 impl Agent {
@@ -132,6 +153,7 @@ impl Agent {
         }
         let pods = options.pods.clone().map(Pods::new);
         let processes = Processes::scan().context("cannot read /proc")?.with_pods(pods);
+        let governor = Governor::new(options.cpu, Moment::now());
         let span = Span::first(options.window_seconds, options.clock.unix_seconds());
         let mut agent = Self {
             window: OpenWindow::new(Budget::default()),
@@ -143,6 +165,7 @@ impl Agent {
             sideband,
             processes,
             policies,
+            governor,
             namer: Namer::new(symbolizer),
             exits: [0; EXITS as usize],
             metrics,
@@ -151,7 +174,9 @@ impl Agent {
             tell: Vec::new(),
             retold: HashSet::new(),
             sideband_failed: None,
+            must_count: true,
         };
+        agent.metrics.begin_sampler();
         agent.processes.decide_all(&agent.policies, &mut agent.tell);
         agent.tell_kernel()?;
         agent.attach(agent.policies.node_rate())?;
@@ -172,7 +197,7 @@ impl Agent {
     /// Works until told to stop (or until nobody can tell it any more).
     pub fn run(mut self, commands: &Receiver<Command>) -> Result<(), KernelError> {
         let mut round = Instant::now();
-        let mut last_cpus = Instant::now();
+        let mut last_second = Instant::now();
         loop {
             round += ROUND;
             let wait = round.saturating_duration_since(Instant::now());
@@ -184,19 +209,23 @@ impl Agent {
                 Ok(Command::Policies(policies)) => self.change_policies(policies)?,
                 Ok(Command::Pods(change)) => {
                     self.processes.change_pods(change, &self.policies, &mut self.tell);
+                    self.must_count = true;
                     // However many come, samples are read.
                     self.round()?;
                 }
                 Ok(Command::Directory(directory)) => {
                     self.processes.set_directory(directory, &self.policies, &mut self.tell);
+                    self.must_count = true;
                     self.round()?;
                 }
                 Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return self.stop(),
                 Err(RecvTimeoutError::Timeout) => self.round()?,
             }
-            if last_cpus.elapsed() >= Duration::from_secs(1) {
-                last_cpus = Instant::now();
+            if last_second.elapsed() >= Duration::from_secs(1) {
+                last_second = Instant::now();
                 self.follow_cpus()?;
+                self.keep_within_share()?;
+                self.publish_counts();
             }
         }
     }
@@ -262,6 +291,7 @@ impl Agent {
             // Their addresses are those of the program that ends here.
             self.count_held(|held| held == *tgid);
         }
+        self.must_count |= !matches!(event, Event::Map { .. });
         if let Some(process) = self.processes.apply(time, event, &self.policies, &mut self.tell)
             && let (Standing::Matched(_), Some(image)) = (&process.standing, &mut process.image)
         {
@@ -395,105 +425,27 @@ impl Agent {
         (self.sink)(closed.close(covered));
     }
 
-    fn change_policies(&mut self, policies: PolicySet) -> Result<(), KernelError> {
-        let (before, rate) = (self.programs.node_rate(), policies.node_rate());
-        if rate == before {
-            self.round()?;
-            self.policies = policies;
-            self.decide_all()?;
-        } else {
-            let larger = self.larger_programs(rate);
-            // Ticks of two rates do not belong into one window.
-            self.detach()?;
-            if let Some(larger) = larger {
-                self.programs = larger.take_over(&self.programs)?;
-            }
-            if before == 0 {
-                // While nothing ticked, nobody saw whether a CPU went away and came back.
-                let online = online()?;
-                self.reopen_sideband(&online, &online);
-            }
-            // Before the first tick at the new rate: no old decision may be above it.
-            self.policies = policies;
-            self.decide_all()?;
-            self.attach(rate)?;
+    /// Says what the policies do here, if that may be something else by now.
+    fn publish_counts(&mut self) {
+        if !std::mem::take(&mut self.must_count) {
+            return;
         }
-        self.metrics.node_rate.set(rate.into());
-        if rate == 0 {
-            self.say_idle();
-            return Ok(());
-        }
-        let (matched, running) = self.processes.matched_and_running();
-        info!(
-            "{} policies in force at {rate} Hz; {matched} of {running} processes match",
-            self.policies.len()
-        );
-        Ok(())
-    }
-
-    /// Programs with the ring buffer that `rate` needs, if it is larger than there is: one
-    /// cannot grow. They are loaded while those at work go on.
-    fn larger_programs(&self, rate: u32) -> Option<Programs> {
-        let larger = online().and_then(|online| {
-            let sizes = sizes(&self.options, &online, rate);
-            let is_larger = sizes.ring_bytes > self.programs.sizes().ring_bytes;
-            is_larger.then(|| Programs::load(sizes)).transpose()
+        let running = self.processes.running().map(|process| Running {
+            comm: &process.comm,
+            standing: &process.standing,
+            pod: process.pod(),
         });
-        larger.unwrap_or_else(|error| {
-            let error = anyhow::Error::new(error);
-            warn!("no larger ring buffer for {rate} Hz ({error:#}): more stacks may be lost");
-            None
-        })
-    }
-
-    fn decide_all(&mut self) -> Result<(), KernelError> {
-        self.processes.decide_all(&self.policies, &mut self.tell);
-        self.tell_kernel()
-    }
-
-    fn say_idle(&self) {
-        let policies = self.policies.len();
-        warn!("sampling nothing: no enabled policy among {policies}, Total stays empty");
-    }
-
-    fn follow_cpus(&mut self) -> Result<(), KernelError> {
-        let online = online()?;
-        let before = self.programs.cpus();
-        let anew = self.programs.follow_cpus(&online)?;
-        if anew.is_empty() && self.sideband.covers(&online) {
-            return Ok(());
-        }
-        // What waits in the buffers of a CPU that went away is read before they go.
-        self.round()?;
-        self.reopen_sideband(&online, &anew);
-        let (cpus, rate) = (self.programs.cpus(), self.programs.node_rate());
-        if !anew.is_empty() {
-            info!("{cpus} CPUs are online now, {before} were; events begun or ended on {anew:?}");
-        }
-        if let Some(larger) = self.larger_programs(rate) {
-            self.detach()?;
-            self.programs = larger.take_over(&self.programs)?;
-            self.decide_all()?;
-            self.attach(rate)?;
-        }
-        self.tell_kernel()
-    }
-
-    /// Reads side-band records of `online` CPUs, by new readers on those of `anew`. What
-    /// happened there meanwhile no record tells.
-    fn reopen_sideband(&mut self, online: &[u32], anew: &[u32]) {
-        let (changed, failed) = self.sideband.follow_cpus(online, anew);
-        let failed = failed.map(|error| format!("{:#}", anyhow::Error::from(error)));
-        if let Some(error) = failed.as_ref().filter(|_| failed != self.sideband_failed) {
-            warn!("{error}");
-        }
-        self.sideband_failed = failed;
-        if changed && let Err(error) = self.processes.catch_up(&self.policies, &mut self.tell) {
-            warn!("what happened on a CPU meanwhile is not known, /proc cannot be read: {error}");
-        }
+        let policies = count(&self.policies, running, &self.processes.pod_facts());
+        let counts = Counts { policies, frequency: self.programs.node_rate(), detached: None };
+        self.options.counts.send_if_modified(|told| {
+            let is_new = *told != counts;
+            *told = counts;
+            is_new
+        });
     }
 
     fn tell_kernel(&mut self) -> Result<(), KernelError> {
+        self.must_count |= !self.tell.is_empty();
         self.retold.clear();
         for tell in self.tell.drain(..) {
             match tell {
@@ -511,22 +463,11 @@ impl Agent {
         Ok(())
     }
 
-    /// Samples at this rate from now on; 0 samples nothing.
-    fn attach(&mut self, rate: u32) -> Result<(), KernelError> {
-        self.tick_rate = rate;
-        self.programs.set_rate(rate)
-    }
-
-    /// Ends sampling, and with it the window: what was sampled until now is in it, at its own rate.
-    fn detach(&mut self) -> Result<(), KernelError> {
-        self.programs.set_rate(0)?;
-        self.round()?;
-        self.close_window(self.options.clock.unix_seconds())
-    }
-
     fn stop(mut self) -> Result<(), KernelError> {
         self.detach()?;
         self.metrics.ready.store(0, Ordering::Relaxed);
+        self.metrics.node_rate.set(0);
+        self.metrics.matched.set(0);
         info!("stopped sampling");
         Ok(())
     }

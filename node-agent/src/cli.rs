@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Args, Parser};
+
+use crate::pods::watch::PodArgs;
 
 /// Samples the processes that a policy names and streams their stacks to a collector.
 ///
@@ -18,16 +20,21 @@ use clap::Parser;
         hearth-node-agent --policy policy.yaml --collector http://127.0.0.1:20417\n\n  \
         # the policy changed: it is read again by itself, and on SIGHUP\n  \
         kill -HUP $(pidof hearth-node-agent)\n\n  \
+        # a node of a cluster: its policies come from the operator\n  \
+        hearth-node-agent --operator http://hearth-operator.hearth:20418 --node $NODE_NAME\n\n  \
         # check a policy file without sampling anything\n  \
         hearth-node-agent --policy policy.yaml --check\n\n\
         HEARTH_LOG sets how much is logged: error, warn, info, debug [info].\n\
         Exit codes: 0 stopped or checked, 1 failure, 2 bad usage or policy."
 )]
 pub struct Cli {
-    /// The policies: YAML documents of kind ProfilingPolicy or ClusterProfilingPolicy. Read
-    /// again when it changes and on SIGHUP; a file with errors leaves the old policies in force.
-    #[arg(long, value_name = "FILE", env = "HEARTH_AGENT_POLICY")]
-    pub policy: PathBuf,
+    /// Where the policies come from.
+    #[command(flatten)]
+    pub source: Source,
+
+    /// How pods are told.
+    #[command(flatten)]
+    pub pods: PodArgs,
 
     /// The collector's gRPC address.
     #[arg(
@@ -38,7 +45,8 @@ pub struct Cli {
     )]
     pub collector: String,
 
-    /// The name of this node in every row [default: the host name].
+    /// The name of this node in every row, and for the operator: in Kubernetes `spec.nodeName` of
+    /// the agent's pod [default: the host name].
     #[arg(long, value_name = "NAME", env = "HEARTH_AGENT_NODE")]
     pub node: Option<String>,
 
@@ -66,10 +74,31 @@ pub struct Cli {
     )]
     pub window: u32,
 
-    /// Where the agent keeps what it must know after a restart: when policies with a
-    /// `duration` were first accepted [default: /var/lib/hearth/NODE].
+    /// Where the agent keeps what it must know after a restart: the operator's last configuration,
+    /// whether the machine went down while it sampled, when policies with a `duration` were first
+    /// accepted. One agent at a time has it [default: /var/lib/hearth/NODE].
     #[arg(long, value_name = "DIR", env = "HEARTH_AGENT_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
+
+    /// Sample again after the machine went down twice while the agent sampled. With an operator,
+    /// change the node's annotation hearth.dev/resume instead.
+    #[arg(long, env = "HEARTH_AGENT_RESUME", conflicts_with = "operator")]
+    pub resume: bool,
+
+    /// While this file is there, nothing is sampled.
+    #[arg(long, value_name = "FILE", env = "HEARTH_AGENT_OFF_FILE", default_value = "/run/hearth/off")]
+    pub off_file: PathBuf,
+
+    /// What the agent may take of the CPUs, in percent of a core for each CPU: beyond it for 30 s
+    /// the rate is halved.
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        env = "HEARTH_AGENT_MAX_CPU_SHARE",
+        default_value = "5",
+        value_parser = percent
+    )]
+    pub max_cpu_share: f64,
 
     /// What waits for the collector is kept in this many bytes of memory; beyond it the
     /// oldest is dropped and counted as lost.
@@ -81,8 +110,30 @@ pub struct Cli {
     pub metrics: SocketAddr,
 
     /// Read the policy file, say what is wrong with it, and end.
-    #[arg(long, env = "HEARTH_AGENT_CHECK")]
+    #[arg(long, env = "HEARTH_AGENT_CHECK", conflicts_with = "operator")]
     pub check: bool,
+}
+
+/// Where the policies come from: one of the two.
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Source {
+    /// The policies: YAML documents of kind ProfilingPolicy or ClusterProfilingPolicy. Read
+    /// again when it changes and on SIGHUP; a file with errors leaves the old policies in force.
+    #[arg(long, value_name = "FILE", env = "HEARTH_AGENT_POLICY")]
+    pub policy: Option<PathBuf>,
+
+    /// In Kubernetes: the operator's gRPC address. While it is away, the node goes on by what it
+    /// had last, which is kept in the state folder.
+    #[arg(long, value_name = "URL", env = "HEARTH_AGENT_OPERATOR")]
+    pub operator: Option<String>,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent),
+        Ok(_) | Err(_) => Err("write a number above 0 and up to 100, such as 5".to_owned()),
+    }
 }
 
 fn window(text: &str) -> Result<u32, String> {
@@ -114,6 +165,33 @@ mod tests {
     fn help_has_examples_and_names_the_variable_of_the_log() {
         let help = Cli::command().render_long_help().to_string();
         assert!(help.contains("Examples:") && help.contains("HEARTH_LOG"), "{help}");
+    }
+
+    #[test]
+    fn policies_come_from_one_place() {
+        let error = |arguments: &[&str]| {
+            let parsed = Cli::try_parse_from([&["agent"], arguments].concat());
+            parsed.unwrap_err().to_string()
+        };
+        let none = error(&[]);
+        assert!(none.contains("--policy") && none.contains("--operator"), "{none}");
+        for both in [
+            &["--policy", "p", "--operator", "http://o"][..],
+            &["--operator", "http://o", "--resume"],
+            &["--operator", "http://o", "--check"],
+        ] {
+            let text = error(both);
+            assert!(text.contains("cannot be used with"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_share_is_a_percentage() {
+        let parse = |share: &str| Cli::try_parse_from(["agent", "--policy", "p", "--max-cpu-share", share]);
+        assert_eq!(parse("0.5").unwrap().max_cpu_share, 0.5);
+        for bad in ["0", "101", "-1", "NaN", "a"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

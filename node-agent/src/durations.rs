@@ -4,11 +4,13 @@
 //! notes the moment in which it first accepted a name with that very spec.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use hearth_policy::EffectivePolicy;
 use tracing::warn;
+
+use crate::state_dir::{read, replace};
 
 /// More is no record of ours: a thousand policies of a kilobyte.
 const MAX_BYTES: u64 = 4 << 20;
@@ -26,7 +28,7 @@ impl Accepted {
     /// A record that cannot be read is begun anew, with a warning.
     pub fn open(folder: &Path) -> Self {
         let path = folder.join("accepted.json");
-        let since = match read(&path) {
+        let since = match read_record(&path) {
             Ok(since) => since,
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => {
@@ -70,23 +72,16 @@ impl Accepted {
         next
     }
 
-    /// A temporary file, then a rename: a reader sees the old record or the new one.
     fn write(&self) -> io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
         let folder = path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(folder)?;
-        let new = path.with_extension(format!("{}.new", std::process::id()));
-        let mut file = std::fs::File::create(&new)?;
-        file.write_all(serde_json::to_string_pretty(&self.since).map_err(io::Error::other)?.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&new, path)
+        replace(path, &serde_json::to_vec_pretty(&self.since)?)
     }
 }
 
-fn read(path: &Path) -> io::Result<BTreeMap<String, i64>> {
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(MAX_BYTES).read_to_string(&mut text)?;
-    Ok(serde_json::from_str(&text)?)
+fn read_record(path: &Path) -> io::Result<BTreeMap<String, i64>> {
+    Ok(serde_json::from_slice(&read(path, MAX_BYTES)?)?)
 }
 
 /// A policy with another spec is another policy: its duration begins when it is accepted.

@@ -50,6 +50,7 @@ async fn ready(State((metrics, _)): Served) -> (StatusCode, &'static str) {
 fn readiness(metrics: &Metrics) -> (StatusCode, &'static str) {
     match metrics.node_rate.get() {
         _ if !metrics.is_ready() => (StatusCode::SERVICE_UNAVAILABLE, "the sampler is not attached\n"),
+        0 if metrics.is_off() => (StatusCode::OK, "switched off: nothing is sampled\n"),
         0 => (StatusCode::OK, "no enabled policy: nothing is sampled\n"),
         _ => (StatusCode::OK, "sampling\n"),
     }
@@ -69,6 +70,9 @@ mod tests {
         assert_eq!(readiness(&metrics).0, StatusCode::SERVICE_UNAVAILABLE);
         metrics.ready.store(1, Ordering::Relaxed);
         assert_eq!(readiness(&metrics), (StatusCode::OK, "no enabled policy: nothing is sampled\n"));
+        metrics.set_detached(Some("off"));
+        assert_eq!(readiness(&metrics), (StatusCode::OK, "switched off: nothing is sampled\n"));
+        metrics.set_detached(None);
         metrics.node_rate.set(99);
         assert_eq!(readiness(&metrics), (StatusCode::OK, "sampling\n"));
     }

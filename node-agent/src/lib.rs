@@ -3,14 +3,19 @@
 //! ```text
 //! kernel::programs ─samples─┐                       ┌─► window ─► export ─► collector
 //! kernel::sideband ─events──┴─► agent ─► process ───┤
-//! reload ─► policies ─────────────┘                 └─► naming ─► symbols
+//! config ─┬─► supervisor ─────────┘                 └─► naming ─► symbols
+//! reload ─┘
 //! ```
 
 pub mod agent;
 pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod counts;
 pub mod durations;
 pub mod export;
+pub mod failsafe;
+pub mod governor;
 pub mod held;
 pub mod host;
 pub mod http;
@@ -26,5 +31,7 @@ pub mod process;
 pub mod reload;
 pub mod report;
 pub mod service;
+pub mod state_dir;
+pub mod supervisor;
 pub mod symbols;
 pub mod window;

@@ -102,6 +102,12 @@ pub struct Metrics {
     pub decisions_full: Counter,
     /// Configurations that were refused.
     pub configs_refused: Counter,
+    /// Starts that found the mark of one that did not end well, by what had happened.
+    unclean_starts: Family<KindLabel, Counter>,
+    /// 1 for the reason why nothing is sampled although policies want it.
+    detached: Family<ReasonLabel, Gauge>,
+    /// By what the rate is divided, so that the agent stays within its share of the CPUs.
+    pub slowdown: Gauge,
     /// Processes that match a policy now.
     pub matched: Gauge,
     /// Pods of this node that are known.
@@ -110,7 +116,7 @@ pub struct Metrics {
     pub pods_awaited: Gauge,
     /// Ticks per second and CPU.
     pub node_rate: Gauge,
-    /// Whether the sampler is attached; for `/readyz`.
+    /// Whether the sampler is attached, or is not to be; for `/readyz`.
     pub ready: AtomicU64,
 }
 
@@ -140,6 +146,9 @@ impl Default for Metrics {
             sideband_lost: Counter::default(),
             bad_records: Counter::default(),
             configs_refused: Counter::default(),
+            unclean_starts: Family::default(),
+            detached: Family::default(),
+            slowdown: Gauge::default(),
             matched: Gauge::default(),
             pods: Gauge::default(),
             pods_awaited: Gauge::default(),
@@ -199,13 +208,52 @@ impl Default for Metrics {
         registry.register("pods", "Pods of this node that are known", metrics.pods.clone());
         let help = "Pods of which something is not known yet that processes wait for, ten seconds at most";
         registry.register("pods_awaited", help, metrics.pods_awaited.clone());
-        registry.register("node_rate_hertz", "Ticks per second and CPU", metrics.node_rate.clone());
+        let help = "Samples per second and CPU that are taken now; 0: none";
+        registry.register("effective_frequency", help, metrics.node_rate.clone());
+        let help = "By what the rate is divided to stay within --max-cpu-share";
+        registry.register("slowdown", help, metrics.slowdown.clone());
+        let help = "Starts that found the mark of an agent that did not end well, by what had happened";
+        registry.register("unclean_starts", help, metrics.unclean_starts.clone());
+        let help = "1 for the reason why nothing is sampled although policies want it";
+        registry.register("detached", help, metrics.detached.clone());
+        metrics.slowdown.set(1);
         *metrics.registry.lock().expect("nobody else has it yet") = registry;
         metrics
     }
 }
 
 impl Metrics {
+    /// A sampler begins, and counts from zero what [`Self::set_exits`] and the like take over.
+    pub fn begin_sampler(&self) {
+        self.exits.clear();
+        self.frames.clear();
+        self.files_unread.clear();
+        self.facts_unread.clear();
+        self.bounds_reached.clear();
+        for counter in [&self.perf_map_noise, &self.processes_forgotten] {
+            counter.inner().store(0, Ordering::Relaxed);
+        }
+        self.slowdown.set(1);
+    }
+
+    /// Counts a start that found a mark, by what had happened: `reboot` or `killed`.
+    pub fn count_unclean_start(&self, kind: &'static str) {
+        self.unclean_starts.get_or_create(&KindLabel { kind }).inc();
+    }
+
+    /// Why nothing is sampled although policies want it; `None`: it is sampled, or nobody wants it.
+    pub fn set_detached(&self, reason: Option<&'static str>) {
+        self.detached.clear();
+        if let Some(reason) = reason {
+            self.detached.get_or_create(&ReasonLabel { reason }).set(1);
+        }
+    }
+
+    /// Whether the node's label or the off file keeps it from sampling.
+    pub fn is_off(&self) -> bool {
+        self.detached.get(&ReasonLabel { reason: "off" }).is_some()
+    }
+
     /// Takes over the kernel's counters, which only grow.
     pub fn set_exits(&self, totals: &[u64; EXITS as usize]) {
         for exit in Exit::ALL {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_policy::{
-    AppService, CompileError, CompiledPolicy, Decision, EffectivePolicy, Environment, MatchOn, ProcessFacts,
-    app_service, decide, effective_rate, node_rate,
+    AppService, CompileError, CompiledPolicy, Decision, EffectivePolicy, Environment, MatchOn, PodFacts,
+    ProcessFacts, app_service, decide, effective_rate, node_rate,
 };
 
 /// How a matched process is sampled and shown.
@@ -13,6 +13,10 @@ use hearth_policy::{
 pub struct Match {
     /// `namespace/name`, or `name`.
     pub policy: Arc<str>,
+    /// The place of that policy in its set.
+    pub winner: usize,
+    /// The places of the others that match, the next in line first.
+    pub overridden: Vec<usize>,
     /// Samples per second and CPU.
     pub rate: u32,
     /// Rows keep the CPU's number.
@@ -35,11 +39,15 @@ pub enum Verdict {
 }
 
 /// The policies of one configuration.
+#[derive(Clone, Debug)]
 pub struct PolicySet {
     policies: Vec<CompiledPolicy>,
     environment: Environment,
     max_frequency: u32,
-    node_rate: u32,
+    /// What the policies ask for, up to `max_frequency`.
+    wanted_rate: u32,
+    /// By what the agent divides that, to stay within its share of the CPUs.
+    divisor: u32,
 }
 
 impl PolicySet {
@@ -55,14 +63,32 @@ impl PolicySet {
             Environment::Standalone => &no_labels,
         };
         let here: Vec<_> = policies.iter().filter(|policy| policy.selects_node(labels)).cloned().collect();
-        let node_rate = node_rate(&here, max_frequency).unwrap_or(0);
+        let wanted_rate = node_rate(&here, max_frequency).unwrap_or(0);
         let policies = policies.into_iter().map(CompiledPolicy::compile).collect::<Result<_, _>>()?;
-        Ok(Self { policies, environment, max_frequency, node_rate })
+        Ok(Self { policies, environment, max_frequency, wanted_rate, divisor: 1 })
     }
 
     /// Ticks per second and CPU that the policies need together; 0 where none is enabled.
     pub fn node_rate(&self) -> u32 {
-        self.node_rate
+        match self.wanted_rate {
+            0 => 0,
+            wanted => (wanted / self.divisor).max(1),
+        }
+    }
+
+    /// Divides the node's rate from now on; no policy gets more than what is left.
+    pub fn slow_down(&mut self, divisor: u32) {
+        self.divisor = divisor.max(1);
+    }
+
+    /// `namespace/name`, or `name`, of the policy at this place.
+    pub fn id(&self, place: usize) -> String {
+        self.policies[place].policy().id()
+    }
+
+    /// Whether the selectors of the policy at this place reach a pod, whatever runs in it.
+    pub fn selects_pod(&self, place: usize, pod: &PodFacts) -> bool {
+        self.policies[place].selects_pod(&self.environment, pod)
     }
 
     /// Number of policies, disabled ones included.
@@ -92,8 +118,8 @@ impl PolicySet {
 
     /// What the winning policy says of a process. Without Kubernetes no process waits for its pod.
     pub fn decide(&self, facts: &ProcessFacts) -> Verdict {
-        let winner = match decide(&self.policies, &self.environment, facts) {
-            Decision::Matched { winner, .. } => winner,
+        let (winner, overridden) = match decide(&self.policies, &self.environment, facts) {
+            Decision::Matched { winner, overridden } => (winner, overridden),
             Decision::Unmatched => return Verdict::Unmatched,
             Decision::Undecided => return Verdict::Undecided,
         };
@@ -101,7 +127,9 @@ impl PolicySet {
         let core = policy.spec.core();
         Verdict::Matched(Match {
             policy: policy.id().into(),
-            rate: effective_rate(policy, self.max_frequency),
+            winner,
+            overridden,
+            rate: effective_rate(policy, self.max_frequency.min(self.node_rate())),
             keep_cpu: core.cpu != 0,
             defer: Duration::from_secs(core.java_symbol_file_refresh_defer_interval.seconds().into()),
             app_service: app_service(core.app_service, facts).into(),
@@ -128,6 +156,8 @@ mod tests {
             ProcessFacts { comm: "web-1".into(), cmdline: "".into(), exe: "".into(), home: Home::Host };
         let expected = Match {
             policy: "web".into(),
+            winner: 0,
+            overridden: Vec::new(),
             rate: 49,
             keep_cpu: true,
             defer: Duration::from_secs(7),

@@ -312,6 +312,11 @@ impl Processes {
         })
     }
 
+    /// Those that run, as they were decided.
+    pub fn running(&self) -> impl Iterator<Item = &Process> + Clone {
+        self.all.values().filter(|process| process.ended.is_none())
+    }
+
     /// The process, known or read from `/proc` now; a name of its own where it is gone already.
     pub fn get(&mut self, tgid: u32) -> &mut Process {
         if !self.all.contains_key(&tgid) {

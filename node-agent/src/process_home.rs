@@ -1,10 +1,10 @@
 //! Where a process is, outside pods or in one, and what the policies say of it there.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use hearth_policy::{Home, ProcessFacts};
+use hearth_policy::{Home, PodFacts, ProcessFacts};
 
 use super::{Process, Processes, Standing, Tell};
 use crate::kernel::Monotonic;
@@ -50,6 +50,11 @@ impl Process {
     /// Whether its samples are to be kept, because it may be decided in a moment.
     pub fn waits(&self) -> bool {
         self.waits && self.ended.is_none()
+    }
+
+    /// UID of the outermost pod that it is in.
+    pub fn pod(&self) -> Option<&str> {
+        self.place.pods.as_ref()?.first().map(|pod| &*pod.uid)
     }
 
     /// Its home, and whether more may be known of it in a moment.
@@ -142,6 +147,12 @@ impl Processes {
     /// Whether the process waits for its decision.
     pub fn waits(&self, tgid: u32) -> bool {
         self.all.get(&tgid).is_some_and(Process::waits)
+    }
+
+    /// What policies look at of each pod that is known, by its UID.
+    pub fn pod_facts(&self) -> BTreeMap<String, PodFacts> {
+        let pods = self.pods.iter().flat_map(Pods::iter);
+        pods.map(|(uid, facts)| (uid.to_string(), facts)).collect()
     }
 
     /// Pods that are known, and pods that processes wait for.

@@ -2,12 +2,11 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
-use crate::agent::Command;
 use crate::clock::unix_seconds;
 use crate::durations::Accepted;
 use crate::metrics::Metrics;
@@ -81,8 +80,13 @@ impl Reload {
         Ok(Some(settled.policies))
     }
 
-    /// Works until nobody sends or nobody listens any more.
-    pub fn follow(mut self, changes: &Receiver<Look>, commands: &Sender<Command>, metrics: &Arc<Metrics>) {
+    /// Works until nobody sends any more; `tell` takes the policies when they are others.
+    pub fn follow(
+        mut self,
+        changes: &Receiver<Look>,
+        mut tell: impl FnMut(PolicySet),
+        metrics: &Arc<Metrics>,
+    ) {
         loop {
             let look = match self.wait(changes) {
                 Ok(first) => Some(gather(first, changes)),
@@ -101,11 +105,7 @@ impl Reload {
             for outcome in outcomes {
                 match outcome {
                     Ok(None) => {}
-                    Ok(Some(policies)) => {
-                        if commands.send(Command::Policies(policies)).is_err() {
-                            return;
-                        }
-                    }
+                    Ok(Some(policies)) => tell(policies),
                     Err(error) => {
                         metrics.configs_refused.inc();
                         error!("{error}");
@@ -208,9 +208,10 @@ mod tests {
             Reload::start(path.clone(), 1000, Accepted::in_memory(), unix_seconds()).ok().unwrap();
         let metrics = Arc::new(Metrics::default());
         let (changed, changes) = channel();
-        let (sender, commands) = channel();
+        let (sender, rates) = channel();
         let counters = metrics.clone();
-        let thread = std::thread::spawn(move || reload.follow(&changes, &sender, &counters));
+        let tell = move |policies: PolicySet| sender.send(policies.node_rate()).unwrap();
+        let thread = std::thread::spawn(move || reload.follow(&changes, tell, &counters));
 
         // As an editor does that writes in place: it empties the file, and takes a moment.
         std::fs::write(&path, "").unwrap();
@@ -218,8 +219,7 @@ mod tests {
         std::thread::sleep(QUIET / 10);
         std::fs::write(&path, FOR_30_S.replace("99", "49")).unwrap();
         changed.send(Look::Changed).unwrap();
-        let Command::Policies(policies) = commands.recv().unwrap() else { panic!("only policies are sent") };
-        assert_eq!((policies.node_rate(), metrics.configs_refused.get()), (49, 0));
+        assert_eq!((rates.recv().unwrap(), metrics.configs_refused.get()), (49, 0));
         drop(changed);
         thread.join().unwrap();
     }

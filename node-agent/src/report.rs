@@ -23,6 +23,17 @@ impl Moment {
         let cpu = Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0));
         Self { at: Instant::now(), cpu }
     }
+
+    /// Another one.
+    #[cfg(test)]
+    pub(crate) fn at(at: Instant, cpu: Duration) -> Self {
+        Self { at, cpu }
+    }
+
+    /// How long after `earlier` this is, and how much CPU time was used meanwhile.
+    pub fn since(self, earlier: Self) -> (Duration, Duration) {
+        (self.at.saturating_duration_since(earlier.at), self.cpu.saturating_sub(earlier.cpu))
+    }
 }
 
 /// Makes the line.

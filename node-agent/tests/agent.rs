@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use hearth_node_agent::agent::{Agent, Command as Tell, Options};
 use hearth_node_agent::clock::Clock;
 use hearth_node_agent::export::batch::{Row, Window};
+use hearth_node_agent::governor::CpuLimit;
 use hearth_node_agent::kernel::programs::KernelError;
 use hearth_node_agent::metrics::Metrics;
 use hearth_node_agent::pods::{Change, Pod, PodOptions};
@@ -241,6 +242,31 @@ fn a_clock_that_is_set_back_closes_the_window() {
     }
     agent.stop();
     assert!(starts.windows(2).all(|pair| pair[1] < pair[0] - 7000), "{starts:?}");
+}
+
+#[test]
+fn an_agent_over_its_share_of_the_cpus_halves_its_rate_and_says_so() {
+    let _burner = Burner::start();
+    let (patience, counts) = (Duration::from_secs(1), tokio::sync::watch::Sender::default());
+    let cpu = CpuLimit { share: 1e-6, patience, recovery: patience };
+    let agent =
+        Running::start(Options { cpu, counts: counts.clone(), ..Options::new(1) }, policy("nobody", 400));
+    let halved = |row: &Row| row.process.period_micros == 1_000_000 / 200;
+    agent.windows("ticks at half the rate", |windows| {
+        windows.iter().flat_map(|window| &window.rows).any(halved)
+    });
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while counts.borrow().frequency > 100 {
+        assert!(Instant::now() < deadline, "it says {} Hz", counts.borrow().frequency);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // What an edit asks for is divided too.
+    agent.commands.send(Tell::Policies(policy("nobody", 300))).unwrap();
+    agent.windows("ticks at a part of the new rate", |windows| {
+        let mut rows = windows.iter().flat_map(|window| &window.rows);
+        rows.any(|row| row.process.period_micros >= 1_000_000 / 75)
+    });
+    agent.stop();
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::cmp::{Ordering, Reverse};
 
 use crate::effective::{CompiledPolicy, EffectivePolicy};
-use crate::facts::{Environment, Home, ProcessFacts};
+use crate::facts::{Environment, Home, PodFacts, ProcessFacts};
 use crate::selector::Labels;
 
 /// The outcome for one process. Numbers are places in the slice given to [`decide`].
@@ -105,6 +105,13 @@ impl CompiledPolicy {
         }
         verdict_by_home(policy, &facts.home)
     }
+
+    /// Whether its selectors reach a pod, whatever runs in it and in which container.
+    pub fn selects_pod(&self, environment: &Environment, pod: &PodFacts) -> bool {
+        let policy = self.policy();
+        let Environment::Kubernetes { node_labels } = environment else { return false };
+        policy.enabled() && policy.selects_node(node_labels) && verdict_by_pod(policy, pod).is_none()
+    }
 }
 
 fn verdict_by_home(policy: &EffectivePolicy, home: &Home) -> Verdict {
@@ -117,6 +124,17 @@ fn verdict_by_home(policy: &EffectivePolicy, home: &Home) -> Verdict {
         Home::PodPending => return Verdict::WaitsForPod,
         Home::Pod(pod) => pod,
     };
+    match verdict_by_pod(policy, pod) {
+        Some(reason) => Verdict::No(reason),
+        None if !core.containers.is_empty() && !core.containers.contains(&pod.container) => {
+            Verdict::No(NoMatch::Container)
+        }
+        None => Verdict::Matches,
+    }
+}
+
+/// Why a policy does not reach a pod, if it does not.
+fn verdict_by_pod(policy: &EffectivePolicy, pod: &PodFacts) -> Option<NoMatch> {
     let in_namespace = match policy.spec.scope() {
         None => policy.namespace.as_deref() == Some(pod.namespace.as_str()),
         Some(scope) => {
@@ -124,14 +142,13 @@ fn verdict_by_home(policy: &EffectivePolicy, home: &Home) -> Verdict {
             selector.is_none_or(|selector| selector.matches(&pod.namespace_labels))
         }
     };
+    let selector = policy.spec.core().pod_selector.as_ref();
     if !in_namespace {
-        Verdict::No(NoMatch::Namespace)
-    } else if core.pod_selector.as_ref().is_some_and(|selector| !selector.matches(&pod.labels)) {
-        Verdict::No(NoMatch::Pod)
-    } else if !core.containers.is_empty() && !core.containers.contains(&pod.container) {
-        Verdict::No(NoMatch::Container)
+        Some(NoMatch::Namespace)
+    } else if selector.is_some_and(|selector| !selector.matches(&pod.labels)) {
+        Some(NoMatch::Pod)
     } else {
-        Verdict::Matches
+        None
     }
 }
 

@@ -141,6 +141,24 @@ fn every_reason_not_to_match_has_its_name() {
 }
 
 #[test]
+fn a_pod_is_selected_whatever_runs_in_it() {
+    let Home::Pod(pod) = in_pod("java", "default", "app=shop", "app").home else { panic!("it is in a pod") };
+    for (policy, expected) in [
+        (namespaced("p", "{podSelector: {matchLabels: {app: shop}}, regex: ^nobody$}"), true),
+        (namespaced("p", "{podSelector: {}, containers: [other]}"), true),
+        (namespaced("p", "podSelector: {matchLabels: {app: other}}"), false),
+        (policy("p", "regex: ^nobody$"), true),
+        (policy("p", "namespaceSelector: {matchLabels: {team: a}}"), false),
+        (policy("p", "{podSelector: {}, nodeSelector: {matchLabels: {disk: hdd}}}"), false),
+        (policy("p", "{podSelector: {}, disabled: true}"), false),
+    ] {
+        let compiled = CompiledPolicy::compile(policy).unwrap();
+        assert_eq!(compiled.selects_pod(&cluster_node(), &pod), expected, "{compiled:?}");
+        assert!(!compiled.selects_pod(&Environment::Standalone, &pod), "there are no pods");
+    }
+}
+
+#[test]
 fn priority_then_specificity_then_age_then_name() {
     let pod = in_pod("java", "default", "app=web", "app");
     let node = cluster_node();

@@ -305,6 +305,8 @@ fn start_agent(folder: &Path, relay: &Relay, stop_at: &str) -> Daemon {
     let mut command = bound_to_us(&binary("hearth-node-agent"));
     command.arg("--policy").arg(policies).arg("--collector").arg(format!("http://{}", relay.address));
     command.args(["--node", "node-a", "--window", "1s", "--metrics", "127.0.0.1:0"]);
+    // A debug build takes more than an agent may.
+    command.args(["--max-cpu-share", "100"]);
     command.arg("--state-dir").arg(folder.join("state")).env(VARIABLE, stop_at);
     Daemon::start("agent", command, folder)
 }

@@ -413,7 +413,7 @@ impl Sender {
 }
 
 /// The status with what caused it: tonic alone says "transport error".
-fn reason(status: &Status) -> String {
+pub(crate) fn reason(status: &Status) -> String {
     let mut text = status.message().to_owned();
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {

@@ -10,12 +10,14 @@
 
 pub mod cgroup;
 mod directory;
+mod known;
 mod object;
 mod pod;
 mod table;
 pub mod watch;
 
 pub use directory::{Directory, Namespace, NodePlace, Object, Service, Wants};
+pub use known::{KnownPods, PodNews};
 pub use object::PodObject;
 pub use pod::{DEFAULT_LABELS, LabelFilter, LabelFilterError, Owner, Pod, Tags};
 pub use table::{Change, Found, Inside, PodOptions, Pods};

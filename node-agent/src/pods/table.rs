@@ -109,6 +109,29 @@ impl Pods {
         (known, self.awaited.values().filter(|awaited| !awaited.in_vain).count())
     }
 
+    /// What policies look at of each pod that is known and not deleted, but for containers; by its uid.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, PodFacts)> {
+        let living = self.known.iter().filter(|(_, known)| known.deleted.is_none());
+        living.map(|(uid, Known { pod, tags, .. })| (uid, self.facts(pod, tags).0))
+    }
+
+    /// What policies look at, and whether the labels of its namespace are known.
+    fn facts(&self, pod: &Pod, tags: &Tags) -> (PodFacts, bool) {
+        let namespace = self.directory.namespaces.get(&pod.namespace);
+        let mut namespace_labels = namespace.map(|namespace| namespace.labels.clone()).unwrap_or_default();
+        // Every namespace has this one.
+        namespace_labels.insert("kubernetes.io/metadata.name".into(), pod.namespace.clone());
+        let facts = PodFacts {
+            namespace: pod.namespace.clone(),
+            namespace_labels,
+            name: pod.name.clone(),
+            labels: pod.labels.clone(),
+            container: String::new(),
+            workload: tags.workload.to_string(),
+        };
+        (facts, namespace.is_some())
+    }
+
     /// Takes in what happened; the uids of pods of which another thing is to be said now.
     pub fn change(&mut self, change: Change, now: Monotonic) -> HashSet<Arc<str>> {
         let mut changed = HashSet::new();
@@ -182,20 +205,9 @@ impl Pods {
         let Known { pod, tags, .. } = &self.known[uid];
         let container = container.as_ref().and_then(|id| pod.container(id)).cloned();
         let inside = Inside { pod: tags.clone(), container: container.unwrap_or_default() };
-        let namespace = self.directory.namespaces.get(&pod.namespace);
-        let mut namespace_labels = namespace.map(|namespace| namespace.labels.clone()).unwrap_or_default();
-        // Every namespace has this one.
-        namespace_labels.insert("kubernetes.io/metadata.name".into(), pod.namespace.clone());
-        let facts = PodFacts {
-            namespace: pod.namespace.clone(),
-            namespace_labels,
-            name: pod.name.clone(),
-            labels: pod.labels.clone(),
-            container: inside.container.to_string(),
-            workload: tags.workload.to_string(),
-        };
-        let is_unknown = namespace.is_none();
-        if by_namespace && is_unknown {
+        let (mut facts, is_namespace_known) = self.facts(pod, tags);
+        facts.container = inside.container.to_string();
+        if by_namespace && !is_namespace_known {
             let may_wait = self.may_wait(uid, now);
             return Found { home: Home::PodPending, inside: Some(inside), may_wait };
         }
