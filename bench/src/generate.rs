@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use hearth_node_agent::export::batch::{Limits, ProcessEntry, Row, StreamEncoder, Window};
+use hearth_node_agent::pods::{Inside, Tags};
 use hearth_proto::collector::v1::{AgentIdentity, SampleBatch, StackEnd};
 
 const SERVICES: u32 = 40;
@@ -83,6 +84,8 @@ impl Hour {
                 // As an agent sends them: they cost what they cost.
                 host_name: node_name(node),
                 host_ip: format!("10.0.0.{node}"),
+                region: "eu-central-1".to_owned(),
+                zone: format!("eu-central-1{}", ["a", "b", "c"][node as usize % 3]),
                 ..Default::default()
             };
             let mut encoder = StreamEncoder::new(identity, Limits { entries: usize::MAX, bytes: usize::MAX });
@@ -155,8 +158,30 @@ fn process(node: u32, local: u32, start: i64) -> (u32, Arc<ProcessEntry>) {
         app_service: service_name(service).into(),
         policy: "default/everything".into(),
         period_micros: PERIOD_MICROS,
+        inside: Some(Inside { pod: Arc::new(pod(node, local, service)), container: "app".into() }),
     };
     (service, Arc::new(entry))
+}
+
+/// A pod of a Deployment, with the labels that most have and that agents collect by default.
+fn pod(node: u32, local: u32, service: u32) -> Tags {
+    let name = service_name(service);
+    let hash = format!("{:09x}", 0x7_d9f6_bfbd_u64 + u64::from(service) * 104_729);
+    let labels = [
+        ("app.kubernetes.io/instance", format!("{name}-prod")),
+        ("app.kubernetes.io/name", name.clone()),
+        ("app.kubernetes.io/version", format!("1.{service}.3")),
+        ("pod-template-hash", hash.clone()),
+    ];
+    Tags {
+        namespace: format!("team-{}", service % 8).into(),
+        name: format!("{name}-{hash}-{:05x}", node * 7919 + local * 131).into(),
+        ip: format!("10.244.{node}.{}", local + 2).into(),
+        service: name.as_str().into(),
+        workload_kind: "Deployment".into(),
+        workload: name.as_str().into(),
+        labels: labels.map(|(key, value)| (key.into(), value.into())).to_vec(),
+    }
 }
 
 /// The paths from the root to each node of a random tree of calls.

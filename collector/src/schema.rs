@@ -12,6 +12,7 @@ pub use cluster::cluster_ddl;
 const MIGRATIONS: &[(u32, &str)] = &[
     (1, include_str!("../schema/0001_profile.sql")),
     (2, include_str!("../schema/0002_tags_losses_rollups.sql")),
+    (3, include_str!("../schema/0003_labels.sql")),
 ];
 
 /// The version that this collector reads and writes.

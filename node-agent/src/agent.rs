@@ -22,6 +22,7 @@ use tracing::{debug, info, warn};
 
 use crate::clock::{Clock, Span};
 use crate::export::batch::{ProcessEntry, Window};
+use crate::held::Held;
 use crate::kernel::Monotonic;
 use crate::kernel::counts::Count;
 use crate::kernel::programs::{KernelError, Programs, Sizes, online};
@@ -29,6 +30,7 @@ use crate::kernel::sample::{RawSample, comm_name};
 use crate::kernel::sideband::{Event, Sideband};
 use crate::metrics::Metrics;
 use crate::naming::Namer;
+use crate::pods::{Change, Directory, PodOptions, Pods};
 use crate::policies::{Match, PolicySet};
 use crate::process::{Processes, Standing, Tell};
 use crate::report::{Moment, Report};
@@ -43,6 +45,10 @@ pub const ROUND: Duration = Duration::from_millis(100);
 pub enum Command {
     /// Work by these policies from now on.
     Policies(PolicySet),
+    /// Pods of this node changed.
+    Pods(Change),
+    /// Namespaces and owners of its pods are known now.
+    Directory(Directory),
     /// Close the window and end.
     Stop,
 }
@@ -56,12 +62,14 @@ pub struct Options {
     pub max_counts: u32,
     /// Tells when windows begin and end.
     pub clock: Clock,
+    /// In Kubernetes: how pods are told.
+    pub pods: Option<PodOptions>,
 }
 
 impl Options {
     /// With the documented limits, by the system's clock.
     pub fn new(window_seconds: u32) -> Self {
-        Self { window_seconds, max_counts: MAX_COUNTS, clock: Clock::default() }
+        Self { window_seconds, max_counts: MAX_COUNTS, clock: Clock::default(), pods: None }
     }
 }
 
@@ -74,6 +82,8 @@ pub struct Agent {
     policies: PolicySet,
     namer: Namer,
     window: OpenWindow,
+    /// Samples of this window whose process waits for its pod.
+    held: Held,
     /// What the window covers.
     span: Span,
     /// Ticks per second and CPU of what was counted since the last close: what the programs were
@@ -120,10 +130,12 @@ impl Agent {
                 "this kernel's mapping records carry no build ids: files are told apart by device and inode"
             );
         }
-        let processes = Processes::scan().context("cannot read /proc")?;
+        let pods = options.pods.clone().map(Pods::new);
+        let processes = Processes::scan().context("cannot read /proc")?.with_pods(pods);
         let span = Span::first(options.window_seconds, options.clock.unix_seconds());
         let mut agent = Self {
             window: OpenWindow::new(Budget::default()),
+            held: Held::default(),
             span,
             tick_rate: 0,
             options,
@@ -170,6 +182,15 @@ impl Agent {
             }
             match commands.recv_timeout(wait) {
                 Ok(Command::Policies(policies)) => self.change_policies(policies)?,
+                Ok(Command::Pods(change)) => {
+                    self.processes.change_pods(change, &self.policies, &mut self.tell);
+                    // However many come, samples are read.
+                    self.round()?;
+                }
+                Ok(Command::Directory(directory)) => {
+                    self.processes.set_directory(directory, &self.policies, &mut self.tell);
+                    self.round()?;
+                }
                 Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return self.stop(),
                 Err(RecvTimeoutError::Timeout) => self.round()?,
             }
@@ -223,6 +244,9 @@ impl Agent {
             Ok(true) => warn!("the kernel dropped side-band records: read /proc again"),
             Err(error) => warn!("the kernel dropped side-band records, and /proc cannot be read: {error}"),
         }
+        for sample in self.held.take(|tgid| !self.processes.waits(tgid)) {
+            self.sample(sample);
+        }
         self.tell_kernel()?;
         if self.report.is_due() {
             self.report()?;
@@ -233,6 +257,10 @@ impl Agent {
     fn event(&mut self, time: Monotonic, event: &Event) {
         if let Event::Lost(records) = event {
             self.metrics.sideband_lost.inc_by(*records);
+        }
+        if let Event::Exec { tgid, .. } = event {
+            // Their addresses are those of the program that ends here.
+            self.count_held(|held| held == *tgid);
         }
         if let Some(process) = self.processes.apply(time, event, &self.policies, &mut self.tell)
             && let (Standing::Matched(_), Some(image)) = (&process.standing, &mut process.image)
@@ -251,11 +279,8 @@ impl Agent {
         let name = comm_name(&header.comm);
         let main = header.tid == header.tgid;
         let Standing::Matched(matched) = process.standing.clone() else {
-            // Either it was undecided, at the node rate, or it matched until a moment ago.
-            let rate = if header.rate == 0 { header.node_rate } else { header.rate };
-            let entry = process.entry(None, rate.min(header.node_rate));
-            self.window.add(&Thread { process: &entry, name: &name, main }, None, None, 1);
-            return;
+            let sample = if process.waits() { self.held.push(sample) } else { Some(sample) };
+            return sample.iter().for_each(|sample| self.count_sample(sample));
         };
         let Some(rate) = kept_at(&header, matched.rate) else { return };
         let stack = self.namer.name(process, sample, matched.defer, &mut self.window);
@@ -267,6 +292,20 @@ impl Agent {
             self.metrics.stacks_lost.inc();
         }
         self.window.add(&thread, Some(stack), cpu, 1);
+    }
+
+    /// Adds a sample without its stack: either its process was undecided, at the node rate, or it matched
+    /// until a moment ago.
+    fn count_sample(&mut self, RawSample { header, .. }: &RawSample) {
+        let rate = if header.rate == 0 { header.node_rate } else { header.rate };
+        let entry = self.processes.get(header.tgid).entry(None, rate.min(header.node_rate));
+        let (name, main) = (comm_name(&header.comm), header.tid == header.tgid);
+        self.window.add(&Thread { process: &entry, name: &name, main }, None, None, 1);
+    }
+
+    /// Gives up waiting for the decision of these processes' samples.
+    fn count_held(&mut self, of: impl Fn(u32) -> bool) {
+        self.held.take(of).iter().for_each(|sample| self.count_sample(sample));
     }
 
     /// Adds what was counted without a stack since the last close.
@@ -335,6 +374,7 @@ impl Agent {
 
     /// Ends the window and begins the next at `now` (Unix seconds).
     fn close_window(&mut self, now: i64) -> Result<(), KernelError> {
+        self.count_held(|_| true);
         self.add_counts()?;
         self.open_window(now);
         self.processes.prune(Monotonic::now());
@@ -498,6 +538,9 @@ impl Agent {
         self.metrics.set_processes(&self.processes.stats());
         let (matched, running) = self.processes.matched_and_running();
         self.metrics.matched.set(matched as i64);
+        let (pods, awaited) = self.processes.pod_counts();
+        self.metrics.pods.set(pods as i64);
+        self.metrics.pods_awaited.set(awaited as i64);
         let line = self.report.line(Moment::now(), &exits, &self.metrics);
         info!("{line}; {matched} of {running} processes match");
         Ok(())
@@ -541,41 +584,5 @@ fn by_cpu(ticks: &[u64], keep_cpu: bool) -> Vec<(Option<u16>, u32)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lost_undecided_samples_are_thinned_to_the_nearest() {
-        assert_eq!([thinned(499, 99, 499), thinned(1, 99, 499), thinned(3, 99, 499)], [99, 0, 1]);
-        assert_eq!(thinned(10, 500, 99), 10, "never more than there were");
-    }
-
-    #[test]
-    fn a_sample_counts_at_no_rate_above_its_cpus() {
-        let kept = |rate, tick| {
-            let header = SampleHeader {
-                time: 0,
-                tick,
-                tgid: 1,
-                tid: 1,
-                cpu: 0,
-                rate,
-                node_rate: 100,
-                user_frames: 0,
-                kernel_frames: 0,
-                walk_end: 0,
-                reserved: 0,
-                comm: [0; 16],
-            };
-            kept_at(&header, 50)
-        };
-        assert_eq!([kept(49, 0), kept(499, 0)], [Some(49), Some(100)], "decided in the kernel");
-        assert_eq!([kept(0, 0), kept(0, 1)], [None, Some(50)], "decided on arrival");
-    }
-
-    #[test]
-    fn lost_samples_keep_their_cpu_where_the_policy_does() {
-        assert_eq!(by_cpu(&[3, 0, 4], true), [(Some(0), 3), (Some(2), 4)]);
-        assert_eq!(by_cpu(&[3, 0, 4], false), [(None, 7)]);
-    }
-}
+#[path = "agent_tests.rs"]
+mod tests;

@@ -41,6 +41,28 @@ struct FactLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EventLabel {
+    event: &'static str,
+}
+
+/// What the watch of this node's pods brought.
+#[derive(Clone, Copy, Debug)]
+pub enum PodEvent {
+    /// All pods.
+    Listed,
+    /// A pod, new or changed.
+    Changed,
+    /// The end of one.
+    Deleted,
+    /// A pod that cannot be read.
+    Malformed,
+    /// The watch was too old to go on.
+    Expired,
+    /// The API server was not reached, or refused.
+    Failed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BoundLabel {
     bound: &'static str,
 }
@@ -57,6 +79,7 @@ pub struct Metrics {
     files_unread: Family<ReasonLabel, Counter>,
     facts_unread: Family<FactLabel, Counter>,
     bounds_reached: Family<BoundLabel, Counter>,
+    pod_events: Family<EventLabel, Counter>,
     perf_map_noise: Counter,
     processes_forgotten: Counter,
     /// Rows sent to the queue.
@@ -81,6 +104,10 @@ pub struct Metrics {
     pub configs_refused: Counter,
     /// Processes that match a policy now.
     pub matched: Gauge,
+    /// Pods of this node that are known.
+    pub pods: Gauge,
+    /// Pods that processes wait for.
+    pub pods_awaited: Gauge,
     /// Ticks per second and CPU.
     pub node_rate: Gauge,
     /// Whether the sampler is attached; for `/readyz`.
@@ -102,6 +129,7 @@ impl Default for Metrics {
             files_unread: Family::default(),
             facts_unread: Family::default(),
             bounds_reached: Family::default(),
+            pod_events: Family::default(),
             perf_map_noise: Counter::default(),
             processes_forgotten: Counter::default(),
             rows: Counter::default(),
@@ -113,6 +141,8 @@ impl Default for Metrics {
             bad_records: Counter::default(),
             configs_refused: Counter::default(),
             matched: Gauge::default(),
+            pods: Gauge::default(),
+            pods_awaited: Gauge::default(),
             node_rate: Gauge::default(),
             ready: AtomicU64::new(0),
             registry: Mutex::new(Registry::default()),
@@ -159,11 +189,16 @@ impl Default for Metrics {
         registry.register("facts_unread", help, metrics.facts_unread.clone());
         let help = "What was left out, cut or given back to stay within a bound on memory, by the bound";
         registry.register("bounds_reached", help, metrics.bounds_reached.clone());
+        let help = "What the watch of this node's pods brought";
+        registry.register("pod_events", help, metrics.pod_events.clone());
         let help = "Lines of perf maps that were not understood";
         registry.register("perf_map_noise_lines", help, metrics.perf_map_noise.clone());
         registry.register("batches", "Batches by what became of them", metrics.batches.clone());
         registry.register("ticks", "Ticks of the sampler by how each ended", metrics.exits.clone());
         registry.register("matched_processes", "Processes that match a policy", metrics.matched.clone());
+        registry.register("pods", "Pods of this node that are known", metrics.pods.clone());
+        let help = "Pods of which something is not known yet that processes wait for, ten seconds at most";
+        registry.register("pods_awaited", help, metrics.pods_awaited.clone());
         registry.register("node_rate_hertz", "Ticks per second and CPU", metrics.node_rate.clone());
         *metrics.registry.lock().expect("nobody else has it yet") = registry;
         metrics
@@ -237,12 +272,37 @@ impl Metrics {
 
     /// Takes over what was counted of processes.
     pub fn set_processes(&self, stats: &ProcessStats) {
-        let ProcessStats { forgotten, mappings_dropped, cmdlines_unread, exes_unread, maps_unread } = *stats;
-        for (fact, total) in [("cmdline", cmdlines_unread), ("exe", exes_unread), ("maps", maps_unread)] {
+        let ProcessStats {
+            forgotten,
+            mappings_dropped,
+            cmdlines_unread,
+            exes_unread,
+            maps_unread,
+            cgroups_unread,
+        } = *stats;
+        for (fact, total) in [
+            ("cmdline", cmdlines_unread),
+            ("exe", exes_unread),
+            ("maps", maps_unread),
+            ("cgroup", cgroups_unread),
+        ] {
             follow(&self.facts_unread.get_or_create(&FactLabel { fact }), total);
         }
         follow(&self.bounds_reached.get_or_create(&BoundLabel { bound: "mappings" }), mappings_dropped);
         follow(&self.processes_forgotten, forgotten);
+    }
+
+    /// Counts what the watch of pods brought.
+    pub fn pod_event(&self, event: PodEvent) {
+        let event = match event {
+            PodEvent::Listed => "listed",
+            PodEvent::Changed => "changed",
+            PodEvent::Deleted => "deleted",
+            PodEvent::Malformed => "malformed",
+            PodEvent::Expired => "expired",
+            PodEvent::Failed => "failed",
+        };
+        self.pod_events.get_or_create(&EventLabel { event }).inc();
     }
 
     /// Whether the sampler works: attached, or without a policy that asks for it.
@@ -293,6 +353,7 @@ mod tests {
             cmdlines_unread: 13,
             exes_unread: 14,
             maps_unread: 15,
+            cgroups_unread: 16,
         };
         for _ in 0..2 {
             metrics.set_naming(&stats);
@@ -313,6 +374,7 @@ mod tests {
             "hearth_agent_facts_unread_total{fact=\"cmdline\"} 13\n",
             "hearth_agent_facts_unread_total{fact=\"exe\"} 14\n",
             "hearth_agent_facts_unread_total{fact=\"maps\"} 15\n",
+            "hearth_agent_facts_unread_total{fact=\"cgroup\"} 16\n",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

@@ -23,6 +23,17 @@ pub struct Match {
     pub app_service: Arc<str>,
 }
 
+/// What the policies say of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// One has it.
+    Matched(Match),
+    /// None wants it.
+    Unmatched,
+    /// One may want it, once its pod is known.
+    Undecided,
+}
+
 /// The policies of one configuration.
 pub struct PolicySet {
     policies: Vec<CompiledPolicy>,
@@ -73,17 +84,22 @@ impl PolicySet {
             .any(|core| core.match_on != MatchOn::Comm || core.app_service == AppService::Exe)
     }
 
-    /// What the winning policy says of a process; `None` where none matches.
-    ///
-    /// Without Kubernetes no process waits for its pod; with it, a waiting process
-    /// is to be asked about again (a later change).
-    pub fn decide(&self, facts: &ProcessFacts) -> Option<Match> {
-        let Decision::Matched { winner, .. } = decide(&self.policies, &self.environment, facts) else {
-            return None;
+    /// Whether a decision looks at the labels of a pod's namespace.
+    pub fn looks_at_namespaces(&self) -> bool {
+        let scopes = self.policies.iter().filter_map(|policy| policy.policy().spec.scope());
+        scopes.into_iter().any(|scope| scope.namespace_selector.is_some())
+    }
+
+    /// What the winning policy says of a process. Without Kubernetes no process waits for its pod.
+    pub fn decide(&self, facts: &ProcessFacts) -> Verdict {
+        let winner = match decide(&self.policies, &self.environment, facts) {
+            Decision::Matched { winner, .. } => winner,
+            Decision::Unmatched => return Verdict::Unmatched,
+            Decision::Undecided => return Verdict::Undecided,
         };
         let policy = self.policies[winner].policy();
         let core = policy.spec.core();
-        Some(Match {
+        Verdict::Matched(Match {
             policy: policy.id().into(),
             rate: effective_rate(policy, self.max_frequency),
             keep_cpu: core.cpu != 0,
@@ -117,6 +133,6 @@ mod tests {
             defer: Duration::from_secs(7),
             app_service: "web-1".into(),
         };
-        assert_eq!(policies.decide(&facts), Some(expected));
+        assert_eq!(policies.decide(&facts), Verdict::Matched(expected));
     }
 }

@@ -7,6 +7,8 @@ use crate::kernel::Monotonic;
 
 /// `cmdline` is as long as its process likes; regexes look at this much of it.
 const MAX_CMDLINE_BYTES: u64 = 16 * 1024;
+/// A name has 255 bytes and a path 4 KiB; 14 hierarchies of a nested cluster are 3 KiB.
+const MAX_CGROUP_BYTES: u64 = 16 * 1024;
 
 /// A fork's record is written a moment after the kernel noted the start: the two may
 /// fall on either side of a clock tick. No pid comes round within two of them.
@@ -65,6 +67,14 @@ pub fn cmdline(tgid: u32) -> io::Result<String> {
     std::fs::File::open(format!("/proc/{tgid}/cmdline"))?.take(MAX_CMDLINE_BYTES).read_to_end(&mut bytes)?;
     let arguments = bytes.split(|&byte| byte == 0).map(String::from_utf8_lossy).collect::<Vec<_>>();
     Ok(arguments.join(" ").trim_end().to_owned())
+}
+
+/// The cgroups, one hierarchy a line; at most 16 KiB of them.
+pub fn cgroup(id: u32) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(format!("/proc/{id}/cgroup"))?;
+    file.take(MAX_CGROUP_BYTES).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Path of the program, as the process's own mount namespace names it.

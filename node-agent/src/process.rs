@@ -9,15 +9,19 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hearth_node_agent_ebpf::record::{DECISION_UNMATCHED, Decision};
-use hearth_policy::{Home, ProcessFacts};
 
 use crate::export::batch::ProcessEntry;
 use crate::kernel::Monotonic;
 use crate::kernel::sample::comm_name;
 use crate::kernel::sideband::{Event, Mapped};
+use crate::pods::{Inside, Pods};
 use crate::policies::{Match, PolicySet};
 use crate::proc_fs::{self, BootClock, Clocks, Stat};
 use crate::symbols::{AddressSpace, Backing, Budget, MAX_MAPPINGS, Mapping, ProcessImage};
+
+#[path = "process_home.rs"]
+mod home;
+use home::Place;
 
 /// How long a process that ended is remembered: its last samples and counts are
 /// read within one window, its children may still be told as forked from it.
@@ -72,6 +76,11 @@ pub struct Process {
     seen_as: (u32, u64),
     /// Its program's path, where a record told it.
     exe: Option<Arc<str>>,
+    place: Place,
+    /// Its pod and container, for its rows.
+    inside: Option<Inside>,
+    /// Undecided because its pod is not known: nothing asks again until something is.
+    waits: bool,
     ended: Option<Monotonic>,
     /// The last row header made, as most rows of a process share it.
     entry: Option<Arc<ProcessEntry>>,
@@ -84,6 +93,7 @@ struct Shared {
     cmdlines_unread: AtomicU64,
     exes_unread: AtomicU64,
     maps_unread: AtomicU64,
+    cgroups_unread: AtomicU64,
     epoch: AtomicU32,
 }
 
@@ -106,6 +116,8 @@ pub struct ProcessStats {
     pub exes_unread: u64,
     /// Processes whose mappings could not be read.
     pub maps_unread: u64,
+    /// Processes whose cgroups could not be read: nothing says whether they are in a pod.
+    pub cgroups_unread: u64,
 }
 
 impl Process {
@@ -118,6 +130,7 @@ impl Process {
             app_service: matched.map_or_else(|| "".into(), |matched| matched.app_service.clone()),
             policy: matched.map_or_else(|| "".into(), |matched| matched.policy.clone()),
             period_micros: hearth_policy::period_micros(rate),
+            inside: self.inside.clone(),
         };
         match &self.entry {
             Some(last) if **last == entry => last.clone(),
@@ -154,6 +167,7 @@ impl Process {
     fn rename(&mut self, comm: &[u8]) {
         self.comm = comm_name(comm).into();
         self.standing = Standing::Undecided;
+        self.waits = false;
         // It lived then, even if it is gone by now: its end is told later.
         self.ended = None;
     }
@@ -163,6 +177,8 @@ impl Process {
         // The thread that did it is the leader now.
         self.seen_as = (self.tgid, self.start_ticks);
         self.exe = None;
+        // A runtime begins a container so: it goes where that is to run and becomes its program.
+        self.place.is_old = true;
         // The new program's mappings follow as records of their own.
         let space = AddressSpace::within(&self.shared.mappings);
         self.image = Some(ProcessImage::new(self.tgid, self.start_ticks, space));
@@ -201,32 +217,6 @@ impl Process {
         self.epoch = self.shared.next_epoch();
         true
     }
-
-    /// What the policies look at.
-    fn facts(&self, policies: &PolicySet) -> ProcessFacts {
-        let comm = self.comm.to_string();
-        if !policies.looks_beyond_comm() {
-            return ProcessFacts { comm, cmdline: String::new(), exe: String::new(), home: Home::Host };
-        }
-        // One that is gone is decided by what is known of it. Kernel threads have neither.
-        let (id, _) = self.seen_as;
-        let cmdline = proc_fs::cmdline(id);
-        let is_gone = cmdline.is_err() || self.ended.is_some();
-        let cmdline = cmdline.unwrap_or_default();
-        let is_gone = is_gone || (cmdline.is_empty() && proc_fs::stat(id).is_ok_and(|stat| stat.is_zombie));
-        let exe = match (proc_fs::exe(id), &self.exe) {
-            (Ok(exe), _) => exe,
-            (Err(_), Some(told)) => told.to_string(),
-            (Err(error), None) => {
-                let is_missing = is_gone || error.kind() != std::io::ErrorKind::NotFound;
-                self.shared.exes_unread.fetch_add(u64::from(is_missing), Ordering::Relaxed);
-                String::new()
-            }
-        };
-        let is_missing = is_gone && cmdline.is_empty();
-        self.shared.cmdlines_unread.fetch_add(u64::from(is_missing), Ordering::Relaxed);
-        ProcessFacts { comm, cmdline, exe, home: Home::Host }
-    }
 }
 
 /// All processes that are known.
@@ -246,6 +236,8 @@ pub struct Processes {
     /// Records were lost in this round.
     must_rescan: bool,
     forgotten: u64,
+    /// None without Kubernetes: then nobody looks where a process is.
+    pods: Option<Pods>,
 }
 
 impl Processes {
@@ -262,6 +254,7 @@ impl Processes {
             cmdlines_unread: AtomicU64::new(0),
             exes_unread: AtomicU64::new(0),
             maps_unread: AtomicU64::new(0),
+            cgroups_unread: AtomicU64::new(0),
             epoch: AtomicU32::new(0),
         };
         Self {
@@ -274,6 +267,7 @@ impl Processes {
             next_leaderless: 0,
             must_rescan: false,
             forgotten: 0,
+            pods: None,
         }
     }
 
@@ -292,6 +286,7 @@ impl Processes {
             }
             process.comm = stat.comm.as_str().into();
             process.exe = None;
+            process.place.is_old = true;
             process.image = None;
             process.epoch = self.shared.next_epoch();
         }
@@ -337,15 +332,11 @@ impl Processes {
     /// has to be told goes to `tell`.
     pub fn decide(&mut self, tgid: u32, policies: &PolicySet, tell: &mut Vec<Tell>) -> &mut Process {
         let process = self.get(tgid);
-        if process.standing == Standing::Undecided {
-            let facts = process.facts(policies);
-            process.standing = match policies.decide(&facts) {
-                Some(matched) => Standing::Matched(Arc::new(matched)),
-                None => {
-                    process.image = None;
-                    Standing::Unmatched
-                }
-            };
+        let is_asked = process.standing != Standing::Undecided || process.waits;
+        let Self { all, pods, .. } = self;
+        let process = all.get_mut(&tgid).expect("it was there a moment ago");
+        if !is_asked {
+            process.decide(policies, pods.as_mut());
             process.tell(tell);
         }
         process
@@ -353,12 +344,7 @@ impl Processes {
 
     /// Asks about every running process anew: the policies changed.
     pub fn decide_all(&mut self, policies: &PolicySet, tell: &mut Vec<Tell>) {
-        let running: Vec<u32> =
-            self.all.values().filter(|process| process.ended.is_none()).map(|process| process.tgid).collect();
-        for tgid in running {
-            self.get(tgid).standing = Standing::Undecided;
-            self.decide(tgid, policies, tell);
-        }
+        self.decide_again(|_| true, policies, tell);
     }
 
     /// Takes in what happened. A new program of a process is decided at once, so that
@@ -426,6 +412,7 @@ impl Processes {
         }
         mem::swap(ended_now, ended_before);
         self.look_for_threads(tell);
+        self.end_waits(policies, tell);
         if !self.must_rescan {
             return Ok(false);
         }
@@ -472,13 +459,15 @@ impl Processes {
 
     /// What could not be learnt or kept.
     pub fn stats(&self) -> ProcessStats {
-        let Shared { mappings, cmdlines_unread, exes_unread, maps_unread, epoch: _ } = &*self.shared;
+        let Shared { mappings, cmdlines_unread, exes_unread, maps_unread, cgroups_unread, epoch: _ } =
+            &*self.shared;
         ProcessStats {
             forgotten: self.forgotten,
             mappings_dropped: mappings.refused(),
             cmdlines_unread: cmdlines_unread.load(Ordering::Relaxed),
             exes_unread: exes_unread.load(Ordering::Relaxed),
             maps_unread: maps_unread.load(Ordering::Relaxed),
+            cgroups_unread: cgroups_unread.load(Ordering::Relaxed),
         }
     }
 
@@ -489,6 +478,9 @@ impl Processes {
         if let Some(parent) = self.all.get(&parent) {
             child.comm = parent.comm.clone();
             child.exe = parent.exe.clone();
+            child.place = parent.place.clone();
+            child.inside = parent.inside.clone();
+            child.waits = parent.waits;
             // The kernel learns of it with the first sample: most forks replace their program first.
             child.standing = parent.standing.clone();
             child.image = parent.image.as_ref().map(|image| image.forked(tgid, start_ticks));
@@ -509,6 +501,9 @@ impl Processes {
             start_ticks,
             seen_as: (tgid, start_ticks),
             exe: None,
+            place: Place::default(),
+            inside: None,
+            waits: false,
             ended: None,
             entry: None,
             shared: self.shared.clone(),

@@ -76,6 +76,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         cluster,
         host_name: host::name(),
         host_ip: host::address(&collector).await,
+        region: String::new(),
+        zone: String::new(),
     };
     let counters = Arc::new(Metrics::default());
     let exporter = client::Options { queue_bytes, ..client::Options::new(collector, identity) };

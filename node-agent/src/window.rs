@@ -192,6 +192,7 @@ impl OpenWindow {
             app_service: "".into(),
             policy: "".into(),
             period_micros,
+            inside: None,
         });
         self.add_within(usize::MAX, &Thread { process: &process, name, main: true }, None, None, samples);
     }
@@ -285,6 +286,7 @@ mod tests {
             app_service: name.into(),
             policy: "p".into(),
             period_micros: 10_101,
+            inside: None,
         })
     }
 

@@ -15,6 +15,7 @@ use hearth_node_agent::clock::Clock;
 use hearth_node_agent::export::batch::{Row, Window};
 use hearth_node_agent::kernel::programs::KernelError;
 use hearth_node_agent::metrics::Metrics;
+use hearth_node_agent::pods::{Change, Pod, PodOptions};
 use hearth_node_agent::policies::PolicySet;
 use hearth_node_agent::symbols::{Limits, Symbolizer};
 use hearth_policy::{EffectivePolicy, Environment, parse_policy_file};
@@ -262,4 +263,121 @@ fn no_window_holds_ticks_of_two_rates() {
         periods.dedup();
         assert_eq!(periods.len(), 1, "{periods:?} in one window");
     }
+}
+
+/// A cgroup that is removed when dropped, with whatever it was put into for it.
+struct Cgroup(std::path::PathBuf);
+
+impl Cgroup {
+    /// In the first hierarchy that takes one: v2 alone, or any beside it.
+    fn make(path: &str) -> Self {
+        let hierarchies =
+            ["", "unified", "pids", "systemd"].map(|name| Path::new("/sys/fs/cgroup").join(name));
+        let usable = hierarchies.iter().filter(|dir| dir.join("cgroup.procs").exists());
+        let made = usable.map(|dir| dir.join(path)).find(|dir| std::fs::create_dir_all(dir).is_ok());
+        Self(made.expect("a cgroup can be made"))
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Up to the first directory that somebody else uses, the hierarchy's own at the latest.
+        let mut dir = self.0.as_path();
+        while std::fs::remove_dir(dir).is_ok() {
+            dir = dir.parent().unwrap();
+        }
+    }
+}
+
+/// Uid of a pod, and id of its only container `app`.
+const POD: (&str, &str) = ("0ec90011-b5ae-4efc-8a54-d9fc34119605", "f5cfbbf0ab83c29c42f4c1e84f12ca91");
+
+/// What the API server says of it.
+fn pod() -> Change {
+    Change::All(vec![Pod {
+        uid: POD.0.into(),
+        namespace: "shop".into(),
+        name: "web-1".into(),
+        containers: vec![(POD.1.into(), "app".into())],
+        ..Pod::default()
+    }])
+}
+
+/// An agent that samples the processes `name` in that container, and such a process, which a runtime
+/// began as runtimes do: into the cgroup, then the program.
+fn in_pod(name: &str, options: Options) -> (Running, Fixture, Cgroup) {
+    let (uid, id) = POD;
+    let cgroup = Cgroup::make(&format!("{name}-{}/kubepods/besteffort/pod{uid}/{id}", std::process::id()));
+    let text = format!(
+        "apiVersion: profiling.hearth.dev/v1alpha1\nkind: ProfilingPolicy\n\
+         metadata: {{name: test, namespace: shop}}\nspec: {{regex: '^{name}$', frequency: 199, containers: [app]}}\n"
+    );
+    let policies = EffectivePolicy::from_file(parse_policy_file(&text).unwrap().0);
+    let kubernetes = Environment::Kubernetes { node_labels: Default::default() };
+    let policies = PolicySet::new(policies, kubernetes, 1000).unwrap();
+    let agent = Running::start(Options { pods: Some(PodOptions::default()), ..options }, policies);
+    let folder = tempfile::tempdir().unwrap();
+    let (file, program) = (folder.path().join("source.c"), folder.path().join(name));
+    std::fs::write(&file, start("1: jmp 1b")).unwrap();
+    assert!(Command::new("cc").args(BARE).arg("-o").args([&program, &file]).status().unwrap().success());
+    let enter = format!("echo $$ > {}/cgroup.procs && exec {}", cgroup.0.display(), program.display());
+    let process = Command::new("sh").args(["-c", &enter]).spawn().unwrap();
+    (agent, Fixture { process, _folder: folder }, cgroup)
+}
+
+/// Samples of this process that have no stack.
+fn counted(windows: &[Window], name: &str) -> u64 {
+    let rows = windows.iter().flat_map(|window| &window.rows);
+    samples(rows.filter(|row| &*row.process.name == name && row.stack.is_none()))
+}
+
+#[test]
+fn a_process_in_a_pods_cgroup_is_sampled_by_that_pods_policy_and_rows_name_the_pod() {
+    let name = "hearth-t-pod";
+    let (agent, fixture, cgroup) = in_pod(name, Options::new(1));
+    // Its pod is not known: time under Total, without a pod.
+    let before =
+        agent.windows("time of a process whose pod is not known", |windows| counted(windows, name) >= 20);
+    assert!(rows_of(&before, name).next().is_none(), "no policy has it yet");
+    agent.commands.send(Tell::Pods(pod())).unwrap();
+    let windows = agent.windows("samples", |windows| samples(rows_of(windows, name)) >= 50);
+    agent.stop();
+    for row in rows_of(&windows, name) {
+        let inside = row.process.inside.as_ref().unwrap();
+        assert_eq!((&*inside.pod.namespace, &*inside.pod.name, &*inside.container), ("shop", "web-1", "app"));
+        assert_eq!(&*row.process.policy, "shop/test");
+    }
+    drop(fixture);
+    drop(cgroup);
+}
+
+#[test]
+fn a_process_that_waits_for_its_pod_loses_no_stack_of_the_window() {
+    let name = "hearth-t-wait";
+    // The window does not end before it is told to.
+    let now = SystemTime::now();
+    let (agent, fixture, cgroup) =
+        in_pod(name, Options { clock: Clock::new(move || now), ..Options::new(60) });
+    // A second of CPU time, which is 100 ticks.
+    let stat = format!("/proc/{}/stat", fixture.process.id());
+    let is_busy = || {
+        let text = std::fs::read_to_string(&stat).unwrap();
+        let fields = text.rsplit_once(')').unwrap().1;
+        fields.split_whitespace().nth(11).unwrap().parse::<u64>().unwrap() >= 100
+    };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !is_busy() {
+        assert!(Instant::now() < deadline, "the process does not run");
+        std::thread::yield_now();
+    }
+    agent.commands.send(Tell::Pods(pod())).unwrap();
+    agent.commands.send(Tell::Stop).unwrap();
+    let window = agent.windows.recv_timeout(Duration::from_secs(30)).unwrap();
+    agent.thread.join().unwrap().unwrap();
+    let windows = [window];
+    let with_stacks = samples(rows_of(&windows, name));
+    assert!(with_stacks >= 150, "{with_stacks} samples in a second of CPU time");
+    assert_eq!(counted(&windows, name), 0);
+    drop(fixture);
+    drop(cgroup);
 }

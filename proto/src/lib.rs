@@ -35,6 +35,8 @@ pub mod limits {
     pub const MAX_BATCH_BYTES: usize = 64 << 20;
     /// Bytes of the names of a node, a cluster and the like.
     pub const MAX_NAME_BYTES: usize = 253;
+    /// Labels of one pod.
+    pub const MAX_POD_LABELS: usize = 32;
 }
 
 /// What an operator takes of one agent, and what an agent must be ready to take of it. Beyond the first the

@@ -71,7 +71,7 @@ fn unmerged(bench: &Bench, libchdb: &Path, hour: &Hour, table: &mut Table) -> an
         "store, bytes per row before merging",
         "≤ 10 B",
         &format!(
-            "{:.2} B ({:.0} rows in {:.0} parts of {:.0} rows; labels are not on the wire yet)",
+            "{:.2} B ({:.0} rows in {:.0} parts of {:.0} rows)",
             size.per_row(),
             size.rows,
             size.parts,

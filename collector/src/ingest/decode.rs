@@ -2,17 +2,20 @@
 //!
 //! Pure: no IO, no clock. Everything an agent sends is checked here.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use hearth_profile::stack::{StackId, stack_id};
-use hearth_proto::collector::v1::{AgentIdentity, Loss, Process, Rows, SampleBatch, Stack, StackEnd, Thread};
+use hearth_proto::collector::v1::{
+    AgentIdentity, Label, Loss, Pod, Process, Rows, SampleBatch, Stack, StackEnd, Thread,
+};
 use tonic::{Code, Status};
 
 use super::limits::*;
 use crate::metrics::Lost;
-use crate::store::{BATCH_BYTES, Batch, ProcessInfo, Row, StackText};
+use crate::query::filter::tags::pod_group_type;
+use crate::store::{BATCH_BYTES, Batch, PodInfo, ProcessInfo, Row, StackText};
 
 /// A batch broke the contract; its stream ends.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -50,6 +53,10 @@ pub struct Agent {
     pub host_name: Arc<str>,
     /// An IPv4 or IPv6 address of its host; may be empty.
     pub host_ip: Arc<str>,
+    /// Region of its node; may be empty.
+    pub region: Arc<str>,
+    /// Availability zone of its node; may be empty.
+    pub zone: Arc<str>,
 }
 
 /// The tables of one stream. Index 0 is none, so entry `i` is at `i - 1`.
@@ -60,6 +67,7 @@ pub struct StreamTables {
     sequence: u64,
     strings: Vec<Arc<str>>,
     stacks: Vec<StackEntry>,
+    pods: Vec<Arc<PodInfo>>,
     processes: Vec<ProcessEntry>,
     threads: Vec<ThreadInfo>,
     handed_over: HandedOver,
@@ -129,6 +137,7 @@ impl StreamTables {
             sent_at_micros,
             strings,
             stacks,
+            pods,
             processes,
             threads,
             rows,
@@ -148,6 +157,7 @@ impl StreamTables {
         for (table, entries) in [
             ("strings", strings.len()),
             ("stacks", stacks.len()),
+            ("pods", pods.len()),
             ("processes", processes.len()),
             ("threads", threads.len()),
         ] {
@@ -157,6 +167,7 @@ impl StreamTables {
         }
         strings.into_iter().try_for_each(|string| self.add_string(string))?;
         stacks.into_iter().try_for_each(|stack| self.add_stack(stack))?;
+        pods.into_iter().try_for_each(|pod| self.add_pod(pod))?;
         processes.into_iter().try_for_each(|process| self.add_process(process))?;
         threads.into_iter().try_for_each(|thread| self.add_thread(thread))?;
         if losses.len() > MAX_LOSSES {
@@ -243,8 +254,57 @@ impl StreamTables {
         Ok(())
     }
 
+    fn add_pod(&mut self, pod: Pod) -> Result<(), Violation> {
+        let Pod { namespace, name, ip, service, workload_kind, workload, labels } = pod;
+        let number = self.pods.len() + 1;
+        if namespace == 0 || name == 0 {
+            return invalid(format!("pod {number} has no namespace or no name"));
+        }
+        if (workload_kind == 0) != (workload == 0) {
+            return invalid(format!("pod {number} has a workload without kind or name"));
+        }
+        if labels.len() > MAX_POD_LABELS {
+            let count = labels.len();
+            return invalid(format!("pod {number} has {count} labels, over the limit of {MAX_POD_LABELS}"));
+        }
+        let text = |what: &str, index: u32, limit: usize| {
+            let text = self.string(index)?;
+            if text.len() > limit {
+                return invalid(format!("pod {number}: its {what} is longer than {limit} bytes"));
+            }
+            Ok(text)
+        };
+        let mut keys = BTreeSet::new();
+        let mut label = |Label { key, value }: Label| {
+            let key = text("label's key", key, MAX_LABEL_KEY_BYTES)?;
+            let value = text("label's value", value, MAX_NAME_BYTES)?;
+            if key.is_empty() || !keys.insert(key.clone()) {
+                return invalid(format!("pod {number} has the label {key:?} twice, or it is empty"));
+            }
+            Ok((Box::from(&*key), Box::from(&*value)))
+        };
+        let labels =
+            labels.into_iter().map(&mut label).collect::<Result<Box<[(Box<str>, Box<str>)]>, _>>()?;
+        let Some(ip) = address(&text("address", ip, MAX_NAME_BYTES)?) else {
+            return invalid(format!("pod {number}: its address is no IPv4 or IPv6 address"));
+        };
+        let info = PodInfo {
+            namespace: text("namespace", namespace, MAX_NAME_BYTES)?,
+            name: text("name", name, MAX_NAME_BYTES)?,
+            ip: ip.into(),
+            service: text("service", service, MAX_NAME_BYTES)?,
+            group_type: pod_group_type(&text("kind of workload", workload_kind, MAX_NAME_BYTES)?),
+            group: text("workload", workload, MAX_NAME_BYTES)?,
+            labels,
+        };
+        self.grow(size_of::<PodInfo>() + info.label_bytes() + 4 * size_of::<usize>())?;
+        self.pods.push(Arc::new(info));
+        Ok(())
+    }
+
     fn add_process(&mut self, process: Process) -> Result<(), Violation> {
-        let Process { pid, start_time_millis, name, app_service, policy, period_micros } = process;
+        let Process { pid, start_time_millis, name, app_service, policy, period_micros, pod, container } =
+            process;
         let number = self.processes.len() + 1;
         if !PERIOD_MICROS.contains(&period_micros) {
             return invalid(format!("process {number} has a period of {period_micros} µs"));
@@ -253,6 +313,9 @@ impl StreamTables {
         if !(0..=10_413_791_999_999).contains(&start_time_millis) {
             return invalid(format!("process {number} started at {start_time_millis} ms"));
         }
+        if pod == 0 && container != 0 {
+            return invalid(format!("process {number} is in a container and in no pod"));
+        }
         let info = ProcessInfo {
             pid,
             start_time_millis,
@@ -260,6 +323,11 @@ impl StreamTables {
             app_service: self.string(app_service)?,
             policy: self.string(policy)?,
             period_micros,
+            pod: match pod {
+                0 => None,
+                pod => Some(entry(&self.pods, pod, "pod")?.clone()),
+            },
+            container: self.string(container)?,
         };
         self.grow(size_of::<ProcessInfo>() + 4 * size_of::<usize>())?;
         self.processes.push(ProcessEntry { info: Arc::new(info), app: app_service });
@@ -421,25 +489,27 @@ fn lost(losses: Vec<Loss>) -> Result<Vec<(Lost, u64)>, Violation> {
 }
 
 fn check_identity(agent: AgentIdentity) -> Result<Agent, Violation> {
-    let AgentIdentity { instance, node, version, cluster, host_name, host_ip } = agent;
+    let AgentIdentity { instance, node, version, cluster, host_name, host_ip, region, zone } = agent;
     let Ok(instance) = <[u8; 16]>::try_from(instance.as_slice()) else {
         return invalid(format!("the agent's instance has {} bytes instead of 16", instance.len()));
     };
     if node.is_empty() {
         return invalid("the agent's node has no name");
     }
-    for (what, name) in
-        [("node", &node), ("version", &version), ("cluster", &cluster), ("host_name", &host_name)]
-    {
+    for (what, name) in [
+        ("node", &node),
+        ("version", &version),
+        ("cluster", &cluster),
+        ("host_name", &host_name),
+        ("region", &region),
+        ("zone", &zone),
+    ] {
         if name.len() > MAX_NAME_BYTES {
             return invalid(format!("the agent's {what} is longer than {MAX_NAME_BYTES} bytes"));
         }
     }
-    // One address has one text: it is compared as text.
-    let host_ip = match host_ip.parse::<IpAddr>() {
-        Ok(address) => address.to_string(),
-        Err(_) if host_ip.is_empty() => host_ip,
-        Err(_) => return invalid("the agent's host_ip is no IPv4 or IPv6 address"),
+    let Some(host_ip) = address(&host_ip) else {
+        return invalid("the agent's host_ip is no IPv4 or IPv6 address");
     };
     Ok(Agent {
         instance,
@@ -448,7 +518,17 @@ fn check_identity(agent: AgentIdentity) -> Result<Agent, Violation> {
         cluster: cluster.into(),
         host_name: host_name.into(),
         host_ip: host_ip.into(),
+        region: region.into(),
+        zone: zone.into(),
     })
+}
+
+/// The one text of an address, which is compared as text; of none the empty one.
+fn address(text: &str) -> Option<String> {
+    if text.is_empty() {
+        return Some(String::new());
+    }
+    text.parse::<IpAddr>().ok().map(|address| address.to_string())
 }
 
 /// The window's start in Unix seconds.
@@ -480,68 +560,5 @@ fn invalid<T>(reason: impl Into<String>) -> Result<T, Violation> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use super::*;
-
-    const DAY: i64 = 86_400;
-
-    /// Stacks that a batch with one row of `stack` brings to the store, each as `app: text`.
-    fn handed_over(tables: &mut StreamTables, day: i64, app: u32, stack: u32) -> Vec<String> {
-        let is_first = tables.agent().is_none();
-        let first = SampleBatch {
-            agent: Some(AgentIdentity { instance: vec![0; 16], node: "n".into(), ..Default::default() }),
-            strings: ["main", "a", "b", "nginx", "redis"].map(str::to_owned).to_vec(),
-            stacks: vec![Stack { frames: vec![1, 2] }, Stack { frames: vec![1, 3] }],
-            processes: [4, 5]
-                .map(|app_service| Process {
-                    pid: app_service,
-                    name: 1,
-                    app_service,
-                    period_micros: 10_101,
-                    ..Default::default()
-                })
-                .to_vec(),
-            threads: [1, 2].map(|process| Thread { process, name: 1, main: true }).to_vec(),
-            ..Default::default()
-        };
-        let batch = SampleBatch {
-            sequence: tables.sequence + 1,
-            window_start: day * DAY,
-            window_seconds: 10,
-            sent_at_micros: (day * DAY + 10) * 1_000_000,
-            rows: Some(Rows {
-                thread: vec![app],
-                stack: vec![stack],
-                samples: vec![1],
-                end: vec![0],
-                cpu: vec![],
-            }),
-            ..if is_first { first } else { SampleBatch::default() }
-        };
-        let batch = tables.accept(batch).unwrap();
-        batch.stacks.iter().map(|stack| format!("{}: {}", stack.app_service, stack.text)).collect()
-    }
-
-    #[test]
-    fn a_stack_is_handed_over_once_a_day_and_app() {
-        let mut tables = StreamTables::default();
-        assert_eq!(handed_over(&mut tables, 100, 1, 1), ["nginx: main;a"]);
-        assert_eq!(handed_over(&mut tables, 100, 1, 1), [""; 0]);
-        assert_eq!(handed_over(&mut tables, 100, 1, 2), ["nginx: main;b"]);
-        assert_eq!(handed_over(&mut tables, 100, 2, 1), ["redis: main;a"]);
-        assert_eq!(handed_over(&mut tables, 100, 2, 1), [""; 0]);
-        let before = tables.bytes;
-        assert_eq!(handed_over(&mut tables, 101, 1, 1), ["nginx: main;a"]);
-        assert_eq!(handed_over(&mut tables, 101, 1, 1), [""; 0]);
-        assert!(tables.bytes < before, "what was handed over is no burden the next day");
-    }
-
-    #[test]
-    fn a_stack_of_a_batch_that_was_dropped_comes_again() {
-        let mut tables = StreamTables::default();
-        assert_eq!(handed_over(&mut tables, 100, 1, 1), ["nginx: main;a"]);
-        tables.not_stored();
-        assert_eq!(handed_over(&mut tables, 100, 1, 1), ["nginx: main;a"]);
-    }
-}
+#[path = "decode_tests.rs"]
+mod tests;

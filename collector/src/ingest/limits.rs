@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
-pub use hearth_proto::limits::{MAX_BATCH_BYTES, MAX_NAME_BYTES, MAX_STACK_BYTES};
+pub use hearth_proto::limits::{MAX_BATCH_BYTES, MAX_NAME_BYTES, MAX_POD_LABELS, MAX_STACK_BYTES};
 
 /// Bytes of one gRPC message.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 /// Bytes of one string: a name or a frame. Demangled C++ names are the longest.
 pub const MAX_STRING_BYTES: usize = 4 << 10;
+/// Bytes of a label's key: a DNS name of 253 and a name of 63.
+pub const MAX_LABEL_KEY_BYTES: usize = 317;
 /// Frames of one stack.
 pub const MAX_FRAMES: usize = 1024;
 /// New entries that one batch may add to each of the stream's tables.

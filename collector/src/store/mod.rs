@@ -109,7 +109,7 @@ impl Row {
 
     /// About what it takes in an INSERT.
     pub(crate) fn bytes(&self, agent: &Agent) -> usize {
-        let ProcessInfo { name, app_service, policy, .. } = &*self.process;
+        let ProcessInfo { name, app_service, policy, pod, container, .. } = &*self.process;
         // pod_node, host and agent are the node.
         let names = [
             name,
@@ -120,8 +120,12 @@ impl Row {
             &agent.node,
             &agent.host_name,
             &agent.host_ip,
+            &agent.region,
+            &agent.zone,
+            container,
         ];
-        ROW_BYTES + names.map(|name| name.len()).iter().sum::<usize>() + 2 * agent.node.len()
+        let of_pod = pod.as_ref().map_or(0, |pod| pod.bytes());
+        ROW_BYTES + names.map(|name| name.len()).iter().sum::<usize>() + 2 * agent.node.len() + of_pod
     }
 }
 
@@ -140,6 +144,43 @@ pub struct ProcessInfo {
     pub policy: Arc<str>,
     /// Microseconds that a sample stands for.
     pub period_micros: u32,
+    /// None outside pods.
+    pub pod: Option<Arc<PodInfo>>,
+    /// Its container; empty outside pods, and where it is not known.
+    pub container: Arc<str>,
+}
+
+/// A pod as rows name it.
+#[derive(Debug, Default)]
+pub struct PodInfo {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// An IPv4 or IPv6 address; may be empty.
+    pub ip: Arc<str>,
+    /// A Service that selects it; may be empty.
+    pub service: Arc<str>,
+    /// Kind of its workload, as the column has it.
+    pub group_type: u8,
+    /// Its workload; may be empty.
+    pub group: Arc<str>,
+    /// Labels that were asked for.
+    pub labels: Box<[(Box<str>, Box<str>)]>,
+}
+
+impl PodInfo {
+    /// What its labels take, in memory and in an INSERT.
+    pub(crate) fn label_bytes(&self) -> usize {
+        size_of_val(&*self.labels)
+            + self.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
+    }
+
+    fn bytes(&self) -> usize {
+        let Self { namespace, name, ip, service, group, .. } = self;
+        [namespace, name, ip, service, group].map(|text| text.len()).iter().sum::<usize>()
+            + self.label_bytes()
+    }
 }
 
 /// A stack as it is stored: once for each app that has it.

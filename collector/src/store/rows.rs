@@ -52,7 +52,7 @@ pub(super) struct SampleRow<'a> {
     pod_ip: &'a str,
     pod_service: &'a str,
     pod_group_type: u8,
-    k8s_label: &'a [(&'a str, &'a str)],
+    k8s_label: &'a [(Box<str>, Box<str>)],
     k8s_annotation: &'a [(&'a str, &'a str)],
 }
 
@@ -65,6 +65,8 @@ impl<'a> SampleRow<'a> {
     ) -> Self {
         let store::Row { process, thread_name, main_thread, stack, end, cpu, samples, value_micros } = row;
         let node = &*batch.agent.node;
+        let pod = process.pod.as_deref();
+        let of_pod = |text: fn(&store::PodInfo) -> &str| pod.map_or("", text);
         Self {
             time: batch.time,
             batch: batch.key,
@@ -88,25 +90,25 @@ impl<'a> SampleRow<'a> {
             profile_create_timestamp: batch.closed_at_micros(),
             profile_in_timestamp: now_micros,
             pod_cluster: cluster.unwrap_or(&batch.agent.cluster),
-            // Pods, traces and spans come with the agent's enrichment.
-            pod_ns: "",
+            pod_ns: of_pod(|pod| &pod.namespace),
             pod_node: node,
-            pod_group: "",
-            pod: "",
-            container: "",
+            pod_group: of_pod(|pod| &pod.group),
+            pod: of_pod(|pod| &pod.name),
+            container: &process.container,
             host: node,
             agent: node,
+            // Nothing knows of traces yet.
             trace_id: "",
             span_name: "",
             profile_id: "",
-            region: "",
-            az: "",
+            region: &batch.agent.region,
+            az: &batch.agent.zone,
             host_ip: &batch.agent.host_ip,
             host_hostname: &batch.agent.host_name,
-            pod_ip: "",
-            pod_service: "",
-            pod_group_type: 0,
-            k8s_label: &[],
+            pod_ip: of_pod(|pod| &pod.ip),
+            pod_service: of_pod(|pod| &pod.service),
+            pod_group_type: pod.map_or(0, |pod| pod.group_type),
+            k8s_label: pod.map_or(&[], |pod| &pod.labels),
             k8s_annotation: &[],
         }
     }

@@ -207,6 +207,8 @@ fn row() -> crate::store::Row {
         app_service: "app".into(),
         policy: "".into(),
         period_micros: 10_101,
+        pod: None,
+        container: "".into(),
     };
     crate::store::Row {
         process: Arc::new(process),

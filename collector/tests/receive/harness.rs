@@ -257,6 +257,7 @@ pub(crate) fn identity(instance: u8) -> AgentIdentity {
         cluster: "home".into(),
         host_name: format!("host-{instance}"),
         host_ip: format!("2001:DB8:0::{instance}"),
+        ..AgentIdentity::default()
     }
 }
 
@@ -271,6 +272,7 @@ pub(crate) fn first_batch(instance: u8, sequence: u64) -> SampleBatch {
         app_service,
         policy,
         period_micros,
+        ..Process::default()
     };
     let thread = |process, name, main| Thread { process, name, main };
     SampleBatch {
@@ -281,6 +283,7 @@ pub(crate) fn first_batch(instance: u8, sequence: u64) -> SampleBatch {
         sent_at_micros: now_micros(),
         strings: strings.map(str::to_owned).to_vec(),
         stacks: vec![Stack { frames: vec![4, 5] }, Stack { frames: vec![4, 8, 6] }],
+        pods: Vec::new(),
         processes: vec![process(4711, 1, 1, 3, 10_101), process(2, 7, 0, 0, 2_004)],
         threads: vec![thread(1, 1, true), thread(1, 2, false), thread(2, 7, true)],
         rows: Some(Rows {

@@ -102,7 +102,7 @@ async fn a_store_of_version_1_is_brought_to_the_latest() {
         assert_eq!(engine.ask(columns).await, new_columns, "after {applied} statements");
         assert_eq!(engine.tables().await, new, "after {applied} statements");
         let versions = engine.ask("SELECT version FROM profile.schema_version ORDER BY version").await;
-        assert_eq!(versions, "1\n2\n");
+        assert_eq!(versions, "1\n2\n3\n");
 
         let row = "SELECT app_service, profile_location_str, profile_value, pod_group_type, `k8s.label`, host_ip \
                    FROM profile.in_process ORDER BY app_service";

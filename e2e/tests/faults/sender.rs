@@ -136,6 +136,7 @@ fn process(pid: u32, app: &str) -> ProcessEntry {
         app_service: app.into(),
         policy: "faults".into(),
         period_micros: PERIOD_MICROS,
+        inside: None,
     }
 }
 

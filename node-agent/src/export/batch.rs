@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use hearth_profile::stack::{StackId, stack_id};
 use hearth_proto::collector::v1::{
-    AgentIdentity, Loss, LossReason, Process, Rows, SampleBatch, Stack, StackEnd, Thread,
+    AgentIdentity, Label, Loss, LossReason, Pod, Process, Rows, SampleBatch, Stack, StackEnd, Thread,
 };
 use hearth_proto::limits::{MAX_BATCH_BYTES, MAX_NAME_BYTES};
+
+use crate::pods::{Inside, Tags};
 
 /// Everything sampled in one window of one agent.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,6 +58,8 @@ pub struct ProcessEntry {
     pub policy: Arc<str>,
     /// Microseconds that one sample stands for.
     pub period_micros: u32,
+    /// Its pod and container; none outside pods, and where the pod is not known.
+    pub inside: Option<Inside>,
 }
 
 impl Window {
@@ -114,9 +118,11 @@ impl Meter {
         // Five columns of at most 3, 3, 5, 1 and 2 bytes, and the thread's entry.
         self.wire += 14 + 10;
         self.text(&row.thread_name);
-        let ProcessEntry { name, app_service, policy, .. } = &*row.process;
+        let ProcessEntry { name, app_service, policy, inside, .. } = &*row.process;
         let names = [name, app_service, policy, &row.thread_name];
         self.stored += STORED_ROW + names.map(|name| name.len()).iter().sum::<usize>();
+        let of_pod = inside.iter().flat_map(|inside| inside.pod.texts().chain([&inside.container]));
+        self.stored += of_pod.map(|text| text.len()).sum::<usize>();
         if let Some(stack) = &row.stack
             && self.seen_in_app.insert((Arc::as_ptr(stack).cast(), Arc::as_ptr(app_service).cast()))
         {
@@ -124,8 +130,16 @@ impl Meter {
         }
         if self.seen.insert(Arc::as_ptr(&row.process).cast()) {
             self.memory += size_of::<ProcessEntry>();
-            self.wire += 40;
+            self.wire += 50;
             [name, app_service, policy].into_iter().for_each(|text| self.text(text));
+            if let Some(Inside { pod, container }) = inside {
+                self.text(container);
+                if self.seen.insert(Arc::as_ptr(pod).cast()) {
+                    self.memory += size_of::<Tags>() + pod.labels.len() * size_of::<(Arc<str>, Arc<str>)>();
+                    self.wire += 40 + 12 * pod.labels.len();
+                    pod.texts().for_each(|text| self.text(text));
+                }
+            }
         }
         if let Some(stack) = &row.stack
             && self.seen.insert(Arc::as_ptr(stack).cast())
@@ -147,7 +161,7 @@ impl Meter {
 /// How much a stream's tables may hold before a new stream is due.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Strings, stacks, processes and threads together.
+    /// Strings, stacks, pods, processes and threads together.
     pub entries: usize,
     /// Memory in bytes, estimated.
     pub bytes: usize,
@@ -173,6 +187,7 @@ pub struct StreamEncoder {
     strings: HashMap<Arc<str>, u32>,
     /// By id, not by text: a stack of 50 frames would keep a kilobyte here.
     stacks: HashMap<StackId, u32>,
+    pods: HashMap<Arc<Tags>, u32>,
     processes: HashMap<Arc<ProcessEntry>, u32>,
     threads: HashMap<Thread, u32>,
 }
@@ -186,6 +201,7 @@ impl StreamEncoder {
             bytes: 0,
             strings: HashMap::new(),
             stacks: HashMap::new(),
+            pods: HashMap::new(),
             processes: HashMap::new(),
             threads: HashMap::new(),
         }
@@ -193,7 +209,8 @@ impl StreamEncoder {
 
     /// Whether the tables passed a limit.
     pub fn is_full(&self) -> bool {
-        let entries = self.strings.len() + self.stacks.len() + self.processes.len() + self.threads.len();
+        let Self { strings, stacks, pods, processes, threads, .. } = self;
+        let entries = strings.len() + stacks.len() + pods.len() + processes.len() + threads.len();
         entries > self.limits.entries || self.bytes > self.limits.bytes
     }
 
@@ -254,7 +271,8 @@ impl StreamEncoder {
             return index;
         }
         self.bytes += size_of::<(Arc<ProcessEntry>, u32)>() + size_of::<ProcessEntry>();
-        let ProcessEntry { pid, start_time_millis, name, app_service, policy, period_micros } = &**entry;
+        let ProcessEntry { pid, start_time_millis, name, app_service, policy, period_micros, inside } =
+            &**entry;
         let process = Process {
             pid: *pid,
             start_time_millis: *start_time_millis,
@@ -262,9 +280,33 @@ impl StreamEncoder {
             app_service: self.string(batch, app_service),
             policy: self.string(batch, policy),
             period_micros: *period_micros,
+            pod: inside.as_ref().map_or(0, |inside| self.pod(batch, &inside.pod)),
+            container: inside.as_ref().map_or(0, |inside| self.string(batch, &inside.container)),
         };
         batch.processes.push(process);
         append(&mut self.processes, entry.clone())
+    }
+
+    fn pod(&mut self, batch: &mut SampleBatch, tags: &Arc<Tags>) -> u32 {
+        if let Some(&index) = self.pods.get(tags) {
+            return index;
+        }
+        let Tags { namespace, name, ip, service, workload_kind, workload, labels } = &**tags;
+        self.bytes += size_of::<(Arc<Tags>, u32)>() + size_of::<Tags>() + size_of_val(&labels[..]);
+        let pod = Pod {
+            namespace: self.string(batch, namespace),
+            name: self.string(batch, name),
+            ip: self.string(batch, ip),
+            service: self.string(batch, service),
+            workload_kind: self.string(batch, workload_kind),
+            workload: self.string(batch, workload),
+            labels: labels
+                .iter()
+                .map(|(key, value)| Label { key: self.string(batch, key), value: self.string(batch, value) })
+                .collect(),
+        };
+        batch.pods.push(pod);
+        append(&mut self.pods, tags.clone())
     }
 
     fn thread(&mut self, batch: &mut SampleBatch, thread: Thread) -> u32 {

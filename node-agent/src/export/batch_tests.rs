@@ -5,7 +5,7 @@ use prost::Message as _;
 use super::*;
 
 /// A window of rows written `process;thread;frame;... samples`; a thread with `*` is a main thread, a row
-/// without frames a count.
+/// without frames a count. `process@pod/container` is in a pod, which has a label and no Service.
 pub(crate) fn window(start_unix: i64, rows: &[&str]) -> Window {
     let mut processes = HashMap::new();
     let mut row = |text: &&str| {
@@ -37,7 +37,22 @@ fn entry(pid: u32, name: &str) -> Arc<ProcessEntry> {
         app_service: name.into(),
         policy: "local".into(),
         period_micros: 10_101,
+        inside: inside(name),
     })
+}
+
+fn inside(name: &str) -> Option<Inside> {
+    let (pod, container) = name.split_once('@')?.1.split_once('/').unwrap();
+    let tags = Tags {
+        namespace: "shop".into(),
+        name: pod.into(),
+        ip: "10.0.0.1".into(),
+        workload_kind: "Deployment".into(),
+        workload: "web".into(),
+        labels: vec![("app".into(), "web".into())],
+        ..Tags::default()
+    };
+    Some(Inside { pod: Arc::new(tags), container: container.into() })
 }
 
 pub(crate) fn identity() -> AgentIdentity {
@@ -53,6 +68,7 @@ fn encoder() -> StreamEncoder {
 pub(crate) struct Decoder {
     strings: Vec<String>,
     stacks: Vec<Stack>,
+    pods: Vec<Pod>,
     processes: Vec<Process>,
     threads: Vec<Thread>,
 }
@@ -61,6 +77,7 @@ impl Decoder {
     pub(crate) fn rows(&mut self, batch: &SampleBatch) -> Vec<String> {
         self.strings.extend(batch.strings.iter().cloned());
         self.stacks.extend(batch.stacks.iter().cloned());
+        self.pods.extend(batch.pods.iter().cloned());
         self.processes.extend(batch.processes.iter().copied());
         self.threads.extend(batch.threads.iter().copied());
         let string = |index: u32| if index == 0 { "" } else { self.strings[index as usize - 1].as_str() };
@@ -91,6 +108,41 @@ fn what_is_encoded_reads_back() {
         assert_eq!(decoder.rows(&batch), rows);
         assert_eq!((batch.sequence, batch.window_start, batch.window_seconds), (sequence, 60, 10));
     }
+}
+
+#[test]
+fn a_pod_is_sent_once_and_then_by_its_index() {
+    let (mut encoder, mut decoder) = (encoder(), Decoder::default());
+    let rows = ["a@web-1/app;a*;main 1", "b@web-1/side;b*;main 1", "c@web-2/app;c*;main 1", "d;d*;main 1"];
+    let window = window(0, &rows);
+    let batch = encoder.encode(1, &window);
+    assert_eq!(decoder.rows(&batch), rows);
+    let string = |index: u32| if index == 0 { "" } else { decoder.strings[index as usize - 1].as_str() };
+    let of = |process: &Process| (process.pod, string(process.container));
+    assert_eq!(
+        decoder.processes.iter().map(of).collect::<Vec<_>>(),
+        [(1, "app"), (1, "side"), (2, "app"), (0, "")]
+    );
+    let Pod { namespace, name, ip, service, workload_kind, workload, labels } = &decoder.pods[1];
+    assert_eq!(
+        [namespace, name, ip, service, workload_kind, workload].map(|text| string(*text)),
+        ["shop", "web-2", "10.0.0.1", "", "Deployment", "web"]
+    );
+    let labels: Vec<_> = labels.iter().map(|label| (string(label.key), string(label.value))).collect();
+    assert_eq!(labels, [("app", "web")]);
+    assert_eq!(encoder.encode(2, &window).pods, []);
+}
+
+#[test]
+fn a_pod_of_which_another_thing_is_said_is_a_new_entry() {
+    let (mut encoder, mut rows) = (encoder(), window(0, &["a@web-1/app;a*;main 1"]));
+    encoder.encode(1, &rows);
+    let Some(Inside { pod, container }) = rows.rows[0].process.inside.clone() else { panic!("in a pod") };
+    let tags = Tags { service: "storefront".into(), ..(*pod).clone() };
+    let inside = Some(Inside { pod: Arc::new(tags), container });
+    rows.rows[0].process = Arc::new(ProcessEntry { inside, ..(*rows.rows[0].process).clone() });
+    let batch = encoder.encode(2, &rows);
+    assert_eq!((batch.pods.len(), batch.processes.len(), batch.strings.len()), (1, 1, 1));
 }
 
 #[test]
@@ -165,7 +217,8 @@ fn realistic() -> Window {
     let stacks: Vec<Arc<[Arc<str>]>> = (0..1200usize)
         .map(|i| (0..10 + i % 31).map(|depth| functions[(i * 7 + depth * 131) % 3000].clone()).collect())
         .collect();
-    let processes: Vec<_> = (0..100).map(|i| entry(1000 + i, &format!("service-{i}"))).collect();
+    let processes: Vec<_> =
+        (0..100).map(|i| entry(1000 + i, &format!("service-{i}@pod-{}/container-{i}", i / 3))).collect();
     let row = |i: usize| Row {
         process: processes[i / 20].clone(),
         thread_name: format!("worker-{}", i % 4).into(),

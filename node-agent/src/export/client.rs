@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 
 use super::batch::{Limits, StreamEncoder, Window};
 use super::queue::{Broken, Queue};
+use crate::pods::NodePlace;
 
 /// How long the collector may take to end its side of a stream that we ended.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -112,6 +113,8 @@ struct Shared {
     pending: watch::Sender<usize>,
     /// Set when the stream is to end as soon as everything on it is acknowledged.
     closing: AtomicBool,
+    /// Who speaks on the next stream.
+    identity: watch::Sender<AgentIdentity>,
     /// Told when it has.
     closed: Notify,
     counters: Counters,
@@ -141,6 +144,7 @@ impl Exporter {
             queue: Mutex::new(Queue::new(options.queue_bytes)),
             pending: watch::channel(0).0,
             closing: AtomicBool::new(false),
+            identity: watch::channel(options.identity.clone()).0,
             closed: Notify::new(),
             counters: Counters::default(),
             dropping: AtomicBool::new(false),
@@ -163,6 +167,19 @@ impl Exporter {
             );
         }
         self.shared.tell();
+    }
+
+    /// Says where the node is from now on. The next window goes on a stream that tells it.
+    pub fn set_place(&self, place: &NodePlace) {
+        let NodePlace { region, zone } = place;
+        let is_new = self.shared.identity.send_if_modified(|identity| {
+            let is_new = identity.region != *region || identity.zone != *zone;
+            (identity.region, identity.zone) = (region.clone(), zone.clone());
+            is_new
+        });
+        if is_new {
+            self.shared.tell();
+        }
     }
 
     /// Waits until everything is acknowledged, at most so long. Returns the number of batches that are not.
@@ -230,7 +247,7 @@ enum State {
 
 /// How a stream ended.
 enum StreamEnd {
-    /// By us: its tables were full or we are closing, and everything on it is acknowledged.
+    /// By us: its tables were full, we are another or closing, and everything on it is acknowledged.
     Full,
     /// By the collector or the network.
     Broken(Status),
@@ -256,7 +273,7 @@ impl Sender {
                     return;
                 }
                 StreamEnd::Full => {
-                    debug!("the tables of the stream to the collector are full, opening another");
+                    debug!("the stream to the collector is used up, opening another");
                     continue;
                 }
                 StreamEnd::Broken(status) => status,
@@ -283,12 +300,15 @@ impl Sender {
         // The collector may wait for the first batch before it answers the call, so both go on at once.
         let call = client.export(ReceiverStream::new(outbound));
         let mut acks = pin!(call.map_ok(tonic::Response::into_inner).try_flatten_stream());
-        let mut encoder = StreamEncoder::new(self.options.identity.clone(), self.options.limits);
+        let mut identity = self.shared.identity.subscribe();
+        let mut encoder = StreamEncoder::new(identity.borrow_and_update().clone(), self.options.limits);
         let mut pending = self.shared.pending.subscribe();
         let mut takes_more = true;
         self.shared.counters.streams.fetch_add(1, Ordering::Relaxed);
         loop {
-            let done = encoder.is_full() || self.shared.closing.load(Ordering::Relaxed);
+            // Its sender lives as long as `shared`.
+            let is_used_up = encoder.is_full() || identity.has_changed().unwrap_or(false);
+            let done = is_used_up || self.shared.closing.load(Ordering::Relaxed);
             if done && self.shared.queue().in_flight() == 0 {
                 drop(sender);
                 if tokio::time::timeout(GOODBYE, acks.next()).await.is_err() {
@@ -296,7 +316,7 @@ impl Sender {
                 }
                 return StreamEnd::Full;
             }
-            let can_send = takes_more && !encoder.is_full() && self.shared.queue().can_send();
+            let can_send = takes_more && !is_used_up && self.shared.queue().can_send();
             tokio::select! {
                 ack = acks.next() => match ack {
                     Some(Ok(ack)) => {

@@ -68,6 +68,12 @@ pub const POD_GROUP_TYPES: &[(i64, &str)] = &[
     (134, "ReplicaSet"),
     (135, "CloneSet"),
 ];
+/// The number of a kind of workload as Kubernetes calls it; 0 for those that have none.
+pub fn pod_group_type(kind: &str) -> u8 {
+    let named = POD_GROUP_TYPES.iter().find(|(_, name)| *name == kind);
+    named.and_then(|(number, _)| u8::try_from(*number).ok()).unwrap_or(0)
+}
+
 /// The values of `is_ipv4`.
 pub const IP_TYPES: &[(i64, &str)] = &[(0, "IPv6"), (1, "IPv4")];
 

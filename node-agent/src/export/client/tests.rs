@@ -30,7 +30,8 @@ const STORED: Reply = Reply::Ack(AckResult::Stored);
 /// Decides by the number of the stream, from 1, and the batch.
 type Script = Arc<dyn Fn(u64, &SampleBatch) -> Reply + Send + Sync>;
 
-/// A collector that follows a script and tells what it saw: `stream/sequence rows losses`.
+/// A collector that follows a script and tells what it saw: `stream/sequence rows losses`, on a stream
+/// of an agent that knows its zone `stream in ZONE/sequence …`.
 struct Scripted {
     script: Script,
     streams: AtomicU64,
@@ -51,7 +52,7 @@ impl Collector for Scripted {
         let mut batches = request.into_inner();
         tokio::spawn(async move {
             let mut decoder = Decoder::default();
-            let mut known = false;
+            let (mut known, mut place) = (false, String::new());
             loop {
                 let batch = match batches.message().await {
                     Ok(Some(batch)) => batch,
@@ -59,7 +60,12 @@ impl Collector for Scripted {
                     Ok(None) => return drop(seen.send(format!("{stream} ended"))),
                     Err(_) => return,
                 };
-                known |= batch.agent == Some(identity());
+                if let Some(agent) = &batch.agent {
+                    let nowhere =
+                        AgentIdentity { region: String::new(), zone: String::new(), ..agent.clone() };
+                    known |= nowhere == identity();
+                    place = if agent.zone.is_empty() { String::new() } else { format!(" in {}", agent.zone) };
+                }
                 assert!(known && batch.sent_at_micros > 0);
                 let loss = |loss: &hearth_proto::collector::v1::Loss| {
                     format!(" {:?}={}", LossReason::try_from(loss.reason).unwrap(), loss.samples)
@@ -68,7 +74,7 @@ impl Collector for Scripted {
                 let rows = decoder.rows(&batch).join(", ");
                 let reply = script(stream, &batch);
                 // The test may be over.
-                seen.send(format!("{stream}/{} {rows}{losses}", batch.sequence)).ok();
+                seen.send(format!("{stream}{place}/{} {rows}{losses}", batch.sequence)).ok();
                 let answer = match reply {
                     Reply::Silence => continue,
                     Reply::Ack(result) => Ok(BatchAck {
@@ -336,6 +342,21 @@ async fn an_address_that_cannot_be_used_is_refused_at_once() {
     check("https://c:1", "collector address \"https://c:1\" must begin with http://");
     check("c:1", "collector address \"c:1\" must begin with http://");
     check("http://", "collector address \"http://\" is no URL such as http://127.0.0.1:20417");
+}
+
+#[tokio::test]
+async fn a_node_that_learns_its_zone_says_so_on_another_stream() {
+    let mut server = Server::start(|_, _| STORED).await;
+    let exporter = exporter(server.address, |_| {});
+    exporter.push(window(0, &["a;a*;f 1"]));
+    server.sees(&["1/1 a;a*;f 1"]).await;
+    let place = NodePlace { region: "eu-1".into(), zone: "eu-1a".into() };
+    exporter.set_place(&place);
+    exporter.push(window(10, &["a;a*;f 2"]));
+    server.sees(&["1 ended", "2 in eu-1a/2 a;a*;f 2"]).await;
+    exporter.set_place(&place);
+    exporter.push(window(20, &["a;a*;f 3"]));
+    server.sees(&["2 in eu-1a/3 a;a*;f 3"]).await;
 }
 
 #[test]
