@@ -221,9 +221,10 @@ async fn counts_and_a_detached_agent_arrive() {
 #[tokio::test]
 async fn a_directory_is_sent_when_asked_for_and_when_it_changed() {
     let operator = Operator::leading(&["a"]).await;
+    operator.put("p", json!({}));
     operator.hub.change(|index| index.set_namespace("shop", Some(labels("a=1 b=2 c=3"))));
     let mut agent = operator.hello("a").await;
-    agent.config().await;
+    let config = agent.config().await;
     let owner =
         Object { namespace: "shop".to_owned(), kind: "ReplicaSet".to_owned(), name: "web-1".to_owned() };
     let other = Object { kind: "StatefulSet".to_owned(), ..owner.clone() };
@@ -231,8 +232,11 @@ async fn a_directory_is_sent_when_asked_for_and_when_it_changed() {
     agent.say(Report::Wants(wants.clone())).await;
     let directory = agent.directory().await;
     assert_eq!((directory.namespaces.len(), directory.workloads.len()), (1, 0));
-    // The same again, and what it did not ask for, are no news.
+    // The same again, and what it did not ask for, are no news. Reports are taken in order: with the verdict
+    // what is before it is done.
     agent.say(Report::Wants(wants)).await;
+    agent.verdict(&config, "").await;
+    operator.stands("a", "Applied").await;
     operator.hub.change(|index| index.set_namespace("other", Some(Labels::new())));
     operator.hub.change(|index| {
         let owner = Owner { kind: "Deployment".into(), name: "web".into() };

@@ -350,6 +350,16 @@ fn times_move_only_with_the_status_of_a_condition() {
     };
     assert_eq!((times(&first), times(&second)), (vec![2000; 3], vec![2000, 2010, 2010]));
     world.now += 10;
+    // Another reason for the same.
+    world.report("a: unclean");
+    let other = world.status();
+    assert!(
+        text(&other).starts_with("True/Accepted False/NodesFailed False/NodesFailed"),
+        "{}",
+        text(&other)
+    );
+    assert_eq!(times(&other)[..3], [2000, 2010, 2010]);
+    world.report("a: loses 2 to q");
     world.edit(2, json!({}));
     let third = world.status();
     assert_eq!((times(&third), third.observed_generation), (vec![2000, 2010, 2010], Some(2)));
