@@ -40,6 +40,11 @@ impl Cluster {
         self.state.join("pki/admin.kubeconfig")
     }
 
+    /// Where everything is that it writes.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
     /// Runs `kcluster`.
     pub fn kcluster<I: IntoIterator<Item: AsRef<OsStr>>>(&self, arguments: I) -> Output {
         let mut command = Command::new(self.bin.join("kcluster"));
@@ -47,11 +52,17 @@ impl Cluster {
         command.output().expect("kcluster runs")
     }
 
+    /// `kubectl` as the administrator.
+    pub fn kubectl_command(&self) -> Command {
+        let mut command = Command::new(self.bin.join("kubectl"));
+        command.env("KUBECONFIG", self.kubeconfig());
+        command
+    }
+
     /// Runs `kubectl` as the administrator, with this as its standard input.
     pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> Output {
-        let mut command = Command::new(self.bin.join("kubectl"));
-        command.args(arguments).env("KUBECONFIG", self.kubeconfig());
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut command = self.kubectl_command();
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("kubectl runs");
         // One that does not read says why in its own words.
         let _ = child.stdin.take().expect("it is piped").write_all(input.as_bytes());

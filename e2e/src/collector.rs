@@ -70,6 +70,12 @@ impl Collector {
         Self { http: free_port(), grpc: free_port(), clickhouse: free_port(), password: OnceLock::new() }
     }
 
+    /// One that somebody else started, of which the API is known.
+    pub fn at(http: SocketAddr) -> Self {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self { http, grpc: nowhere, clickhouse: nowhere, password: OnceLock::new() }
+    }
+
     /// Starts it with its data and its log in `folder`, and waits until it is ready.
     pub fn start(&self, folder: &Path) -> Daemon {
         self.start_with(folder, |_| ())

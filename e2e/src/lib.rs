@@ -13,6 +13,7 @@ pub mod collector;
 pub mod daemon;
 pub mod fixture;
 pub mod flame;
+pub mod hearth;
 pub mod machine;
 pub mod proc_fs;
 pub mod svg;

@@ -1,0 +1,142 @@
+//! What a user does: installs Hearth, applies a policy, looks at a flame graph of the pods it names.
+
+use std::time::{Duration, Instant};
+
+use hearth_e2e::cluster::text;
+use hearth_e2e::daemon::wait_for;
+use hearth_e2e::hearth::{Forwarded, install, program_image};
+use hearth_e2e::{Cluster, Collector, Program, random_letters};
+use libtest_mimic::Trial;
+
+use crate::on_cluster;
+
+const OVERLAY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/overlay");
+const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/examples/profilingpolicy.yaml");
+
+pub(crate) fn tests() -> Vec<Trial> {
+    vec![on_cluster("profiles::a_policy_profiles_exactly_the_pods_that_it_names", |cluster| {
+        install(cluster, OVERLAY);
+        the_example_profiles_its_pods_and_no_others(cluster);
+    })]
+}
+
+/// A program in an image of its own, with functions whose names were drawn a moment ago.
+struct Workload {
+    image: String,
+    outer: String,
+    inner: String,
+}
+
+impl Workload {
+    /// `comm` is what its process is called.
+    fn new(cluster: &Cluster, comm: &str) -> Self {
+        let (outer, inner) = (format!("o_{}", random_letters(10)), format!("i_{}", random_letters(10)));
+        let program = Program::compile(
+            comm,
+            &format!(
+                "FUNCTION void {inner}(void) {{ BURN(200000); }}
+                FUNCTION void {outer}(void) {{ for (;;) {{ {inner}(); usleep(500); }} }}
+                int main(void) {{ {outer}(); }}"
+            ),
+        );
+        let image = format!("kc.local/{comm}:1");
+        program_image(cluster, &image, &program.path(), &[]);
+        Self { image, outer, inner }
+    }
+
+    fn start(&self, cluster: &Cluster, namespace: &str, name: &str, node: &str) {
+        cluster.apply(&format!(
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  {{name: {name}, namespace: {namespace}, labels: {{app: {name}}}}}\n\
+             spec:\n  nodeName: {node}\n  terminationGracePeriodSeconds: 0\n  containers:\n  - {{name: main, image: \"{}\"}}\n",
+            self.image
+        ));
+        cluster.kubectl(&[
+            "-n",
+            namespace,
+            "wait",
+            "--for=condition=Ready",
+            "--timeout=60s",
+            &format!("pod/{name}"),
+        ]);
+    }
+}
+
+fn the_example_profiles_its_pods_and_no_others(cluster: &Cluster) {
+    let (comm, other_comm) = (format!("nginx-{}", random_letters(6)), format!("other-{}", random_letters(6)));
+    let (chosen, by_name) = (Workload::new(cluster, &comm), Workload::new(cluster, &other_comm));
+    let elsewhere = format!("elsewhere-{}", random_letters(6));
+    cluster.kubectl(&["create", "namespace", &elsewhere]);
+    wait_for("the namespace's service account", || {
+        let account = ["-n", &elsewhere, "get", "serviceaccount", "default"];
+        cluster.kubectl_with(&account, "").status.success().then_some(())
+    });
+    chosen.start(cluster, "default", "chosen", "node1");
+    by_name.start(cluster, "default", "of-another-name", "node1");
+    chosen.start(cluster, &elsewhere, "of-another-namespace", "node2");
+
+    cluster.kubectl(&["apply", "-f", EXAMPLE]);
+    cluster.kubectl(&["wait", "--for=condition=Ready", "--timeout=60s", "profilingpolicy/first"]);
+    let shown = cluster.kubectl(&["get", "pp", "-A"]);
+    println!("{shown}");
+    let cells: Vec<&str> = shown.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(cells[..5], ["default", "first", "True", "2/2", "99"], "{shown}");
+
+    let uid = cluster.kubectl(&["get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}"]);
+    let (_forwarded, collector) = Forwarded::collector(cluster);
+    let here = format!("pod_cluster='{uid}' AND pod_ns='default'");
+    let flame = wait_for("a profile of the chosen pod", || {
+        collector
+            .flame_between(&comm, &here, 1, i64::from(u32::MAX))
+            .ok()
+            .filter(|flame| flame.root().total > 0)
+    });
+    let path = [&format!("[t] {comm}"), "main", &chosen.outer, &chosen.inner];
+    assert!(flame.at(&path).is_some(), "{flame:?}");
+    let tags = collector.get(&format!("/api/v1/tags/pod/values?filter=app_service%3D%27{comm}%27")).json();
+    assert!(tags.to_string().contains("chosen"), "{tags}");
+    assert!(!tags.to_string().contains("of-another-namespace"), "{tags}");
+    let apps = collector.get("/api/v1/apps").json().to_string();
+    assert!(apps.contains(&comm) && !apps.contains(&other_comm), "{apps}");
+
+    an_edit_of_the_rate_is_followed_within_seconds(cluster);
+    cluster.kubectl(&["delete", "-f", EXAMPLE]);
+    cluster.kubectl(&["delete", "namespace", &elsewhere, "--wait=false"]);
+}
+
+/// No agent restarts: the pods are the same.
+fn an_edit_of_the_rate_is_followed_within_seconds(cluster: &Cluster) {
+    let pods = || {
+        let path =
+            "jsonpath={range .items[*]}{.metadata.name}/{.status.containerStatuses[0].restartCount} {end}";
+        cluster.kubectl(&[
+            "-n",
+            "hearth",
+            "get",
+            "pods",
+            "-l",
+            "app.kubernetes.io/name=hearth-node-agent",
+            "-o",
+            path,
+        ])
+    };
+    let before = pods();
+    let agent = before.split('/').next().unwrap();
+    let forwarded = Forwarded::to(cluster, &format!("pod/{agent}"), 20419);
+    let metrics = Collector::at(forwarded.address);
+    let rate = || {
+        let text = metrics.get("/metrics").body;
+        let line = text.lines().find(|line| line.starts_with("hearth_agent_effective_frequency "));
+        line.and_then(|line| line.rsplit(' ').next()).unwrap_or_default().to_owned()
+    };
+    assert_eq!(rate(), "99");
+    let edited = Instant::now();
+    let edit = r#"{"spec":{"frequency":199}}"#;
+    cluster.kubectl(&["patch", "pp", "first", "--type=merge", "-p", edit]);
+    wait_for("the new rate", || (rate() == "199").then_some(()));
+    let took = edited.elapsed();
+    println!("an edit took {took:.1?} to reach the agent");
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert_eq!(pods(), before);
+    let output = cluster.kubectl_with(&["wait", "--for=condition=Ready", "--timeout=60s", "pp/first"], "");
+    assert!(output.status.success(), "{}", text(&output));
+}
