@@ -44,7 +44,7 @@ impl Base {
 pub fn build_images(cluster: &Cluster) {
     let binaries =
         ["hearth-operator", "hearth-collector", "hearth-clickhouse", "hearth-node-agent"].map(binary);
-    let engine = PathBuf::from(libchdb());
+    let engine = libchdb();
     let mut programs: Vec<&Path> = binaries.iter().map(PathBuf::as_path).collect();
     programs.push(&engine);
     let base = Base::of(&programs);

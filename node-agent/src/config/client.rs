@@ -9,6 +9,7 @@ use hearth_proto::config::v1::node_configs_client::NodeConfigsClient;
 use hearth_proto::config::v1::node_report::Report;
 use hearth_proto::config::v1::node_update::Update;
 use hearth_proto::config::v1::{Config, Counts, Directory, Hello, NodeReport, NodeUpdate, Verdict, Wants};
+use hearth_proto::config_limits::MAX_UPDATE_BYTES;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,7 +18,6 @@ use tonic::{Code, Status};
 use tracing::{debug, error, info, warn};
 
 use super::retry::{Attempt, End, Retry, Waits};
-use super::store::MAX_CONFIG_BYTES;
 
 /// Where an operator that does not lead says who does.
 const LEADER: &str = "hearth-leader";
@@ -127,7 +127,7 @@ impl<A: Apply> Client<A> {
     async fn stream(&mut self, endpoint: Endpoint, served: &mut bool) -> Status {
         let (sender, outbound) = mpsc::channel(1);
         let mut client =
-            NodeConfigsClient::new(endpoint.connect_lazy()).max_decoding_message_size(MAX_CONFIG_BYTES);
+            NodeConfigsClient::new(endpoint.connect_lazy()).max_decoding_message_size(MAX_UPDATE_BYTES);
         // The operator answers the call when it has read the Hello, so both go on at once.
         let call = client.stream(ReceiverStream::new(outbound));
         let mut updates = pin!(call.map_ok(tonic::Response::into_inner).try_flatten_stream());

@@ -6,14 +6,13 @@ use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
 use hearth_proto::config::v1::Config;
+use hearth_proto::config_limits::MAX_UPDATE_BYTES;
 use prost::Message as _;
 use tracing::warn;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::state_dir::{StateDir, read, replace};
 
-/// A configuration is at most so large, on the wire and on disk: a thousand policies of 4 KiB.
-pub const MAX_CONFIG_BYTES: usize = 4 << 20;
 /// Grows with every change that an older agent would misread.
 const FORMAT: &str = "hearth-config 1";
 
@@ -43,7 +42,7 @@ impl Store {
 
     fn read(&self) -> io::Result<Config> {
         let bad = |problem: String| io::Error::new(ErrorKind::InvalidData, problem);
-        let bytes = read(&self.path, (MAX_CONFIG_BYTES + 64) as u64)?;
+        let bytes = read(&self.path, (MAX_UPDATE_BYTES + 64) as u64)?;
         let line_end = bytes.iter().take(64).position(|byte| *byte == b'\n');
         let (head, body) = bytes.split_at(line_end.unwrap_or(0));
         let body = body.get(1..).unwrap_or_default();
@@ -116,6 +115,6 @@ mod tests {
             |bytes| bytes[14] = b'2',
             "is of format \"hearth-config 2\", and this agent knows \"hearth-config 1\"",
         );
-        check_refused(|bytes| bytes.resize(MAX_CONFIG_BYTES + 65, 0), "longer than 4194368 bytes");
+        check_refused(|bytes| bytes.resize(MAX_UPDATE_BYTES + 65, 0), "longer than 16777280 bytes");
     }
 }
