@@ -34,6 +34,10 @@ check: ## format, lints, modules, fuzz targets, licences
 bench: ## benchmarks beside perf and bpftrace
 	@scripts/bench.sh
 
+.PHONY: images
+images: ## container images for deploy/, by docker, podman or buildah
+	@scripts/images.sh
+
 .PHONY: generate
 generate: ## write what is generated from the code (deploy/crds)
 	@cargo run --quiet --package hearth-policy --features crd --bin hearth-crds -- deploy/crds

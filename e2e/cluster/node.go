@@ -107,6 +107,10 @@ func (n node) makeOwnPaths() error {
 		return err
 	}
 	defer made.Close()
+	// Of static pods.
+	if err := os.MkdirAll(n.root("manifests"), 0o755); err != nil {
+		return err
+	}
 	for _, path := range ownPaths {
 		if err := os.MkdirAll(n.root(path), 0o755); err != nil {
 			return err

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::cluster::{Cluster, text};
 use crate::collector::{Collector, libchdb};
-use crate::daemon::binary;
+use crate::daemon::{binary, wait_for};
 
 const NAMESPACE: &str = "hearth";
 
@@ -128,5 +128,35 @@ impl Drop for Forwarded {
         // It may have ended with its pod.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// The metrics of one node's agent.
+pub struct AgentMetrics {
+    _forwarded: Forwarded,
+    endpoint: Collector,
+}
+
+impl AgentMetrics {
+    /// Of the agent that runs on a node now.
+    pub fn of(cluster: &Cluster, node: &str) -> Self {
+        let pod = wait_for("the node's agent", || {
+            let field = format!("--field-selector=spec.nodeName={node},status.phase=Running");
+            let path = "jsonpath={.items[0].metadata.name}";
+            let app = "app.kubernetes.io/name=hearth-node-agent";
+            let output =
+                cluster.kubectl_with(&["-n", NAMESPACE, "get", "pods", "-l", app, &field, "-o", path], "");
+            output.status.success().then(|| String::from_utf8(output.stdout).expect("names are text"))
+        });
+        let forwarded = Forwarded::to(cluster, &format!("pod/{pod}"), 20419);
+        let endpoint = Collector::at(forwarded.address);
+        Self { _forwarded: forwarded, endpoint }
+    }
+
+    /// A metric without labels; empty if there is none.
+    pub fn get(&self, name: &str) -> String {
+        let text = self.endpoint.get("/metrics").body;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_default().to_owned()
     }
 }

@@ -19,7 +19,7 @@ use hearth_policy::period_micros;
 use hearth_profile::frame::STACK_TRACE_LOST;
 use hearth_proto::collector::v1::StackEnd;
 use hearth_proto::config::v1::Counts;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tracing::{debug, info, warn};
 
 use crate::clock::{Clock, Span};
@@ -56,6 +56,8 @@ pub enum Command {
     Pods(Change),
     /// Namespaces and owners of its pods are known now.
     Directory(Directory),
+    /// Says that everything before it was done.
+    Reached(oneshot::Sender<()>),
     /// Close the window and end.
     Stop,
 }
@@ -217,6 +219,10 @@ impl Agent {
                     self.processes.set_directory(directory, &self.policies, &mut self.tell);
                     self.must_count = true;
                     self.round()?;
+                }
+                Ok(Command::Reached(tell)) => {
+                    // Whoever asked may have stopped waiting.
+                    let _: Result<(), ()> = tell.send(());
                 }
                 Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return self.stop(),
                 Err(RecvTimeoutError::Timeout) => self.round()?,

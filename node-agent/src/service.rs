@@ -101,6 +101,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     let counters = Arc::new(Metrics::default());
     let wanted = watch::Sender::new(Wanted::default());
     let counts = watch::Sender::new(Counts::default());
+    let in_force = watch::Sender::new(String::new());
     let (mut news, mut with_pods) = (PodNews::none(), None);
     let origin = match source {
         Source { policy: Some(path), .. } => {
@@ -115,7 +116,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
             let directory = watch::Sender::new(Directory::default());
             news = follow_pods(&node, want, directory.subscribe(), counters.clone()).await?;
             with_pods = Some(pods.options());
-            let keeper = Keeper::new(wanted, directory, store, max_frequency, counters.clone());
+            let keeper =
+                Keeper::new(wanted, directory, in_force.subscribe(), store, max_frequency, counters.clone());
             let hash = keeper.start();
             let (node, instance) = (node.clone(), instance.clone());
             let options = operator::Options { operator: url, node, instance, waits: Waits::default() };
@@ -146,7 +148,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     let hangup = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
     let cpu = CpuLimit { share: max_cpu_share / 100.0, ..CpuLimit::default() };
     let options = Options { cpu, counts, pods: with_pods, ..Options::new(window) };
-    let setup = Setup { options, off_file, max_frequency, cannot, is_reported };
+    let setup = Setup { options, off_file, max_frequency, cannot, is_reported, in_force };
     let supervisor =
         Supervisor::new(setup, wanted.subscribe(), news, safe, counters.clone(), exporter.clone());
     let follower = follow(origin, hangup, wanted, &counters);

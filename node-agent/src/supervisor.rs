@@ -57,6 +57,8 @@ pub struct Setup {
     pub cannot: Option<String>,
     /// Somebody else is told why nothing is sampled: the agent stays. Otherwise it ends.
     pub is_reported: bool,
+    /// Told the hash of the operator's configuration that the sampler works by.
+    pub in_force: watch::Sender<String>,
 }
 
 /// Starts and stops the sampler.
@@ -184,18 +186,30 @@ impl Supervisor {
                 self.safe.unmark();
             }
             self.say(detached, is_new || was_at_work);
+            self.say_in_force();
             return Ok(());
         };
         if self.sampler.is_none() {
             self.attach(policies.clone()).await?;
         } else if is_new {
-            self.tell(policies.clone());
+            self.tell(policies.clone()).await;
         }
+        self.say_in_force();
         Ok(())
     }
 
-    /// Gives the sampler other policies.
-    fn tell(&mut self, policies: PolicySet) {
+    /// Says by which configuration this node works now.
+    fn say_in_force(&self) {
+        let hash = self.current.config.as_ref().map(|config| config.hash.clone()).unwrap_or_default();
+        self.setup.in_force.send_if_modified(|last| {
+            let is_new = *last != hash;
+            *last = hash;
+            is_new
+        });
+    }
+
+    /// Gives the sampler other policies, and waits until it works by them.
+    async fn tell(&mut self, policies: PolicySet) {
         let Some(sampler) = &mut self.sampler else { return };
         let rate = policies.node_rate();
         if sampler.rate == 0 && rate > 0 {
@@ -203,8 +217,13 @@ impl Supervisor {
             self.probation = Some(Instant::now() + PROBATION);
         }
         sampler.rate = rate;
+        let (tell, reached) = oneshot::channel();
         // One that ended by itself cannot be told: its error follows.
         drop(sampler.commands.send(Command::Policies(policies)));
+        drop(sampler.commands.send(Command::Reached(tell)));
+        if reached.await.is_err() {
+            debug!("the sampler ended before it worked by the new policies");
+        }
     }
 
     /// What is wanted from now on, if a policy's duration is over.

@@ -7,7 +7,9 @@
 
 mod bounds;
 mod nodes;
+mod outages;
 mod profiles;
+mod status;
 mod trace;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -27,8 +29,13 @@ fn main() -> ExitCode {
     // They share nodes, and sampling is of the whole machine.
     arguments.test_threads = Some(1);
     let before = Trace::of_machine();
-    let tests =
-        run(&arguments, [bounds::tests(), nodes::tests(), profiles::tests()].into_iter().flatten().collect());
+    let tests = run(
+        &arguments,
+        [bounds::tests(), nodes::tests(), profiles::tests(), status::tests(), outages::tests()]
+            .into_iter()
+            .flatten()
+            .collect(),
+    );
     let cluster = CLUSTER.lock().unwrap_or_else(PoisonError::into_inner).take();
     let Some(cluster) = cluster else { return tests.exit_code() };
     // Whatever tests were chosen: this one is of the cluster itself.

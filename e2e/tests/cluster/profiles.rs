@@ -1,11 +1,12 @@
 //! What a user does: installs Hearth, applies a policy, looks at a flame graph of the pods it names.
 
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use hearth_e2e::cluster::text;
 use hearth_e2e::daemon::wait_for;
-use hearth_e2e::hearth::{Forwarded, install, program_image};
-use hearth_e2e::{Cluster, Collector, Program, random_letters};
+use hearth_e2e::hearth::{AgentMetrics, Forwarded, install, program_image};
+use hearth_e2e::{Cluster, Program, random_letters};
 use libtest_mimic::Trial;
 
 use crate::on_cluster;
@@ -14,14 +15,30 @@ const OVERLAY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/overla
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/examples/profilingpolicy.yaml");
 
 pub(crate) fn tests() -> Vec<Trial> {
-    vec![on_cluster("profiles::a_policy_profiles_exactly_the_pods_that_it_names", |cluster| {
-        install(cluster, OVERLAY);
-        the_example_profiles_its_pods_and_no_others(cluster);
-    })]
+    vec![
+        on_hearth(
+            "profiles::a_policy_profiles_exactly_the_pods_that_it_names",
+            the_example_profiles_its_pods_and_no_others,
+        ),
+        on_hearth(
+            "profiles::a_static_pods_process_appears_under_its_pod_name",
+            a_static_pods_process_appears_under_its_pod_name,
+        ),
+        on_hearth("profiles::each_agent_reports_the_pods_of_its_own_node", each_agent_reports_its_own_pods),
+    ]
+}
+
+/// A test on a cluster with Hearth, which the first of them installs.
+pub(crate) fn on_hearth(name: &str, test: impl FnOnce(&Cluster) + Send + 'static) -> Trial {
+    static INSTALLED: Once = Once::new();
+    on_cluster(name, move |cluster| {
+        INSTALLED.call_once(|| install(cluster, OVERLAY));
+        test(cluster);
+    })
 }
 
 /// A program in an image of its own, with functions whose names were drawn a moment ago.
-struct Workload {
+pub(crate) struct Workload {
     image: String,
     outer: String,
     inner: String,
@@ -29,7 +46,7 @@ struct Workload {
 
 impl Workload {
     /// `comm` is what its process is called.
-    fn new(cluster: &Cluster, comm: &str) -> Self {
+    pub(crate) fn new(cluster: &Cluster, comm: &str) -> Self {
         let (outer, inner) = (format!("o_{}", random_letters(10)), format!("i_{}", random_letters(10)));
         let program = Program::compile(
             comm,
@@ -44,7 +61,7 @@ impl Workload {
         Self { image, outer, inner }
     }
 
-    fn start(&self, cluster: &Cluster, namespace: &str, name: &str, node: &str) {
+    pub(crate) fn start(&self, cluster: &Cluster, namespace: &str, name: &str, node: &str) {
         cluster.apply(&format!(
             "apiVersion: v1\nkind: Pod\nmetadata:\n  {{name: {name}, namespace: {namespace}, labels: {{app: {name}}}}}\n\
              spec:\n  nodeName: {node}\n  terminationGracePeriodSeconds: 0\n  containers:\n  - {{name: main, image: \"{}\"}}\n",
@@ -123,14 +140,8 @@ fn an_edit_of_the_rate_is_followed_within_seconds(cluster: &Cluster) {
         ])
     };
     let before = pods();
-    let agent = before.split('/').next().unwrap();
-    let forwarded = Forwarded::to(cluster, &format!("pod/{agent}"), 20419);
-    let metrics = Collector::at(forwarded.address);
-    let rate = || {
-        let text = metrics.get("/metrics").body;
-        let line = text.lines().find(|line| line.starts_with("hearth_agent_effective_frequency "));
-        line.and_then(|line| line.rsplit(' ').next()).unwrap_or_default().to_owned()
-    };
+    let agent = AgentMetrics::of(cluster, "node1");
+    let rate = || agent.get("hearth_agent_effective_frequency");
     assert_eq!(rate(), "99");
     let edited = Instant::now();
     let edit = r#"{"spec":{"frequency":199}}"#;
@@ -142,4 +153,46 @@ fn an_edit_of_the_rate_is_followed_within_seconds(cluster: &Cluster) {
     assert_eq!(pods(), before);
     let output = cluster.kubectl_with(&["wait", "--for=condition=Ready", "--timeout=60s", "pp/first"], "");
     assert!(output.status.success(), "{}", text(&output));
+}
+
+fn a_static_pods_process_appears_under_its_pod_name(cluster: &Cluster) {
+    let comm = format!("python-{}", random_letters(6));
+    let workload = Workload::new(cluster, &comm);
+    let manifest = cluster.state().join("node2/manifests/static.yaml");
+    let text = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: static, namespace: default}}\n\
+         spec:\n  containers:\n  - {{name: main, image: \"{}\"}}\n",
+        workload.image
+    );
+    std::fs::write(&manifest, text).unwrap();
+    cluster.kubectl(&["apply", "-f", EXAMPLE]);
+    let (_forwarded, collector) = Forwarded::collector(cluster);
+    wait_for("rows of the static pod", || {
+        let here = "pod_ns='default' AND pod='static-node2' AND container='main'";
+        collector.flame_between(&comm, here, 1, i64::from(u32::MAX)).ok()
+    });
+    std::fs::remove_file(manifest).unwrap();
+    cluster.kubectl(&["delete", "-f", EXAMPLE]);
+}
+
+/// Both see every process of the machine, as they share its process ids.
+fn each_agent_reports_its_own_pods(cluster: &Cluster) {
+    // Hearth profiles itself: the collector runs on the first node.
+    let (_forwarded, collector) = Forwarded::collector(cluster);
+    let of_collector = "app_service = 'hearth-collect' OR app_service LIKE 'hearth-collecto%'";
+    let nodes = wait_for("rows of the collector itself", || {
+        let query = format!("/api/v1/tags/pod_node/values?filter={}", encoded(of_collector));
+        let nodes = collector.get(&query).json().to_string();
+        nodes.contains("node1").then_some(nodes)
+    });
+    assert!(!nodes.contains("node2"), "{nodes}");
+    let agents =
+        collector.get(&format!("/api/v1/tags/pod_node/values?filter={}", encoded("pod_ns = 'hearth'")));
+    let agents = agents.json().to_string();
+    assert!(agents.contains("node1") && agents.contains("node2"), "{agents}");
+}
+
+/// As it stands in a URL.
+fn encoded(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }

@@ -1,6 +1,7 @@
 //! Puts the operator's configuration into force on this machine, and keeps it on disk.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hearth_proto::config::v1::{Config, Directory};
 use tokio::sync::watch;
@@ -17,21 +18,28 @@ use crate::supervisor::Wanted;
 pub struct Keeper {
     wanted: watch::Sender<Wanted>,
     directory: watch::Sender<Directory>,
+    in_force: watch::Receiver<String>,
     store: Option<Store>,
     max_frequency: u32,
     metrics: Arc<Metrics>,
 }
 
+/// How long the sampler may take to work by a configuration; after that the operator is told all the same
+/// that it was taken, and the counts tell the rest.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 impl Keeper {
-    /// What is wanted goes to `wanted`, answers about other objects to `directory`.
+    /// What is wanted goes to `wanted`, answers about other objects to `directory`; `in_force` tells the hash
+    /// of what the node works by.
     pub fn new(
         wanted: watch::Sender<Wanted>,
         directory: watch::Sender<Directory>,
+        in_force: watch::Receiver<String>,
         store: Option<Store>,
         max_frequency: u32,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { wanted, directory, store, max_frequency, metrics }
+        Self { wanted, directory, in_force, store, max_frequency, metrics }
     }
 
     /// Begins by what was kept on disk; its hash, or none.
@@ -78,6 +86,11 @@ impl Apply for Keeper {
         let kept = config.clone();
         let policies = self.put(config)?;
         info!(hash = kept.hash, "{policies} policies from the operator");
+        // "Applied" is to mean that samples are taken by it.
+        let is_in_force = self.in_force.wait_for(|hash| *hash == kept.hash);
+        if tokio::time::timeout(PATIENCE, is_in_force).await.is_err() {
+            warn!("the sampler does not work by the new configuration within {PATIENCE:?}");
+        }
         if let Some(store) = self.store.clone() {
             // A slow disk must not hold up what else this thread does.
             match tokio::task::spawn_blocking(move || store.save(&kept)).await {
@@ -116,7 +129,9 @@ mod tests {
         let keeper = || {
             let (wanted, of_wanted) = watch::channel(Wanted::default());
             let store = Some(Store::new(&state));
-            (Keeper::new(wanted, watch::Sender::default(), store, 1000, metrics.clone()), of_wanted)
+            // Nobody samples: the sender is gone, and nobody is waited for.
+            let in_force = watch::channel(String::new()).1;
+            (Keeper::new(wanted, watch::Sender::default(), in_force, store, 1000, metrics.clone()), of_wanted)
         };
         let rate =
             |wanted: &watch::Receiver<Wanted>| wanted.borrow().policies.as_ref().map(|p| p.node_rate());

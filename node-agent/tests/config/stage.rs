@@ -1,5 +1,6 @@
 //! A real agent between two played servers.
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -8,6 +9,10 @@ use std::pin::Pin;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use axum::Router;
+use axum::body::Body;
+use axum::extract::RawQuery;
+use axum::routing::get;
 use hearth_proto::collector::v1::collector_server::{Collector, CollectorServer};
 use hearth_proto::collector::v1::{AckResult, BatchAck, SampleBatch};
 use hearth_proto::config::v1::node_configs_server::{NodeConfigs, NodeConfigsServer};
@@ -138,7 +143,32 @@ impl Call {
     }
 }
 
-/// Two played servers, and a process to be sampled.
+/// An API server whose nodes have no pods, now and for ever.
+async fn api_server() -> SocketAddr {
+    let pods = async |query: RawQuery| {
+        if query.0.is_some_and(|query| query.contains("watch=true")) {
+            return Body::from_stream(tokio_stream::pending::<Result<String, Infallible>>());
+        }
+        let none = r#"{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"1"},"items":[]}"#;
+        Body::from(none)
+    };
+    let router = Router::new().route("/api/v1/pods", get(pods));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(axum::serve(listener, router).into_future());
+    address
+}
+
+fn kubeconfig(server: SocketAddr) -> String {
+    format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+         clusters: [{{name: c, cluster: {{server: \"http://{server}\"}}}}]\n\
+         users: [{{name: u, user: {{}}}}]\n\
+         contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n"
+    )
+}
+
+/// Played servers, and a process to be sampled.
 pub(crate) struct Stage {
     pub(crate) folder: TempDir,
     pub(crate) name: String,
@@ -164,6 +194,8 @@ impl Stage {
         let (operator, operating) = serve(NodeConfigsServer::new(Played(sender))).await;
         let (sender, periods) = mpsc::unbounded_channel();
         let (collector, _) = serve(CollectorServer::new(Taking(sender))).await;
+        let kubeconfig = kubeconfig(api_server().await);
+        std::fs::write(folder.path().join("kubeconfig"), kubeconfig).unwrap();
         Self { folder, name, periods, calls, operator, operating, collector, burner }
     }
 
@@ -202,6 +234,7 @@ impl Stage {
         // A debug build takes more than an agent may.
         command.args(["--max-cpu-share", "100", "--collector", &format!("http://{}", self.collector)]);
         command.arg("--state-dir").arg(self.state()).arg("--off-file").arg(self.off_file());
+        command.env("KUBECONFIG", self.folder.path().join("kubeconfig"));
         command.env("NO_COLOR", "1").stdin(Stdio::null()).stderr(File::create(&log).unwrap());
         Agent { child: command.spawn().unwrap(), log }
     }

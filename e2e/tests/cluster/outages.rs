@@ -1,0 +1,61 @@
+//! What goes on while parts of it are away.
+
+use hearth_e2e::Cluster;
+use hearth_e2e::daemon::wait_for;
+use hearth_e2e::hearth::AgentMetrics;
+use libtest_mimic::Trial;
+
+use crate::profiles::on_hearth;
+
+pub(crate) fn tests() -> Vec<Trial> {
+    vec![
+        on_hearth("outages::a_node_goes_on_without_the_operator", a_node_goes_on_without_the_operator),
+        on_hearth("outages::the_default_policy_stays_deleted", the_default_policy_stays_deleted),
+    ]
+}
+
+fn scale_operator(cluster: &Cluster, replicas: &str) {
+    let scale = ["-n", "hearth", "scale", "deployment/hearth-operator", "--replicas", replicas];
+    cluster.kubectl(&scale);
+    let all = ["-n", "hearth", "rollout", "status", "deployment/hearth-operator", "--timeout=60s"];
+    cluster.kubectl(&all);
+}
+
+/// Also an agent that begins meanwhile, by what its node kept.
+fn a_node_goes_on_without_the_operator(cluster: &Cluster) {
+    let follows = |rate: &str| {
+        let agent = AgentMetrics::of(cluster, "node1");
+        let what = format!("the rate of {rate} Hz");
+        wait_for(&what, || (agent.get("hearth_agent_effective_frequency") == rate).then_some(()));
+    };
+    follows("99");
+    scale_operator(cluster, "0");
+    let of_node = ["-l", "app.kubernetes.io/name=hearth-node-agent", "--field-selector=spec.nodeName=node1"];
+    cluster.kubectl(&[&["-n", "hearth", "delete", "pods"][..], &of_node].concat());
+    let rollout = ["-n", "hearth", "rollout", "status", "daemonset/hearth-node-agent", "--timeout=60s"];
+    cluster.kubectl(&rollout);
+    follows("99");
+    scale_operator(cluster, "2");
+    let edit = r#"{"spec":{"frequency":199}}"#;
+    cluster.kubectl(&["patch", "cpp", "hearth-default", "--type=merge", "-p", edit]);
+    // Agents that lost the operator come back within half a minute.
+    follows("199");
+}
+
+/// Whoever deleted it does not want it back with the next operator.
+fn the_default_policy_stays_deleted(cluster: &Cluster) {
+    cluster.kubectl(&["delete", "cpp", "hearth-default"]);
+    scale_operator(cluster, "0");
+    scale_operator(cluster, "1");
+    // It leads once it writes statuses.
+    let probe = "apiVersion: profiling.hearth.dev/v1alpha1\nkind: ClusterProfilingPolicy\n\
+                 metadata: {name: probe}\nspec: {regex: none, frequency: 7}\n";
+    cluster.apply(probe);
+    cluster.kubectl(&["wait", "--for=condition=Accepted", "--timeout=60s", "cpp/probe"]);
+    assert_eq!(
+        cluster.kubectl(&["get", "cpp", "-o", "name"]).trim(),
+        "clusterprofilingpolicy.profiling.hearth.dev/probe"
+    );
+    cluster.kubectl(&["delete", "cpp", "probe"]);
+    scale_operator(cluster, "2");
+}

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Builds release binaries into target/images, the context of deploy/images/*.Dockerfile, and the images by docker,
+# podman or buildah, whichever is there. HEARTH_REGISTRY [localhost] and HEARTH_TAG [latest] name them.
+set -euo pipefail
+source "$(dirname "$0")/env.sh"
+cd "$root"
+"$root/scripts/setup.sh" build
+context=$target/images
+say "building into $context"
+cargo build --quiet --release --locked -p hearth-operator -p hearth-node-agent -p hearth-collector -p hearth-clickhouse --bins
+mkdir -p "$context"
+cp "$target"/release/hearth-{operator,node-agent,collector,clickhouse} "$("$root/scripts/setup-chdb.sh" | tail -n 1)" "$context"/
+
+for builder in docker podman buildah none; do
+  command -v "$builder" >/dev/null && break
+done
+for name in operator node-agent collector; do
+  image=${HEARTH_REGISTRY:-localhost}/hearth-$name:${HEARTH_TAG:-latest}
+  recipe=deploy/images/$name.Dockerfile
+  if [ "$builder" = none ]; then
+    echo "no docker, podman or buildah here; elsewhere: docker build -t $image -f $recipe $context"
+  else
+    say "$image"
+    "$builder" build -t "$image" -f "$recipe" "$context"
+  fi
+done
