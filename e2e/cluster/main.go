@@ -31,7 +31,7 @@ const usage = `usage: kcluster COMMAND
 
   up [NODES]               starts a cluster (default: of 1 node)
   down                     ends it, and whatever an earlier one left
-  node stop|start NAME     takes a node's kubelet away, or brings it back
+  stop|start DAEMON        takes a process away, or brings it back: kube-apiserver, node1-kubelet, as in log/
   image REF DIR [ARG...]   makes an image of a directory's content, for every node; ARGs are its entry point
   build REF DOCKERFILE CONTEXT BASE
                            makes one by a Dockerfile that only copies, on a directory's content
@@ -79,8 +79,10 @@ func run(args []string) error {
 		return cluster.up(args[1:])
 	case command == "down" && len(args) == 1:
 		return cluster.down()
-	case command == "node" && len(args) == 3:
-		return cluster.setKubelet(args[1], args[2])
+	case command == "stop" && len(args) == 2:
+		return cluster.stop(args[1])
+	case command == "start" && len(args) == 2:
+		return cluster.restart(args[1])
 	case command == "image" && len(args) >= 3:
 		return cluster.image(args[1], args[2], args[3:])
 	case command == "build" && len(args) == 5:

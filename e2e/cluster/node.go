@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 )
 
 // A node is a network namespace and a mount namespace that one process holds,
@@ -88,7 +87,8 @@ func (n node) start(others []node) error {
 	if err := n.importImages(); err != nil {
 		return err
 	}
-	if err := n.startKubelet(); err != nil {
+	if err := n.startInside("kubelet", "--config="+n.root("kubelet.yaml"),
+		"--kubeconfig="+n.kubeconfig("node-"+n.name), "--hostname-override="+n.name, "--node-ip="+n.ip); err != nil {
 		return err
 	}
 	return n.startInside("kube-proxy", "--config="+n.root("kube-proxy.yaml"))
@@ -234,11 +234,6 @@ func (n node) startInside(program string, args ...string) error {
 	return n.cluster.start(n.name+"-"+program, argv)
 }
 
-func (n node) startKubelet() error {
-	return n.startInside("kubelet", "--config="+n.root("kubelet.yaml"),
-		"--kubeconfig="+n.kubeconfig("node-"+n.name), "--hostname-override="+n.name, "--node-ip="+n.ip)
-}
-
 // named is the running node of that name.
 func (c *cluster) named(name string) (node, error) {
 	number, err := strconv.Atoi(strings.TrimPrefix(name, "node"))
@@ -248,30 +243,6 @@ func (c *cluster) named(name string) (node, error) {
 	found := c.node(number)
 	_, err = c.pid(found.name)
 	return found, err
-}
-
-// setKubelet takes a node's kubelet away or brings it back; its pods go on.
-func (c *cluster) setKubelet(action, name string) error {
-	n, err := c.named(name)
-	if err != nil {
-		return err
-	}
-	switch action {
-	case "start":
-		return n.startKubelet()
-	case "stop":
-		pid, err := n.pid(n.name + "-kubelet")
-		if err != nil {
-			return err
-		}
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-			return err
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		return poll(ctx, "the kubelet's end", func() (bool, error) { return !n.isOurs(pid), nil })
-	}
-	return fmt.Errorf("%q: stop or start", action)
 }
 
 // execIn replaces this process with a command in a node's namespaces.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -29,7 +30,38 @@ func (c *cluster) start(name string, argv []string) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	return c.savePid(name, cmd.Process.Pid)
+	line, err := json.Marshal(argv)
+	if err != nil {
+		return err
+	}
+	return errors.Join(c.savePid(name, cmd.Process.Pid), os.WriteFile(c.path("pid", name+".json"), line, 0o644))
+}
+
+// restart starts a daemon that was stopped, as it was.
+func (c *cluster) restart(name string) error {
+	var argv []string
+	line, err := os.ReadFile(c.path("pid", name+".json"))
+	if err == nil {
+		err = json.Unmarshal(line, &argv)
+	}
+	if err != nil {
+		return fmt.Errorf("%s never ran: %w", name, err)
+	}
+	return c.start(name, argv)
+}
+
+// stop kills a daemon; what it started goes on.
+func (c *cluster) stop(name string) error {
+	pid, err := c.pid(name)
+	if err != nil {
+		return err
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return poll(ctx, "the end of "+name, func() (bool, error) { return !c.isOurs(pid), nil })
 }
 
 func (c *cluster) command(name string, argv []string) (*exec.Cmd, error) {

@@ -52,6 +52,15 @@ impl Cluster {
         command.output().expect("kcluster runs")
     }
 
+    /// Takes one of the cluster's processes away (`stop`), or brings it back (`start`).
+    ///
+    /// # Panics
+    /// It does not run, or never did.
+    pub fn daemon(&self, action: &str, name: &str) {
+        let output = self.kcluster([action, name]);
+        assert!(output.status.success(), "{}", text(&output));
+    }
+
     /// `kubectl` as the administrator.
     pub fn kubectl_command(&self) -> Command {
         let mut command = Command::new(self.bin.join("kubectl"));

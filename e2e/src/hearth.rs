@@ -1,7 +1,7 @@
 //! Hearth on a cluster, by the manifests that its users apply.
 
 use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -131,32 +131,34 @@ impl Drop for Forwarded {
     }
 }
 
-/// The metrics of one node's agent.
+/// The metrics of one node's agent, asked at its pod's address: also while the API server is away.
 pub struct AgentMetrics {
-    _forwarded: Forwarded,
     endpoint: Collector,
 }
 
 impl AgentMetrics {
     /// Of the agent that runs on a node now.
     pub fn of(cluster: &Cluster, node: &str) -> Self {
-        let pod = wait_for("the node's agent", || {
+        let address = wait_for("the node's agent", || {
             let field = format!("--field-selector=spec.nodeName={node},status.phase=Running");
-            let path = "jsonpath={.items[0].metadata.name}";
+            let path = "jsonpath={.items[0].status.podIP}";
             let app = "app.kubernetes.io/name=hearth-node-agent";
             let output =
                 cluster.kubectl_with(&["-n", NAMESPACE, "get", "pods", "-l", app, &field, "-o", path], "");
-            output.status.success().then(|| String::from_utf8(output.stdout).expect("names are text"))
+            String::from_utf8_lossy(&output.stdout).parse::<IpAddr>().ok()
         });
-        let forwarded = Forwarded::to(cluster, &format!("pod/{pod}"), 20419);
-        let endpoint = Collector::at(forwarded.address);
-        Self { _forwarded: forwarded, endpoint }
+        Self { endpoint: Collector::at(SocketAddr::from((address, 20419))) }
     }
 
-    /// A metric without labels; empty if there is none.
+    /// A metric by its name and labels, as it is written; empty if there is none.
     pub fn get(&self, name: &str) -> String {
         let text = self.endpoint.get("/metrics").body;
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.unwrap_or_default().to_owned()
+    }
+
+    /// A counter; 0 if it never counted.
+    pub fn count(&self, name: &str) -> u64 {
+        self.get(name).parse().unwrap_or(0)
     }
 }

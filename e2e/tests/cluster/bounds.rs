@@ -1,7 +1,9 @@
 //! Every bound of a policy, from both sides: `kubectl apply` and the policy file say the same, and name the
 //! same field.
 
-use hearth_e2e::{Cluster, cluster::text};
+use hearth_e2e::Cluster;
+use hearth_e2e::cluster::text;
+use hearth_e2e::daemon::wait_for;
 use hearth_policy::parse_policy_file;
 use libtest_mimic::Trial;
 
@@ -10,6 +12,7 @@ use crate::on_cluster;
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
         on_cluster("bounds::apply_refuses_what_the_policy_file_refuses", apply_refuses_what_the_file_refuses),
+        on_cluster("bounds::apply_warns_of_what_the_policy_file_warns_of", apply_warns),
         on_cluster("bounds::examples_are_taken_as_they_are", examples_are_taken_as_they_are),
     ]
 }
@@ -180,19 +183,50 @@ fn apply_refuses_what_the_file_refuses(cluster: &Cluster) {
     assert!(parse_policy_file(&document).is_err());
 }
 
+fn apply_warns(cluster: &Cluster) {
+    install(cluster);
+    let warnings = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/warnings.yaml");
+    cluster.kubectl(&["apply", "-f", warnings]);
+    let apply = |spec: &str| {
+        let document = format!(
+            "apiVersion: {}\nkind: {NAMESPACED}\nmetadata: {{name: odd}}\nspec: {spec}\n",
+            hearth_policy::API_VERSION
+        );
+        let output = cluster.kubectl_with(&["apply", "--dry-run=server", "-f", "-"], &document);
+        assert!(output.status.success(), "{}", text(&output));
+        let (_, read) = parse_policy_file(&document).unwrap();
+        (text(&output), read.iter().map(ToString::to_string).collect::<String>())
+    };
+    // The API server takes a moment to follow its own policies.
+    wait_for("the first warning", || apply("{frequency: 100}").0.contains("Warning: ").then_some(()));
+    for (spec, expected) in [
+        ("{frequency: 100}", "spec.frequency is 100, a multiple of 10"),
+        ("{regex: ^process-exporter}", "spec.regex is plain text of "),
+        ("{frequency: 99}", ""),
+        ("{regex: ^process-exporte}", ""),
+        ("{regex: '^process-exporter.*'}", ""),
+        ("{regex: process-exporter, match: exe}", ""),
+    ] {
+        let (applied, read) = apply(spec);
+        assert_eq!(applied.contains("Warning: "), !expected.is_empty(), "{spec}: {applied}");
+        assert!(applied.contains(expected) && read.contains(expected), "{spec}: {applied}{read}");
+        assert_eq!(read.is_empty(), expected.is_empty(), "{spec}: {read}");
+    }
+}
+
 fn examples_are_taken_as_they_are(cluster: &Cluster) {
     install(cluster);
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/examples");
     let mut count = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        let text = std::fs::read_to_string(&path).unwrap();
-        parse_policy_file(&text).unwrap_or_else(|errors| panic!("{}: {errors}", path.display()));
+        let document = std::fs::read_to_string(&path).unwrap();
+        parse_policy_file(&document).unwrap_or_else(|errors| panic!("{}: {errors}", path.display()));
         // Their namespaces are not there.
-        let text = text.lines().filter(|line| !line.trim_start().starts_with("namespace:"));
-        let text = text.collect::<Vec<_>>().join("\n");
-        let output = cluster.kubectl_with(&["apply", "--dry-run=server", "-f", "-"], &text);
-        assert!(output.status.success(), "{}: {}", path.display(), hearth_e2e::cluster::text(&output));
+        let lines = document.lines().filter(|line| !line.trim_start().starts_with("namespace:"));
+        let document = lines.collect::<Vec<_>>().join("\n");
+        let output = cluster.kubectl_with(&["apply", "--dry-run=server", "-f", "-"], &document);
+        assert!(output.status.success(), "{}: {}", path.display(), text(&output));
         count += 1;
     }
     assert!(count >= 5, "{count} examples");

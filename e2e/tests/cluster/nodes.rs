@@ -84,8 +84,7 @@ fn a_node_without_its_kubelet_keeps_its_pods(cluster: &Cluster) {
         cluster.kubectl(&["-n", &namespace, "get", "pods", "-o", path])
     };
     for action in ["stop", "start"] {
-        let output = cluster.kcluster(["node", action, "node1"]);
-        assert!(output.status.success(), "{}", hearth_e2e::cluster::text(&output));
+        cluster.daemon(action, "node1-kubelet");
     }
     // A pod that only a kubelet can start shows that it is back.
     cluster.kubectl(&["-n", &namespace, "scale", "deployment/web", "--replicas=4"]);

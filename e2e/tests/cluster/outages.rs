@@ -7,9 +7,21 @@ use libtest_mimic::Trial;
 
 use crate::profiles::on_hearth;
 
+const STORED: &str = "hearth_agent_batches_total{outcome=\"stored\"}";
+const DROPPED: &str = "hearth_agent_batches_total{outcome=\"dropped\"}";
+const ROWS: &str = "hearth_agent_rows_total";
+
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
         on_hearth("outages::a_node_goes_on_without_the_operator", a_node_goes_on_without_the_operator),
+        on_hearth(
+            "outages::sampling_and_storing_go_on_without_the_api_server",
+            all_goes_on_without_the_api_server,
+        ),
+        on_hearth(
+            "outages::what_the_collector_missed_is_sent_again",
+            what_the_collector_missed_is_sent_again,
+        ),
         on_hearth("outages::the_default_policy_stays_deleted", the_default_policy_stays_deleted),
     ]
 }
@@ -40,6 +52,39 @@ fn a_node_goes_on_without_the_operator(cluster: &Cluster) {
     cluster.kubectl(&["patch", "cpp", "hearth-default", "--type=merge", "-p", edit]);
     // Agents that lost the operator come back within half a minute.
     follows("199");
+}
+
+fn all_goes_on_without_the_api_server(cluster: &Cluster) {
+    let agent = AgentMetrics::of(cluster, "node1");
+    cluster.daemon("stop", "kube-apiserver");
+    // The window that is open, and one that begins without it.
+    let before = agent.count(STORED);
+    wait_for("windows stored meanwhile", || (agent.count(STORED) >= before + 2).then_some(()));
+    cluster.daemon("start", "kube-apiserver");
+    wait_for("the API server", || {
+        cluster.kubectl_with(&["get", "--raw", "/readyz"], "").status.success().then_some(())
+    });
+    let edit = r#"{"spec":{"frequency":97}}"#;
+    cluster.kubectl(&["patch", "cpp", "hearth-default", "--type=merge", "-p", edit]);
+    wait_for("the edit on the node", || {
+        (agent.get("hearth_agent_effective_frequency") == "97").then_some(())
+    });
+    cluster.kubectl(&["wait", "--for=condition=Ready", "--timeout=90s", "cpp/hearth-default"]);
+}
+
+fn what_the_collector_missed_is_sent_again(cluster: &Cluster) {
+    let scale = |replicas: &str| {
+        cluster.kubectl(&["-n", "hearth", "scale", "statefulset/hearth-collector", "--replicas", replicas]);
+    };
+    scale("0");
+    cluster.kubectl(&["-n", "hearth", "wait", "--for=delete", "pod/hearth-collector-0", "--timeout=60s"]);
+    let agent = AgentMetrics::of(cluster, "node2");
+    let (stored, closed) = (agent.count(STORED), agent.count(ROWS));
+    wait_for("a window that nobody takes", || (agent.count(ROWS) > closed).then_some(()));
+    assert_eq!(agent.count(STORED), stored);
+    scale("1");
+    wait_for("all that waited, stored", || (agent.count(STORED) > stored).then_some(()));
+    assert_eq!(agent.count(DROPPED), 0);
 }
 
 /// Whoever deleted it does not want it back with the next operator.
