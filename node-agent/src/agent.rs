@@ -433,15 +433,17 @@ impl Agent {
 
     /// Says what the policies do here, if that may be something else by now.
     fn publish_counts(&mut self) {
-        if !std::mem::take(&mut self.must_count) {
+        // Without an operator nobody looks at them.
+        if self.options.counts.receiver_count() == 0 || !std::mem::take(&mut self.must_count) {
             return;
         }
+        let pods = self.processes.pod_facts();
         let running = self.processes.running().map(|process| Running {
             comm: &process.comm,
             standing: &process.standing,
-            pod: process.pod(),
+            pod: process.pod(&pods),
         });
-        let policies = count(&self.policies, running, &self.processes.pod_facts());
+        let policies = count(&self.policies, running, &pods);
         let counts = Counts { policies, frequency: self.programs.node_rate(), detached: None };
         self.options.counts.send_if_modified(|told| {
             let is_new = *told != counts;

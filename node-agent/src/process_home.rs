@@ -52,9 +52,10 @@ impl Process {
         self.waits && self.ended.is_none()
     }
 
-    /// UID of the outermost pod that it is in.
-    pub fn pod(&self) -> Option<&str> {
-        self.place.pods.as_ref()?.first().map(|pod| &*pod.uid)
+    /// UID of the pod that it counts for: as in its rows, the outermost that is known.
+    pub fn pod(&self, known: &BTreeMap<String, PodFacts>) -> Option<&str> {
+        let mut uids = self.place.pods.iter().flat_map(|pods| pods.iter()).map(|pod| &*pod.uid);
+        uids.find(|uid| known.contains_key(*uid))
     }
 
     /// Its home, and whether more may be known of it in a moment.

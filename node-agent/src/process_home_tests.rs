@@ -254,3 +254,17 @@ fn without_kubernetes_nobody_looks_where_a_process_is() {
     assert_eq!((node.inside(1), node.processes.stats().cgroups_unread), ("-".into(), 0));
     assert_eq!(node.processes.pod_counts(), (0, 0));
 }
+
+/// A kubelet in a container: its pods are within one of the machine's, whose agent is another.
+#[test]
+fn a_process_in_nested_pods_counts_for_the_one_that_is_known() {
+    let mut node = Node::new();
+    node.pods(Change::All(vec![pod("inner", "gold")]));
+    let within = |uid: &str| InPod { uid: uid.into(), container: Some("aa".into()) };
+    let place = Place { pods: Some([within("outer"), within("inner")].into()), is_old: false };
+    node.processes.get(PID + 1).place = place;
+    node.exec(1, "web");
+    assert_eq!(node.inside(1), "pod-inner/app");
+    let known = node.processes.pod_facts();
+    assert_eq!(node.processes.get(PID + 1).pod(&known), Some("inner"));
+}
