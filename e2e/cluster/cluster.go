@@ -66,8 +66,8 @@ func (c *cluster) up(args []string) error {
 	count := 1
 	if len(args) == 1 {
 		var err error
-		if count, err = strconv.Atoi(args[0]); err != nil || count < 1 || count > maxNodes {
-			return fmt.Errorf("NODES is a number from 1 to %d, not %q", maxNodes, args[0])
+		if count, err = strconv.Atoi(args[0]); err != nil || count < 0 || count > maxNodes {
+			return fmt.Errorf("NODES is a number from 0 to %d, not %q", maxNodes, args[0])
 		}
 	}
 	if err := c.down(); err != nil {
@@ -165,6 +165,9 @@ func (c *cluster) startControlPlane([]node) error {
 }
 
 func (c *cluster) startNodes(nodes []node) error {
+	if len(nodes) == 0 {
+		return nil
+	}
 	if err := c.makeBaseImages(); err != nil {
 		return err
 	}

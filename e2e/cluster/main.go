@@ -29,7 +29,7 @@ import (
 
 const usage = `usage: kcluster COMMAND
 
-  up [NODES]               starts a cluster (default: of 1 node)
+  up [NODES]               starts a cluster (default: of 1 node; 0: the control plane alone)
   down                     ends it, and whatever an earlier one left
   stop|start DAEMON        takes a process away, or brings it back: kube-apiserver, node1-kubelet, as in log/
   image REF DIR [ARG...]   makes an image of a directory's content, for every node; ARGs are its entry point

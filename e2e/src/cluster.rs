@@ -11,25 +11,33 @@ const BIN: &str = "HEARTH_KCLUSTER";
 /// There is one cluster on a machine at a time: its addresses are fixed.
 const LOCK: &str = "/tmp/hearth-e2e-cluster.lock";
 
+/// The turn of this process to have a cluster; the next waits until it is dropped.
+pub struct Turn(#[expect(dead_code, reason = "held, not read")] File);
+
+impl Turn {
+    /// Waits until no other run has a cluster.
+    pub fn wait() -> Self {
+        let lock = File::create(LOCK).expect("the lock of the cluster's tests");
+        lock.lock().expect("the lock of the cluster's tests");
+        Self(lock)
+    }
+}
+
 /// A running cluster; taken down when dropped.
 pub struct Cluster {
     bin: PathBuf,
     state: PathBuf,
-    /// Waits for another run of these tests, and lets the next wait for this one.
-    _lock: File,
 }
 
 impl Cluster {
-    /// Starts one of so many nodes.
+    /// Starts one of so many nodes; of none: the control plane alone.
     ///
     /// # Panics
     /// The programs are not there, or it does not come up: the message has what it said.
-    pub fn up(nodes: u8) -> Self {
+    pub fn up(_turn: &Turn, nodes: u8) -> Self {
         let bin = std::env::var_os(BIN).map(PathBuf::from);
         let bin = bin.unwrap_or_else(|| panic!("{BIN} is not set: run make e2e, or make test"));
-        let lock = File::create(LOCK).expect("the lock of the cluster's tests");
-        lock.lock().expect("the lock of the cluster's tests");
-        let cluster = Self { bin, state: "/tmp/hearth-e2e-cluster".into(), _lock: lock };
+        let cluster = Self { bin, state: "/tmp/hearth-e2e-cluster".into() };
         let output = cluster.kcluster(["up", &nodes.to_string()]);
         assert!(output.status.success(), "{}", text(&output));
         cluster

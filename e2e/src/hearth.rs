@@ -78,6 +78,13 @@ pub fn program_image(cluster: &Cluster, reference: &str, program: &Path, argumen
     cluster.image(reference, base.path(), &[&[command.as_str()], arguments].concat());
 }
 
+/// Installs the CRDs, once or again.
+pub fn install_kinds(cluster: &Cluster) {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/crds");
+    cluster.kubectl(&["apply", "-f", folder]);
+    cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=30s", "-f", folder]);
+}
+
 /// Applies the manifests and waits until everything is ready.
 pub fn install(cluster: &Cluster, overlay: &str) {
     build_images(cluster);

@@ -7,6 +7,7 @@
 //! starts the cluster and takes it down ([`cluster`]).
 
 pub mod agent;
+pub mod api_proxy;
 pub mod cgroup;
 pub mod cluster;
 pub mod collector;
@@ -15,7 +16,9 @@ pub mod fixture;
 pub mod flame;
 pub mod hearth;
 pub mod machine;
+pub mod operator;
 pub mod proc_fs;
+pub mod simulated;
 pub mod svg;
 
 pub use agent::{Agent, policy};

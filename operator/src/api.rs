@@ -13,7 +13,7 @@ pub const WRITE_PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// The API server refused it, or could not be reached.
-    #[error("{0}")]
+    #[error("{}", said(.0))]
     Api(#[from] kube::Error),
     /// No answer in time.
     #[error("no answer within {WRITE_PATIENCE:?}")]
@@ -27,6 +27,14 @@ impl WriteError {
             Self::Api(kube::Error::Api(status)) => Some(status.code),
             Self::Api(_) | Self::Timeout => None,
         }
+    }
+}
+
+/// What went wrong, in the API server's own words if it has answered: the library adds its whole answer.
+pub fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
+        other => other.to_string(),
     }
 }
 

@@ -22,17 +22,21 @@ use crate::metrics::{Metrics, Write};
 pub const NAME: &str = "hearth-default";
 /// On the lease: the policy has been created.
 pub const ANNOTATION: &str = "hearth.dev/default-policy";
-/// Between attempts, and between looks whether we lead.
+/// Between looks whether we lead.
+const LOOK: Duration = Duration::from_secs(1);
+/// Between attempts.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Waits until this process leads, and creates the policy unless that was ever done.
 pub async fn install(client: Client, leases: Api<Lease>, hub: Arc<Hub>, metrics: Arc<Metrics>) {
     loop {
-        if hub.leadership() == Leadership::Leading {
-            match once(&client, &leases, &metrics).await {
-                Ok(()) => return,
-                Err(error) => warn!("ClusterProfilingPolicy/{NAME} could not be created: {error}"),
-            }
+        if hub.leadership() != Leadership::Leading {
+            tokio::time::sleep(LOOK).await;
+            continue;
+        }
+        match once(&client, &leases, &metrics).await {
+            Ok(()) => return,
+            Err(error) => warn!("ClusterProfilingPolicy/{NAME} could not be created: {error}"),
         }
         tokio::time::sleep(RETRY).await;
     }

@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use hearth_policy::{ClusterProfilingPolicy, PolicyStatus, ProfilingPolicy, Spec};
@@ -13,10 +14,12 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use kube::api::{Api, ObjectMeta, PartialObjectMeta};
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, DefaultBackoff, Event, watcher};
 use kube::{Client, Resource as _};
 use tracing::{info, warn};
 
+use crate::api::said;
 use crate::hub::Hub;
 use crate::index::{Change, Index, NodeObject, Owner, OwnerKind, PolicyId, PolicyObject, Resource};
 use crate::metrics::Metrics;
@@ -35,6 +38,27 @@ trait Watched: 'static {
     fn remove(index: &mut Index, key: &Key) -> Change;
 }
 
+/// The library's waits between attempts, but never a minute, as its own become: an edit that waits so long after
+/// the API server came back reads as lost, and there are only a few operators.
+struct Waits(DefaultBackoff);
+
+/// The longest of them.
+const MAX_WAIT: Duration = Duration::from_secs(10);
+
+impl Iterator for Waits {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.0.next().map(|wait| wait.min(MAX_WAIT))
+    }
+}
+
+impl Backoff for Waits {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+}
+
 /// Follows everything until it is dropped.
 pub async fn follow_all(client: Client, hub: Arc<Hub>, metrics: Arc<Metrics>) {
     // From the API server's memory: a quorum read of all ReplicaSets is a burden on etcd, and the watch brings
@@ -43,7 +67,8 @@ pub async fn follow_all(client: Client, hub: Arc<Hub>, metrics: Arc<Metrics>) {
     macro_rules! follow {
         ($watched:ty, $object:ty) => {
             follow::<$watched>(
-                watcher(Api::<$object>::all(client.clone()), config.clone()).default_backoff(),
+                watcher(Api::<$object>::all(client.clone()), config.clone())
+                    .backoff(Waits(DefaultBackoff::default())),
                 &hub,
                 &metrics,
             )
@@ -119,10 +144,24 @@ async fn follow<W: Watched>(
                 metrics.watch_failed(W::RESOURCE);
                 // Once: it is tried again for as long as it takes.
                 if !std::mem::replace(&mut failing, true) {
-                    warn!(resource = W::RESOURCE.as_str(), "the watch failed and begins again: {error}");
+                    warn!(
+                        resource = W::RESOURCE.as_str(),
+                        "the watch failed and begins again: {}",
+                        why(&error)
+                    );
                 }
             }
         }
+    }
+}
+
+fn why(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => said(error),
+        watcher::Error::WatchError(status) => format!("{} ({})", status.message, status.code),
+        watcher::Error::NoResourceVersion => error.to_string(),
     }
 }
 

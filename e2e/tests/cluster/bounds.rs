@@ -4,6 +4,7 @@
 use hearth_e2e::Cluster;
 use hearth_e2e::cluster::text;
 use hearth_e2e::daemon::wait_for;
+use hearth_e2e::hearth::install_kinds;
 use hearth_policy::parse_policy_file;
 use libtest_mimic::Trial;
 
@@ -151,7 +152,7 @@ fn lists() -> Vec<Case> {
 }
 
 fn apply_refuses_what_the_file_refuses(cluster: &Cluster) {
-    install(cluster);
+    install_kinds(cluster);
     let mut different = Vec::new();
     for Case { kind, spec, wrong } in cases() {
         let document = format!(
@@ -184,7 +185,7 @@ fn apply_refuses_what_the_file_refuses(cluster: &Cluster) {
 }
 
 fn apply_warns(cluster: &Cluster) {
-    install(cluster);
+    install_kinds(cluster);
     let warnings = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kubernetes/warnings.yaml");
     cluster.kubectl(&["apply", "-f", warnings]);
     let apply = |spec: &str| {
@@ -215,7 +216,7 @@ fn apply_warns(cluster: &Cluster) {
 }
 
 fn examples_are_taken_as_they_are(cluster: &Cluster) {
-    install(cluster);
+    install_kinds(cluster);
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/examples");
     let mut count = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -230,11 +231,4 @@ fn examples_are_taken_as_they_are(cluster: &Cluster) {
         count += 1;
     }
     assert!(count >= 5, "{count} examples");
-}
-
-/// Installs the CRDs, once or again.
-fn install(cluster: &Cluster) {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/crds");
-    cluster.kubectl(&["apply", "-f", folder]);
-    cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=30s", "-f", folder]);
 }

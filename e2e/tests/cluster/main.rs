@@ -7,6 +7,7 @@
 
 mod bounds;
 mod nodes;
+mod operator;
 mod outages;
 mod profiles;
 mod status;
@@ -17,27 +18,50 @@ use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
 use hearth_e2e::Cluster;
+use hearth_e2e::cluster::Turn;
 use libtest_mimic::{Arguments, Trial, run};
 
 use trace::Trace;
 
 /// Started by the first test that wants it.
-static CLUSTER: Mutex<Option<Cluster>> = Mutex::new(None);
+static RUN: Mutex<Option<Run>> = Mutex::new(None);
+
+/// A cluster, and how the machine was before it.
+struct Run {
+    turn: Turn,
+    before: Trace,
+    cluster: Cluster,
+}
+
+impl Run {
+    fn start() -> Self {
+        let turn = Turn::wait();
+        let before = Trace::of_machine();
+        let cluster = Cluster::up(&turn, 2);
+        Self { turn, before, cluster }
+    }
+}
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // They share nodes, and sampling is of the whole machine.
     arguments.test_threads = Some(1);
-    let before = Trace::of_machine();
     let tests = run(
         &arguments,
-        [bounds::tests(), nodes::tests(), profiles::tests(), status::tests(), outages::tests()]
-            .into_iter()
-            .flatten()
-            .collect(),
+        [
+            bounds::tests(),
+            nodes::tests(),
+            operator::tests(),
+            profiles::tests(),
+            status::tests(),
+            outages::tests(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
     );
-    let cluster = CLUSTER.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let Some(cluster) = cluster else { return tests.exit_code() };
+    let last = RUN.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let Some(Run { turn, before, cluster }) = last else { return tests.exit_code() };
     // Whatever tests were chosen: this one is of the cluster itself.
     arguments.filter = None;
     let last = run(
@@ -45,6 +69,7 @@ fn main() -> ExitCode {
         vec![Trial::test("trace::a_cluster_leaves_nothing_behind", move || {
             cluster.down();
             before.assert_unchanged();
+            drop(turn);
             Ok(())
         })],
     );
@@ -54,8 +79,8 @@ fn main() -> ExitCode {
 /// A test on the cluster. One that fails prints what the cluster says.
 fn on_cluster(name: &str, test: impl FnOnce(&Cluster) + Send + 'static) -> Trial {
     Trial::test(name, move || {
-        let mut cluster = CLUSTER.lock().unwrap_or_else(PoisonError::into_inner);
-        let cluster = &*cluster.get_or_insert_with(|| Cluster::up(2));
+        let mut run = RUN.lock().unwrap_or_else(PoisonError::into_inner);
+        let cluster = &run.get_or_insert_with(Run::start).cluster;
         if let Err(failure) = catch_unwind(AssertUnwindSafe(|| test(cluster))) {
             eprintln!("{}", cluster.diagnosis());
             resume_unwind(failure);

@@ -1,0 +1,68 @@
+//! `hearth-operator` as a process of this machine, which reaches the API server by a kubeconfig.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use crate::collector::free_port;
+use crate::daemon::{Daemon, bound_to_us};
+
+/// A running operator; killed when dropped.
+pub struct Operator {
+    daemon: Daemon,
+}
+
+/// How operators of one test are called, and where they listen: another process of the same identity is the
+/// same container, started again.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    name: String,
+    grpc: SocketAddr,
+    metrics: SocketAddr,
+}
+
+impl Identity {
+    /// With ports that are free now.
+    pub fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), grpc: free_port(), metrics: free_port() }
+    }
+
+    /// Where agents connect.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.grpc)
+    }
+}
+
+impl Operator {
+    /// Starts `program` with its lease in `namespace`; its log is in `folder`.
+    pub fn start(
+        program: &Path,
+        identity: &Identity,
+        kubeconfig: &Path,
+        namespace: &str,
+        folder: &Path,
+    ) -> Self {
+        let mut command: Command = bound_to_us(program);
+        command.env("KUBECONFIG", kubeconfig);
+        command.args(["--namespace", namespace, "--pod-name", &identity.name]);
+        command.arg("--grpc").arg(identity.grpc.to_string());
+        command.arg("--metrics").arg(identity.metrics.to_string());
+        Self { daemon: Daemon::start(&identity.name, command, folder) }
+    }
+
+    /// Everything it logged so far.
+    pub fn log(&self) -> String {
+        self.daemon.log()
+    }
+
+    /// Its process.
+    pub fn daemon(&mut self) -> &mut Daemon {
+        &mut self.daemon
+    }
+
+    /// Ends it at once, without a word.
+    pub fn kill(mut self) {
+        self.daemon.signal(libc::SIGKILL);
+        self.daemon.wait();
+    }
+}

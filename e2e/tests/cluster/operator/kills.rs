@@ -1,0 +1,151 @@
+//! The leader dies.
+
+use std::collections::BTreeSet;
+
+use hearth_e2e::api_proxy::{Asked, Fate};
+
+use super::*;
+
+/// What an operator asks from its first start until all is told and its lease is renewed once.
+const REQUESTS: [&str; 23] = [
+    "GET leases/hearth-operator",
+    "LIST clusterprofilingpolicies",
+    "LIST jobs",
+    "LIST namespaces",
+    "LIST nodes",
+    "LIST profilingpolicies",
+    "LIST replicasets",
+    "LIST services",
+    "PATCH clusterprofilingpolicies/hearth-default/status",
+    "PATCH leases/hearth-operator",
+    "PATCH profilingpolicies/bad/status",
+    "PATCH profilingpolicies/good/status",
+    "POST clusterprofilingpolicies",
+    "POST events",
+    "POST leases",
+    "PUT leases/hearth-operator",
+    "WATCH clusterprofilingpolicies",
+    "WATCH jobs",
+    "WATCH namespaces",
+    "WATCH nodes",
+    "WATCH profilingpolicies",
+    "WATCH replicasets",
+    "WATCH services",
+];
+/// After this the Event that tells of it is not sent any more: Events are told once at most.
+const BEFORE_THE_EVENT: &str = "PATCH profilingpolicies/bad/status";
+
+pub(super) fn after_each_request(cluster: &Cluster) {
+    let mut stage = Stage::set(cluster);
+    stage.start_agents(&stage.identity.clone());
+    let mut killed = 0;
+    for request in REQUESTS {
+        stage.begin_anew();
+        stage.dies_after(request, |_| ());
+        let operator = stage.start(&stage.identity);
+        stage.await_all(99);
+        stage.check(request);
+        operator.kill();
+        killed += 1;
+    }
+    // An edit, once all is quiet.
+    stage.begin_anew();
+    let operator = stage.start(&stage.identity);
+    stage.await_all(99);
+    wait_for("a renewal of the lease", || stage.asked("PUT leases/hearth-operator").then_some(()));
+    operator.kill();
+    let asked = stage.proxy.take();
+    let distinct: BTreeSet<&str> = asked.iter().map(|Asked { what, .. }| what.as_str()).collect();
+    assert_eq!(
+        distinct,
+        BTreeSet::from(REQUESTS),
+        "a request was killed after that is not made, or the other way"
+    );
+
+    let edited = "PATCH profilingpolicies/good/status";
+    stage.dies_after(edited, |stage| stage.apply_good(199));
+    let operator = stage.start(&stage.identity);
+    stage.await_all(199);
+    stage.check(edited);
+    operator.kill();
+    killed += 1;
+    println!("the leader was killed after each of {killed} requests");
+    assert_eq!(killed, REQUESTS.len() + 1);
+}
+
+impl Stage<'_> {
+    /// Two policies and no trace of an operator; the agents keep what they have.
+    fn begin_anew(&self) {
+        self.clear();
+        self.apply_good(99);
+        self.apply_bad();
+        *self.seen() = Seen::default();
+        self.proxy.take();
+    }
+
+    /// An operator that is killed when the API server has done `request`, before it hears of that.
+    fn dies_after(&self, request: &'static str, meanwhile: impl FnOnce(&Self)) {
+        let before = self.proxy.held();
+        self.proxy.set_rule(move |what| if what == request { Fate::Held } else { Fate::Passed });
+        let operator = self.start(&self.identity);
+        meanwhile(self);
+        wait_for(request, || (self.proxy.held() > before).then_some(()));
+        operator.kill();
+        self.proxy.pass_all();
+    }
+
+    fn asked(&self, request: &str) -> bool {
+        self.proxy.asked().iter().any(|asked| asked.what == request)
+    }
+
+    fn await_all(&self, frequency: u64) {
+        self.await_good(frequency);
+        self.await_status(BAD, "Accepted", &["False Invalid"]);
+        self.await_status("cpp/hearth-default", "Ready", &["True Ready"]);
+        wait_for("the mark on the lease", || {
+            let lease = self.get("lease/hearth-operator")?;
+            lease["metadata"]["annotations"]["hearth.dev/default-policy"].is_string().then_some(())
+        });
+    }
+
+    /// No node ever lost a policy, and nothing was told twice.
+    fn check(&self, request: &str) {
+        let lost = &self.seen().lost;
+        assert!(lost.is_empty(), "killed after {request}: {lost:?}");
+        let events = self.get("events.events.k8s.io").unwrap();
+        let count = events["items"].as_array().unwrap().len();
+        let expected = usize::from(request != BEFORE_THE_EVENT);
+        assert_eq!(count, expected, "killed after {request}: {events:#}");
+    }
+}
+
+pub(super) fn a_standby_takes_over(cluster: &Cluster) {
+    let mut stage = Stage::set(cluster);
+    stage.apply_good(99);
+    let other = Identity::new("operator-b");
+    let first = stage.start(&stage.identity);
+    wait_for("the first to lead", || stage.leader("operator-a"));
+    let _second = stage.start(&other);
+    // The standby tells them where the leader is.
+    stage.start_agents(&other);
+    stage.await_good(99);
+
+    first.kill();
+    stage.proxy.take();
+    stage.apply_good(199);
+    wait_for("the second to lead", || stage.leader("operator-b"));
+    stage.await_good(199);
+    assert!(stage.seen().lost.is_empty(), "{:?}", stage.seen().lost);
+
+    let back = stage.start(&stage.identity);
+    wait_for("the first to stand by", || back.log().contains("the lease is").then_some(()));
+    let lease = stage.get("lease/hearth-operator").unwrap();
+    assert_eq!(lease["spec"]["leaseTransitions"], 2, "{lease:#}");
+}
+
+impl Stage<'_> {
+    fn leader(&self, name: &str) -> Option<()> {
+        let lease = self.get("lease/hearth-operator")?;
+        lease["spec"]["holderIdentity"].as_str()?.starts_with(name).then_some(())
+    }
+}
