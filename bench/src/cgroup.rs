@@ -84,6 +84,11 @@ impl Cgroup {
         })
     }
 
+    /// The most memory that was ever charged to it, in bytes.
+    pub(crate) fn peak(&self) -> anyhow::Result<u64> {
+        number(&self.memory.join(if self.unified { "memory.peak" } else { "memory.max_usage_in_bytes" }))
+    }
+
     fn stat(&self, file: &Path, key: &str) -> anyhow::Result<u64> {
         let text =
             std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;

@@ -63,6 +63,10 @@ enum Row {
     Slowdown,
     /// Bytes per row, ingest and queries of the store.
     Store,
+    /// How an operator gives 5,000 agents their configuration.
+    Config,
+    /// CPU and memory of an agent with 250 pods on its node.
+    Pods,
 }
 
 /// What every measurement needs.
@@ -150,6 +154,8 @@ const MEASUREMENTS: &[(Row, Measure)] = &[
     (Row::Wire, rows::wire::measure),
     (Row::Slowdown, rows::slowdown::measure),
     (Row::Store, rows::store::measure),
+    (Row::Config, rows::config::measure),
+    (Row::Pods, rows::pods::measure),
 ];
 
 #[cfg(test)]

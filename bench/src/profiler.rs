@@ -26,7 +26,16 @@ pub(crate) enum Kind {
 /// What it is to profile, at 99 Hz.
 pub(crate) enum Target<'a> {
     Everything,
-    Process { comm: &'a str, pid: u32 },
+    Process {
+        comm: &'a str,
+        pid: u32,
+    },
+    /// What an operator says of this node; Hearth's alone.
+    Node {
+        name: &'a str,
+        operator: &'a str,
+        kubeconfig: &'a Path,
+    },
 }
 
 /// A profiler at work.
@@ -57,13 +66,17 @@ impl Profiler {
         let metrics = format!("127.0.0.1:{}", free_port()?);
         let command = match kind {
             Kind::Hearth => {
-                // In a folder of its own: the agent looks at what changes beside it.
-                let folder = dir.join("policy");
-                std::fs::create_dir_all(&folder)?;
-                let policy = folder.join("policy.yaml");
-                std::fs::write(&policy, policy_for(target))?;
                 let mut command = group.command(&bench.bin.join("hearth-node-agent"));
-                command.arg("--policy").arg(policy);
+                if let Target::Node { name, operator, kubeconfig } = target {
+                    command.args(["--node", name, "--operator", operator]).env("KUBECONFIG", kubeconfig);
+                } else {
+                    // In a folder of its own: the agent looks at what changes beside it.
+                    let folder = dir.join("policy");
+                    std::fs::create_dir_all(&folder)?;
+                    let policy = folder.join("policy.yaml");
+                    std::fs::write(&policy, policy_for(target))?;
+                    command.arg("--policy").arg(policy);
+                }
                 command.args(["--collector", sink.url(), "--window", window, "--metrics", &metrics]);
                 // What it takes is measured here, not limited.
                 command.args(["--max-cpu-share", "100"]).arg("--state-dir").arg(dir.join("state"));
@@ -116,7 +129,7 @@ impl Profiler {
 
 fn policy_for(target: &Target<'_>) -> String {
     let regex = match target {
-        Target::Everything => ".*".to_owned(),
+        Target::Everything | Target::Node { .. } => ".*".to_owned(),
         Target::Process { comm, .. } => format!("^{comm}$"),
     };
     format!(
@@ -127,7 +140,7 @@ fn policy_for(target: &Target<'_>) -> String {
 
 fn bpftrace(group: &Cgroup, target: &Target<'_>) -> Command {
     let filter = match target {
-        Target::Everything => String::new(),
+        Target::Everything | Target::Node { .. } => String::new(),
         Target::Process { pid, .. } => format!("/pid == {pid}/ "),
     };
     let mut command = group.command(Path::new("bpftrace"));

@@ -27,6 +27,20 @@ impl Identity {
         Self { name: name.to_owned(), grpc: free_port(), metrics: free_port() }
     }
 
+    /// Its arguments, with its lease in `namespace`.
+    pub fn arguments(&self, namespace: &str) -> Vec<String> {
+        let Self { name, grpc, metrics } = self;
+        let (grpc, metrics) = (grpc.to_string(), metrics.to_string());
+        ["--namespace", namespace, "--pod-name", name, "--grpc", &grpc, "--metrics", &metrics]
+            .map(str::to_owned)
+            .to_vec()
+    }
+
+    /// Where its metrics are.
+    pub fn metrics(&self) -> SocketAddr {
+        self.metrics
+    }
+
     /// Where agents connect.
     pub fn url(&self) -> String {
         format!("http://{}", self.grpc)
@@ -44,9 +58,7 @@ impl Operator {
     ) -> Self {
         let mut command: Command = bound_to_us(program);
         command.env("KUBECONFIG", kubeconfig);
-        command.args(["--namespace", namespace, "--pod-name", &identity.name]);
-        command.arg("--grpc").arg(identity.grpc.to_string());
-        command.arg("--metrics").arg(identity.metrics.to_string());
+        command.args(identity.arguments(namespace));
         Self { daemon: Daemon::start(&identity.name, command, folder) }
     }
 

@@ -228,21 +228,26 @@ impl Hub {
         let State { index, nodes, .. } = &mut *state;
         let Some(node) = nodes.by_stream(name, stream) else { return };
         let count = |count: v1::PolicyCount| {
+            let v1::PolicyCount { pods, processes, overridden, selected_pods, .. } = count;
+            // What is not counted is none.
+            if [pods, processes, overridden, selected_pods] == [0; 4] {
+                return None;
+            }
             Some(PolicyCount {
                 policy: index.policy_id(&count.policy)?,
-                pods: count.pods,
-                processes: count.processes,
-                overridden: count.overridden,
+                pods,
+                processes,
+                overridden,
                 overridden_by: count.overridden_by.iter().filter_map(|id| index.policy_id(id)).collect(),
                 seen: count.seen.into_iter().map(String::into_boxed_str).collect(),
-                selected_pods: count.selected_pods,
+                selected_pods,
             })
         };
         let mut policies: Vec<PolicyCount> = counts.policies.into_iter().filter_map(count).collect();
         policies.sort_by(|a, b| a.policy.cmp(&b.policy));
         policies.dedup_by(|a, b| a.policy == b.policy);
         let detached = counts.detached.map(|detached| (detached.reason(), detached.message));
-        if node.set_counts(Counts { policies, detached }) {
+        if node.set_counts(Counts { policies: policies.into(), detached }) {
             self.statuses.notify_one();
         }
     }

@@ -37,8 +37,9 @@ struct Sent {
 /// How it goes on a node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Ordered by policy, one entry for each.
-    pub policies: Vec<PolicyCount>,
+    /// Ordered by policy, one entry for each of which there is something to say. Thousands of nodes times all
+    /// policies: they take no more room than they need.
+    pub policies: Box<[PolicyCount]>,
     /// It samples nothing although policies want it: reason and message.
     pub detached: Option<(v1::DetachedReason, String)>,
 }
@@ -55,9 +56,9 @@ pub struct PolicyCount {
     /// Processes that it matches and another won.
     pub overridden: u64,
     /// Those others.
-    pub overridden_by: Vec<PolicyId>,
+    pub overridden_by: Box<[PolicyId]>,
     /// Names of processes in the pods that it selects.
-    pub seen: Vec<Box<str>>,
+    pub seen: Box<[Box<str>]>,
     /// Pods that it selects.
     pub selected_pods: u64,
 }

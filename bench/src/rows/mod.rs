@@ -1,9 +1,11 @@
 //! What is measured, a module for each kind of row.
 
 pub(crate) mod agent;
+pub(crate) mod config;
 pub(crate) mod kernel;
 pub(crate) mod memory;
 mod peer;
+pub(crate) mod pods;
 mod queries;
 pub(crate) mod slowdown;
 pub(crate) mod store;

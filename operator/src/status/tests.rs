@@ -48,14 +48,14 @@ impl World {
         let node = self.nodes.by_name(name);
         let nonce = node.sent(&config);
         let number = || words[1].parse::<u64>().unwrap();
-        let others = || words[3..].iter().map(|other| id(other)).collect::<Vec<_>>();
+        let others = || words[3..].iter().map(|other| id(other)).collect();
         let mut count = PolicyCount {
             policy: id("p"),
             pods: 0,
             processes: 0,
             overridden: 0,
-            overridden_by: Vec::new(),
-            seen: Vec::new(),
+            overridden_by: Box::default(),
+            seen: Box::default(),
             selected_pods: 1,
         };
         let mut detached = None;
@@ -77,7 +77,7 @@ impl World {
             other => panic!("{other}"),
         }
         node.verdict(nonce, String::new()).unwrap();
-        node.set_counts(Counts { policies: vec![count], detached });
+        node.set_counts(Counts { policies: [count].into(), detached });
     }
 
     /// The status that `p` gets now, as the API server then has it.

@@ -75,12 +75,12 @@ impl World {
             pods: processes,
             processes,
             overridden: 0,
-            overridden_by: Vec::new(),
-            seen: Vec::new(),
+            overridden_by: Box::default(),
+            seen: Box::default(),
             selected_pods: 1,
         };
         let mut state = self.hub.lock();
-        state.nodes.by_name("a").set_counts(Counts { policies: vec![count], detached: None });
+        state.nodes.by_name("a").set_counts(Counts { policies: [count].into(), detached: None });
         drop(state);
         self.hub.time_passed();
     }
