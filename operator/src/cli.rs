@@ -19,7 +19,7 @@ const DEFAULT_NAMESPACE: &str = "hearth";
     version,
     after_help = "Examples:\n  \
         # in a pod that agents reach by its address\n  \
-        hearth-operator --grpc 0.0.0.0:20418 --advertise $POD_IP:20418 --pod-name $POD_NAME\n\n  \
+        hearth-operator --grpc 0.0.0.0:20418 --grpc-insecure --advertise $POD_IP:20418 --pod-name $POD_NAME\n\n  \
         # on your own machine, against the cluster of your kubeconfig\n  \
         hearth-operator --namespace hearth\n\n\
         HEARTH_LOG sets how much is logged: error, warn, info, debug [info].\n\
@@ -29,6 +29,11 @@ pub struct Cli {
     /// Where agents connect.
     #[arg(long, value_name = "ADDR", env = "HEARTH_OPERATOR_GRPC", default_value = "127.0.0.1:20418")]
     pub grpc: SocketAddr,
+
+    /// Take agents of other hosts, though they cannot prove who they are and nothing is encrypted: for networks
+    /// that you trust.
+    #[arg(long, env = "HEARTH_OPERATOR_GRPC_INSECURE")]
+    pub grpc_insecure: bool,
 
     /// The address that a standby tells agents when this operator leads [default: that of --grpc].
     #[arg(long, value_name = "ADDR", env = "HEARTH_OPERATOR_ADVERTISE")]
@@ -47,6 +52,30 @@ pub struct Cli {
     pub pod_name: Option<String>,
 }
 
+/// A command line that parses and is refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Everybody on the network could read policies and speak for nodes.
+    #[error(
+        "--grpc {0} is not a loopback address, and agents cannot prove who they are yet: listen on 127.0.0.1, \
+         or add --grpc-insecure on a network that you trust"
+    )]
+    GrpcWithoutTls(SocketAddr),
+}
+
+impl Cli {
+    /// What clap cannot see.
+    ///
+    /// # Errors
+    /// What is wrong, and what to write instead.
+    pub fn check(&self) -> Result<(), Refused> {
+        if !self.grpc.ip().is_loopback() && !self.grpc_insecure {
+            return Err(Refused::GrpcWithoutTls(self.grpc));
+        }
+        Ok(())
+    }
+}
+
 /// The namespace that a pod runs in; outside a pod that of the manifests.
 pub fn own_namespace() -> String {
     match std::fs::read_to_string(NAMESPACE_FILE) {
@@ -57,6 +86,7 @@ pub fn own_namespace() -> String {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 mod tests {
     use clap::CommandFactory as _;
 
@@ -69,6 +99,22 @@ mod tests {
         for argument in command.get_arguments() {
             assert!(argument.get_env().is_some(), "{} has none", argument.get_id());
         }
+    }
+
+    fn check(arguments: &str, expected: &str) {
+        let arguments = std::iter::once("hearth-operator").chain(arguments.split_whitespace());
+        let outcome = Cli::try_parse_from(arguments).unwrap().check();
+        let outcome = outcome.map_or_else(|refused| refused.to_string(), |()| "ok".to_owned());
+        assert!(outcome.contains(expected), "{outcome}");
+    }
+
+    #[test]
+    fn a_network_is_listened_to_only_where_that_is_asked_for() {
+        check("", "ok");
+        check("--grpc [::1]:1", "ok");
+        check("--grpc 0.0.0.0:1", "--grpc 0.0.0.0:1 is not a loopback address");
+        check("--grpc 10.0.0.7:1", "or add --grpc-insecure on a network that you trust");
+        check("--grpc 0.0.0.0:1 --grpc-insecure", "ok");
     }
 
     #[test]
