@@ -20,7 +20,6 @@ use crate::clock::unix_seconds;
 use crate::config::client::{self as operator, Client};
 use crate::config::keeper::Keeper;
 use crate::config::retry::Waits;
-use crate::config::store::Store;
 use crate::durations::Accepted;
 use crate::export::client::{self, Exporter};
 use crate::failsafe::{FailSafe, Start};
@@ -111,13 +110,18 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
             let url =
                 operator.context("say where the policies come from: --policy FILE or --operator URL")?;
             info!("node {node}, configured by {url}");
-            let (store, wanted) = (state.as_ref().map(Store::new), wanted.clone());
             let (want, wants) = watch::channel(Wants::default());
             let directory = watch::Sender::new(Directory::default());
             news = follow_pods(&node, want, directory.subscribe(), counters.clone()).await?;
             with_pods = Some(pods.options());
-            let keeper =
-                Keeper::new(wanted, directory, in_force.subscribe(), store, max_frequency, counters.clone());
+            let keeper = Keeper::new(
+                wanted.clone(),
+                directory,
+                in_force.subscribe(),
+                state.as_ref(),
+                max_frequency,
+                counters.clone(),
+            );
             let hash = keeper.start();
             let (node, instance) = (node.clone(), instance.clone());
             let options = operator::Options { operator: url, node, instance, waits: Waits::default() };
