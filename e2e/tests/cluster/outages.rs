@@ -28,7 +28,7 @@ pub(crate) fn tests() -> Vec<Trial> {
     ]
 }
 
-fn scale_operator(cluster: &Cluster, replicas: &str) {
+pub(crate) fn scale_operator(cluster: &Cluster, replicas: &str) {
     let scale = ["-n", "hearth", "scale", "deployment/hearth-operator", "--replicas", replicas];
     cluster.kubectl(&scale);
     let all = ["-n", "hearth", "rollout", "status", "deployment/hearth-operator", "--timeout=60s"];

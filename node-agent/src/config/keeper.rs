@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::client::Apply;
-use super::compile::{Compiled, compile};
+use super::compile::{Compiled, compile, with_kept};
 use super::store::{Kept, Store};
 use crate::clock::unix_seconds;
 use crate::metrics::Metrics;
@@ -95,9 +95,14 @@ impl Keeper {
 
 impl Apply for Keeper {
     async fn apply(&mut self, config: Config) -> Result<(), String> {
-        let config = Arc::new(config);
+        let sent = config.policies.len();
+        let config = Arc::new(with_kept(config, self.wanted.borrow().config.as_deref()));
         let policies = self.put(Arc::clone(&config))?;
-        info!(hash = config.hash, "{policies} policies from the operator");
+        info!(hash = config.hash, "{sent} policies from the operator");
+        if policies > sent {
+            let kept = policies - sent;
+            info!("{kept} policies are invalid as they are now: what this node has of them stays in force");
+        }
         // "Applied" is to mean that samples are taken by it.
         let is_in_force = self.in_force.wait_for(|hash| *hash == config.hash);
         if tokio::time::timeout(PATIENCE, is_in_force).await.is_err() {
@@ -138,7 +143,7 @@ async fn keep<M: Kept + 'static>(store: Store<M>, message: Arc<M>) {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-    use hearth_proto::config::v1::{Namespace, Policy};
+    use hearth_proto::config::v1::{Namespace, Policy, PolicyReference};
 
     use super::*;
 
@@ -201,6 +206,23 @@ mod tests {
 
         let second = node.agent();
         assert_eq!((&*second.keeper.start(), second.rate()), ("good", Some(49)));
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_of_the_configuration_before_outlives_a_restart() {
+        let node = Node::new();
+        let mut agent = node.agent();
+        agent.keeper.apply(config("valid", r#"{"frequency":49}"#)).await.unwrap();
+        let kept = PolicyReference { name: "p".into(), ..PolicyReference::default() };
+        let keeping = Config { hash: "kept".into(), kept: vec![kept], ..Config::default() };
+        for _ in 0..2 {
+            agent.keeper.apply(keeping.clone()).await.unwrap();
+            assert_eq!(agent.rate(), Some(49));
+            agent = node.agent();
+            assert_eq!((&*agent.keeper.start(), agent.rate()), ("kept", Some(49)));
+        }
+        agent.keeper.apply(Config { hash: "deleted".into(), ..Config::default() }).await.unwrap();
+        assert_eq!(agent.rate(), Some(0));
     }
 
     #[tokio::test]
