@@ -7,6 +7,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use hearth_program::asked_to_stop;
 use hearth_proto::collector::v1::AgentIdentity;
 use hearth_proto::config::v1::{Counts, Directory, Wants};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -199,18 +200,6 @@ async fn follow_pods(
         }
     });
     Ok(PodNews::new(changes, directory))
-}
-
-/// Waits for SIGTERM or SIGINT.
-fn asked_to_stop() -> std::io::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }
 
 /// Says what a policy file says, or what is wrong with it.
