@@ -10,8 +10,8 @@ use hearth_clickhouse::cli::Cli;
 use hearth_clickhouse::engine::Engine;
 use hearth_clickhouse::http::{Server, serve};
 use hearth_clickhouse::metrics::Metrics;
+use hearth_program::{asked_to_stop, start_log};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 /// How long the stop may take in all.
@@ -21,13 +21,7 @@ const READ_PATIENCE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    tracing_subscriber::fmt()
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("HEARTH_LOG").unwrap_or_else(|_| "info".into()),
-        )
-        .with_writer(std::io::stderr)
-        .init();
+    start_log();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -48,8 +42,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(cli: &Cli) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM handler")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT handler")?;
+    let asked = asked_to_stop().context("cannot catch SIGTERM and SIGINT")?;
     let credentials = cli.credentials()?;
     // The port first: taking it is cheap, starting the engine is not.
     let listener = TcpListener::bind(cli.http).await.with_context(|| format!("--http {}", cli.http))?;
@@ -71,8 +64,7 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
         stopping.await.expect("the sender is dropped only after sending");
     }));
     tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: finishing running queries"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: finishing running queries"),
+        signal = asked => tracing::info!("{signal}: finishing running queries"),
         () = stdin_end(cli.stop_with_stdin) => {
             tracing::info!("the process that started us is gone: finishing running queries");
         }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, value_parser};
+use hearth_program::{GrpcWithoutTls, check_grpc};
 
 use crate::query::Limits;
 use crate::rollup::{LEAST_MINUTE, LEAST_RAW};
@@ -159,11 +160,8 @@ pub enum Refused {
     #[error("--http {0} is not a loopback address: give --token-file, or listen on 127.0.0.1")]
     HttpWithoutToken(SocketAddr),
     /// Everybody on the network could write.
-    #[error(
-        "--grpc {0} is not a loopback address, and agents cannot prove who they are yet: listen on 127.0.0.1, \
-         or add --grpc-insecure on a network that you trust"
-    )]
-    GrpcWithoutTls(SocketAddr),
+    #[error(transparent)]
+    GrpcWithoutTls(#[from] GrpcWithoutTls),
     /// There is no TLS to it yet, and no other protocol.
     #[error(
         "--clickhouse-url {0} must begin with http://: TLS is not supported yet, \
@@ -206,9 +204,7 @@ impl ServeArgs {
         if !self.http.ip().is_loopback() && self.token_file.is_none() {
             return Err(Refused::HttpWithoutToken(self.http));
         }
-        if !self.grpc.ip().is_loopback() && !self.grpc_insecure {
-            return Err(Refused::GrpcWithoutTls(self.grpc));
-        }
+        check_grpc(self.grpc, self.grpc_insecure)?;
         if let Some(url) = self.clickhouse_url.as_ref().filter(|url| !url.starts_with("http://")) {
             return Err(Refused::ClickhouseScheme(url.clone()));
         }

@@ -5,11 +5,8 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use hearth_collector::cli::{Cli, Command, SchemaArgs};
 use hearth_collector::{schema, serve};
-use tokio::signal::unix::{SignalKind, signal};
+use hearth_program::{USAGE, asked_to_stop, start_log};
 use tokio_util::sync::CancellationToken;
-
-/// The exit code of a command line that makes no sense; clap's own.
-const USAGE: u8 = 2;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -29,13 +26,7 @@ async fn main() -> ExitCode {
         print!("{ddl}");
         return ExitCode::SUCCESS;
     }
-    tracing_subscriber::fmt()
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("HEARTH_LOG").unwrap_or_else(|_| "info".into()),
-        )
-        .with_writer(std::io::stderr)
-        .init();
+    start_log();
     let stop = CancellationToken::new();
     let outcome = match stop_on_signals(stop.clone()) {
         Ok(()) => serve::serve(args, stop).await,
@@ -51,14 +42,10 @@ async fn main() -> ExitCode {
 }
 
 fn stop_on_signals(stop: CancellationToken) -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let asked = asked_to_stop()?;
     tokio::spawn(async move {
-        let name = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        };
-        tracing::info!("{name}: storing what is queued, then stopping");
+        let signal = asked.await;
+        tracing::info!("{signal}: storing what is queued, then stopping");
         stop.cancel();
     });
     Ok(())

@@ -1,22 +1,15 @@
 //! `hearth-node-agent`: wires the command line to the library.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
 use hearth_node_agent::cli::Cli;
 use hearth_node_agent::service::{Failure, run};
-use tracing_subscriber::EnvFilter;
+use hearth_program::start_log;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_env("HEARTH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    start_log();
 
     // Sampling has a thread of its own: one more is enough for the collector's stream and the metrics.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();

@@ -7,6 +7,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use hearth_program::asked_to_stop;
 use hearth_proto::collector::v1::AgentIdentity;
 use hearth_proto::config::v1::{Counts, Directory, Wants};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -20,7 +21,6 @@ use crate::clock::unix_seconds;
 use crate::config::client::{self as operator, Client};
 use crate::config::keeper::Keeper;
 use crate::config::retry::Waits;
-use crate::config::store::Store;
 use crate::durations::Accepted;
 use crate::export::client::{self, Exporter};
 use crate::failsafe::{FailSafe, Start};
@@ -111,13 +111,18 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
             let url =
                 operator.context("say where the policies come from: --policy FILE or --operator URL")?;
             info!("node {node}, configured by {url}");
-            let (store, wanted) = (state.as_ref().map(Store::new), wanted.clone());
             let (want, wants) = watch::channel(Wants::default());
             let directory = watch::Sender::new(Directory::default());
             news = follow_pods(&node, want, directory.subscribe(), counters.clone()).await?;
             with_pods = Some(pods.options());
-            let keeper =
-                Keeper::new(wanted, directory, in_force.subscribe(), store, max_frequency, counters.clone());
+            let keeper = Keeper::new(
+                wanted.clone(),
+                directory,
+                in_force.subscribe(),
+                state.as_ref(),
+                max_frequency,
+                counters.clone(),
+            );
             let hash = keeper.start();
             let (node, instance) = (node.clone(), instance.clone());
             let options = operator::Options { operator: url, node, instance, waits: Waits::default() };
@@ -195,18 +200,6 @@ async fn follow_pods(
         }
     });
     Ok(PodNews::new(changes, directory))
-}
-
-/// Waits for SIGTERM or SIGINT.
-fn asked_to_stop() -> std::io::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }
 
 /// Says what a policy file says, or what is wrong with it.

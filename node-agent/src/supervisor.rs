@@ -116,11 +116,11 @@ impl Supervisor {
         }
     }
 
-    /// Works until `stop` is there; then closes the window.
+    /// Works until `stop` says by which signal; then closes the window.
     ///
     /// # Errors
     /// The sampler failed while it worked, or cannot work and nobody would be told.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    pub async fn run(mut self, stop: impl Future<Output = &'static str>) -> anyhow::Result<()> {
         let result = self.work(stop).await;
         // However it ended, the machine went on.
         let result = result.and(self.detach().await);
@@ -128,7 +128,7 @@ impl Supervisor {
         result
     }
 
-    async fn work(&mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    async fn work(&mut self, stop: impl Future<Output = &'static str>) -> anyhow::Result<()> {
         let mut stop = std::pin::pin!(stop);
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -137,8 +137,8 @@ impl Supervisor {
             self.settle(is_new).await?;
             is_new = false;
             tokio::select! {
-                () = &mut stop => {
-                    info!("stopping");
+                signal = &mut stop => {
+                    info!("{signal}: stopping");
                     return Ok(());
                 }
                 () = ended(&mut self.sampler) => return Ok(()),

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use clap::Parser;
+use hearth_program::{GrpcWithoutTls, check_grpc};
 
 /// Where a pod finds the namespace that it runs in.
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
@@ -19,7 +20,7 @@ const DEFAULT_NAMESPACE: &str = "hearth";
     version,
     after_help = "Examples:\n  \
         # in a pod that agents reach by its address\n  \
-        hearth-operator --grpc 0.0.0.0:20418 --advertise $POD_IP:20418 --pod-name $POD_NAME\n\n  \
+        hearth-operator --grpc 0.0.0.0:20418 --grpc-insecure --advertise $POD_IP:20418 --pod-name $POD_NAME\n\n  \
         # on your own machine, against the cluster of your kubeconfig\n  \
         hearth-operator --namespace hearth\n\n\
         HEARTH_LOG sets how much is logged: error, warn, info, debug [info].\n\
@@ -29,6 +30,11 @@ pub struct Cli {
     /// Where agents connect.
     #[arg(long, value_name = "ADDR", env = "HEARTH_OPERATOR_GRPC", default_value = "127.0.0.1:20418")]
     pub grpc: SocketAddr,
+
+    /// Take agents of other hosts, though they cannot prove who they are and nothing is encrypted: for networks
+    /// that you trust.
+    #[arg(long, env = "HEARTH_OPERATOR_GRPC_INSECURE")]
+    pub grpc_insecure: bool,
 
     /// The address that a standby tells agents when this operator leads [default: that of --grpc].
     #[arg(long, value_name = "ADDR", env = "HEARTH_OPERATOR_ADVERTISE")]
@@ -47,6 +53,16 @@ pub struct Cli {
     pub pod_name: Option<String>,
 }
 
+impl Cli {
+    /// What clap cannot see.
+    ///
+    /// # Errors
+    /// What is wrong, and what to write instead.
+    pub fn check(&self) -> Result<(), GrpcWithoutTls> {
+        check_grpc(self.grpc, self.grpc_insecure)
+    }
+}
+
 /// The namespace that a pod runs in; outside a pod that of the manifests.
 pub fn own_namespace() -> String {
     match std::fs::read_to_string(NAMESPACE_FILE) {
@@ -57,6 +73,7 @@ pub fn own_namespace() -> String {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 mod tests {
     use clap::CommandFactory as _;
 
@@ -69,6 +86,20 @@ mod tests {
         for argument in command.get_arguments() {
             assert!(argument.get_env().is_some(), "{} has none", argument.get_id());
         }
+    }
+
+    fn check(arguments: &str, expected: &str) {
+        let arguments = std::iter::once("hearth-operator").chain(arguments.split_whitespace());
+        let outcome = Cli::try_parse_from(arguments).unwrap().check();
+        let outcome = outcome.map_or_else(|refused| refused.to_string(), |()| "ok".to_owned());
+        assert!(outcome.contains(expected), "{outcome}");
+    }
+
+    #[test]
+    fn a_network_is_listened_to_only_where_that_is_asked_for() {
+        check("", "ok");
+        check("--grpc 0.0.0.0:1", "--grpc 0.0.0.0:1 is not a loopback address");
+        check("--grpc 0.0.0.0:1 --grpc-insecure", "ok");
     }
 
     #[test]

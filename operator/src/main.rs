@@ -1,24 +1,21 @@
 //! `hearth-operator`: wires the command line to the library.
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 use hearth_operator::cli::Cli;
 use hearth_operator::service::run;
-use tokio::signal::unix::{SignalKind, signal};
+use hearth_program::{USAGE, asked_to_stop, start_log};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_env("HEARTH_LOG").unwrap_or_else(|_| EnvFilter::new("info")))
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    if let Err(refused) = cli.check() {
+        eprintln!("error: {refused}");
+        return ExitCode::from(USAGE);
+    }
+    start_log();
     let stop = CancellationToken::new();
     let outcome = match stop_on_signals(stop.clone()) {
         Ok(()) => run(cli, stop).await,
@@ -34,14 +31,10 @@ async fn main() -> ExitCode {
 }
 
 fn stop_on_signals(stop: CancellationToken) -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let asked = asked_to_stop()?;
     tokio::spawn(async move {
-        let name = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        };
-        tracing::info!("{name}: giving the lease back, then stopping");
+        let signal = asked.await;
+        tracing::info!("{signal}: giving the lease back, then stopping");
         stop.cancel();
     });
     Ok(())

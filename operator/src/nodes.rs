@@ -217,7 +217,8 @@ impl Node {
     pub fn standing(&self, policy: &InForce, active: bool) -> Standing<'_> {
         let applied = self.applied.as_ref().and_then(|policies| policies.get(policy.id()));
         if !active {
-            return if applied.is_none() { Standing::Applied } else { Standing::Pending };
+            let keeps = self.applied.as_ref().is_some_and(|policies| policies.keeps(policy.id()));
+            return if applied.is_none() && !keeps { Standing::Applied } else { Standing::Pending };
         }
         if let Some((reason, message)) = self.counts.as_ref().and_then(|counts| counts.detached.as_ref()) {
             let reason = match reason {

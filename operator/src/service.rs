@@ -30,7 +30,8 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Works until `stop`; then gives the lease back and ends the streams.
 pub async fn run(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
-    let Cli { grpc, advertise, namespace, metrics: metrics_address, pod_name } = cli;
+    // The last has been checked.
+    let Cli { grpc, advertise, namespace, metrics: metrics_address, pod_name, grpc_insecure: _ } = cli;
     let grpc = bind("--grpc", grpc).await?;
     let http = bind("--metrics", metrics_address).await?;
     let address = advertise.map_or_else(|| grpc.local_addr().map(|address| address.to_string()), Ok);

@@ -46,6 +46,8 @@ pub mod config_limits {
     pub const MAX_REPORT_BYTES: usize = 4 << 20;
     /// Bytes of one update: a configuration with many policies is larger than what a client takes by default.
     pub const MAX_UPDATE_BYTES: usize = 16 << 20;
+    /// Entries of `Config.kept`.
+    pub const MAX_KEPT: usize = 1000;
     /// Bytes of an agent's instance.
     pub const INSTANCE_BYTES: usize = 16;
     /// Bytes of a configuration's hash.

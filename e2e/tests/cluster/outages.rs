@@ -1,11 +1,13 @@
 //! What goes on while parts of it are away.
 
-use hearth_e2e::Cluster;
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use hearth_e2e::daemon::wait_for;
-use hearth_e2e::hearth::AgentMetrics;
+use hearth_e2e::hearth::{AgentMetrics, Forwarded};
+use hearth_e2e::{Cluster, random_letters};
 use libtest_mimic::Trial;
 
-use crate::profiles::on_hearth;
+use crate::profiles::{Workload, on_hearth};
 
 const STORED: &str = "hearth_agent_batches_total{outcome=\"stored\"}";
 const DROPPED: &str = "hearth_agent_batches_total{outcome=\"dropped\"}";
@@ -26,7 +28,7 @@ pub(crate) fn tests() -> Vec<Trial> {
     ]
 }
 
-fn scale_operator(cluster: &Cluster, replicas: &str) {
+pub(crate) fn scale_operator(cluster: &Cluster, replicas: &str) {
     let scale = ["-n", "hearth", "scale", "deployment/hearth-operator", "--replicas", replicas];
     cluster.kubectl(&scale);
     let all = ["-n", "hearth", "rollout", "status", "deployment/hearth-operator", "--timeout=60s"];
@@ -41,17 +43,46 @@ fn a_node_goes_on_without_the_operator(cluster: &Cluster) {
         wait_for(&what, || (agent.get("hearth_agent_effective_frequency") == rate).then_some(()));
     };
     follows("99");
+    // What it knows of a namespace and of a Service, the operator told it.
+    let comm = format!("left-{}", random_letters(6));
+    Workload::new(cluster, &comm).start(cluster, "default", &comm, "node1");
+    cluster.apply(&format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {comm}, namespace: default}}\n\
+         spec: {{selector: {{app: {comm}}}, ports: [{{port: 80}}]}}\n---\n\
+         apiVersion: profiling.hearth.dev/v1alpha1\nkind: ClusterProfilingPolicy\nmetadata: {{name: {comm}}}\n\
+         spec: {{regex: ^{comm}, namespaceSelector: {{matchLabels: {{test: {comm}}}}}}}\n"
+    ));
+    cluster.kubectl(&["label", "namespace", "default", &format!("test={comm}")]);
+    let (_forwarded, collector) = Forwarded::collector(cluster);
+    let rows_since = |from: i64| {
+        wait_for("rows of a pod of that namespace and Service", || {
+            let here = format!("pod_service='{comm}'");
+            let flame = collector.flame_between(&comm, &here, from, i64::from(u32::MAX)).ok();
+            flame.filter(|flame| flame.root().total > 0)
+        });
+    };
+    rows_since(1);
     scale_operator(cluster, "0");
     let of_node = ["-l", "app.kubernetes.io/name=hearth-node-agent", "--field-selector=spec.nodeName=node1"];
     cluster.kubectl(&[&["-n", "hearth", "delete", "pods"][..], &of_node].concat());
     let rollout = ["-n", "hearth", "rollout", "status", "daemonset/hearth-node-agent", "--timeout=60s"];
     cluster.kubectl(&rollout);
     follows("99");
+    // In a window that begins later: the agent before had a part of this one.
+    rows_since(unix_seconds() + 10);
     scale_operator(cluster, "2");
     let edit = r#"{"spec":{"frequency":199}}"#;
     cluster.kubectl(&["patch", "cpp", "hearth-default", "--type=merge", "-p", edit]);
     // Agents that lost the operator come back within half a minute.
     follows("199");
+    let left = ["delete", &format!("cpp/{comm}"), &format!("svc/{comm}"), &format!("pod/{comm}")];
+    cluster.kubectl(&[&left[..], &["--wait=false"]].concat());
+    cluster.kubectl(&["label", "namespace", "default", "test-"]);
+}
+
+fn unix_seconds() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    i64::try_from(since.as_secs()).unwrap()
 }
 
 fn all_goes_on_without_the_api_server(cluster: &Cluster) {

@@ -7,11 +7,16 @@ use hearth_e2e::hearth::AgentMetrics;
 use hearth_e2e::{Cluster, random_letters};
 use libtest_mimic::Trial;
 
+use crate::outages::scale_operator;
 use crate::profiles::{Workload, on_hearth};
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
         on_hearth("status::a_bad_regex_is_said_and_correcting_it_heals", a_bad_regex_is_said),
+        on_hearth(
+            "status::a_policy_that_is_invalid_stays_in_force_through_a_restart_of_the_operator",
+            an_invalid_policy_stays_in_force,
+        ),
         on_hearth("status::the_loser_of_two_policies_names_the_winner", the_loser_names_the_winner),
         on_hearth("status::a_node_that_is_switched_off_stops_within_seconds", a_node_is_switched_off),
     ]
@@ -43,6 +48,34 @@ fn a_bad_regex_is_said(cluster: &Cluster) {
     cluster.kubectl(&["wait", "--for=condition=Ready", "--timeout=60s", "pp/bad"]);
     assert_eq!(condition(cluster, "pp/bad", "Accepted"), "True Accepted");
     cluster.kubectl(&["delete", "pp/bad"]);
+}
+
+/// No operator knows its last valid version then: only the nodes do.
+fn an_invalid_policy_stays_in_force(cluster: &Cluster) {
+    let agent = AgentMetrics::of(cluster, "node1");
+    let rate = || agent.get("hearth_agent_effective_frequency");
+    let follows = |expected: &str| {
+        wait_for(&format!("the rate of {expected} Hz"), || (rate() == expected).then_some(()));
+    };
+    cluster.apply(&policy("kept", "{regex: ^kept, frequency: 151}"));
+    follows("151");
+    cluster.apply(&policy("kept", "{regex: 'a(b', frequency: 151}"));
+    wait_for("the verdict", || (condition(cluster, "pp/kept", "Accepted") == "False Invalid").then_some(()));
+    scale_operator(cluster, "0");
+    scale_operator(cluster, "2");
+    // It speaks of nodes when they have answered it.
+    let path = "jsonpath={.status.conditions[?(@.type==\"Ready\")].message}";
+    wait_for("the verdict of an operator that does not know it", || {
+        let message = cluster.kubectl(&["get", "pp/kept", "-o", path]);
+        (message == "nodes keep the version that they have, if any").then_some(())
+    });
+    assert_eq!(rate(), "151");
+    assert_eq!(condition(cluster, "pp/kept", "Accepted"), "False Invalid");
+    cluster.apply(&policy("kept", "{regex: ^kept, frequency: 157}"));
+    follows("157");
+    cluster.kubectl(&["wait", "--for=condition=Ready", "--timeout=60s", "pp/kept"]);
+    cluster.kubectl(&["delete", "pp/kept"]);
+    wait_for("a rate without it", || (rate() != "157").then_some(()));
 }
 
 fn the_loser_names_the_winner(cluster: &Cluster) {

@@ -7,6 +7,7 @@ use hearth_policy::{
     validate,
 };
 use hearth_proto::config::v1::{Config, Policy};
+use hearth_proto::config_limits::MAX_KEPT;
 
 use crate::policies::PolicySet;
 
@@ -19,6 +20,17 @@ pub struct Compiled {
     pub next_end: Option<i64>,
 }
 
+/// The configuration with the policies that it says to keep, as the one `before` has them. Those that it does not
+/// have, this node goes without.
+pub fn with_kept(mut config: Config, before: Option<&Config>) -> Config {
+    let id = |policy: &Policy| (policy.namespace.clone(), policy.name.clone(), policy.created);
+    let kept: HashSet<_> =
+        config.kept.iter().map(|kept| (kept.namespace.clone(), kept.name.clone(), kept.created)).collect();
+    let policies = before.map(|before| &*before.policies).unwrap_or_default();
+    config.policies.extend(policies.iter().filter(|policy| kept.contains(&id(policy))).cloned());
+    config
+}
+
 /// Compiles a configuration as of `now` (Unix seconds). One bad policy refuses it whole: a node works by
 /// what the operator has in view, or by what it had before.
 ///
@@ -28,6 +40,10 @@ pub fn compile(config: &Config, now: i64, max_frequency: u32) -> Result<Compiled
     if config.policies.len() > MAX_DOCUMENTS {
         let count = config.policies.len();
         return Err(format!("the configuration has {count} policies, more than {MAX_DOCUMENTS}"));
+    }
+    if config.kept.len() > MAX_KEPT {
+        let count = config.kept.len();
+        return Err(format!("the configuration keeps {count} policies, more than {MAX_KEPT}"));
     }
     let mut ids = HashSet::new();
     let mut policies = Vec::new();
@@ -80,6 +96,8 @@ fn effective(policy: &Policy) -> Result<EffectivePolicy, String> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+    use hearth_proto::config::v1::PolicyReference;
+
     use super::*;
 
     fn policy(id: &str, spec: &str) -> Policy {
@@ -122,6 +140,57 @@ mod tests {
         );
         check_refused(&[good, good], "policy good is there twice");
         check_refused(&[("", "{}")], "a policy has no name");
+    }
+
+    /// A configuration with these policies, the created one each at 1000, that keeps those.
+    fn keeping(policies: &[(&str, &str)], kept: &[(&str, i64)]) -> Config {
+        let reference = |&(id, created): &(&str, i64)| {
+            let Policy { namespace, name, .. } = policy(id, "");
+            PolicyReference { namespace, name, created }
+        };
+        Config { kept: kept.iter().map(reference).collect(), ..config(policies) }
+    }
+
+    /// What a node works by, `id=spec …` in the order of ids.
+    fn works_by(config: &Config) -> String {
+        let text = |policy: &Policy| match &*policy.namespace {
+            "" => format!("{}={}", policy.name, policy.spec),
+            namespace => format!("{namespace}/{}={}", policy.name, policy.spec),
+        };
+        let mut policies: Vec<String> = config.policies.iter().map(text).collect();
+        policies.sort();
+        policies.join(" ")
+    }
+
+    #[test]
+    fn a_node_keeps_its_versions_of_what_is_invalid_now_and_of_nothing_else() {
+        let before = config(&[("p", "1"), ("shop/p", "2"), ("gone", "3"), ("edited", "4")]);
+        let kept = keeping(&[("edited", "5")], &[("p", 1000), ("shop/p", 1000), ("never", 1000)]);
+        assert_eq!(works_by(&with_kept(kept.clone(), Some(&before))), "edited=5 p=1 shop/p=2");
+        assert_eq!(works_by(&with_kept(kept, None)), "edited=5", "a node without them goes without");
+        let namesake = keeping(&[], &[("p", 1001)]);
+        assert_eq!(works_by(&with_kept(namesake, Some(&before))), "", "it is another policy");
+    }
+
+    #[test]
+    fn whichever_operator_leads_a_node_works_by_the_same() {
+        let by_who_knows = config(&[("good", "1"), ("bad", "2")]);
+        let by_who_does_not = keeping(&[("good", "1")], &[("bad", 1000)]);
+        let mut in_force = with_kept(by_who_knows.clone(), None);
+        for next in [&by_who_does_not, &by_who_does_not, &by_who_knows, &by_who_does_not] {
+            in_force = with_kept(next.clone(), Some(&in_force));
+            assert_eq!(works_by(&in_force), "bad=2 good=1");
+        }
+        in_force = with_kept(config(&[("good", "1")]), Some(&in_force));
+        assert_eq!(works_by(&in_force), "good=1", "it was deleted");
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_as_policies_are() {
+        let kept = vec![("p", 1000); MAX_KEPT + 1];
+        let refused = compile(&keeping(&[], &kept), 1000, 1000).unwrap_err();
+        assert_eq!(refused, "the configuration keeps 1001 policies, more than 1000");
+        compile(&keeping(&[], &kept[1..]), 1000, 1000).unwrap();
     }
 
     #[test]

@@ -8,10 +8,11 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::client::Apply;
-use super::compile::{Compiled, compile};
-use super::store::Store;
+use super::compile::{Compiled, compile, with_kept};
+use super::store::{Kept, Store};
 use crate::clock::unix_seconds;
 use crate::metrics::Metrics;
+use crate::state_dir::StateDir;
 use crate::supervisor::Wanted;
 
 /// Applies configurations.
@@ -19,9 +20,16 @@ pub struct Keeper {
     wanted: watch::Sender<Wanted>,
     directory: watch::Sender<Directory>,
     in_force: watch::Receiver<String>,
-    store: Option<Store>,
+    stores: Option<Stores>,
     max_frequency: u32,
     metrics: Arc<Metrics>,
+}
+
+/// Where it keeps on disk what the operator told.
+#[derive(Clone, Debug)]
+struct Stores {
+    configs: Store<Config>,
+    directories: Store<Directory>,
 }
 
 /// How long the sampler may take to work by a configuration; after that the operator is told all the same
@@ -30,26 +38,30 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Keeper {
     /// What is wanted goes to `wanted`, answers about other objects to `directory`; `in_force` tells the hash
-    /// of what the node works by.
+    /// of what the node works by. Without a state folder nothing outlives this process.
     pub fn new(
         wanted: watch::Sender<Wanted>,
         directory: watch::Sender<Directory>,
         in_force: watch::Receiver<String>,
-        store: Option<Store>,
+        state: Option<&StateDir>,
         max_frequency: u32,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { wanted, directory, in_force, store, max_frequency, metrics }
+        let stores = state.map(|state| Stores { configs: Store::new(state), directories: Store::new(state) });
+        Self { wanted, directory, in_force, stores, max_frequency, metrics }
     }
 
-    /// Begins by what was kept on disk; its hash, or none.
+    /// Begins by what was kept on disk; the configuration's hash, or none.
     pub fn start(&self) -> String {
-        let Some(config) = self.store.as_ref().and_then(Store::load) else {
+        if let Some(directory) = self.stores.as_ref().and_then(|stores| stores.directories.load()) {
+            self.directory.send_replace(directory);
+        }
+        let Some(config) = self.stores.as_ref().and_then(|stores| stores.configs.load()) else {
             warn!("no configuration is kept here: nothing is sampled until the operator sends one");
             return String::new();
         };
         let hash = config.hash.clone();
-        match self.put(config) {
+        match self.put(Arc::new(config)) {
             Ok(policies) => {
                 info!("{policies} policies from the disk, until the operator sends others");
                 hash
@@ -64,7 +76,7 @@ impl Keeper {
     }
 
     /// Number of its policies, if it is not refused.
-    fn put(&self, config: Config) -> Result<usize, String> {
+    fn put(&self, config: Arc<Config>) -> Result<usize, String> {
         let compiled = compile(&config, unix_seconds(), self.max_frequency);
         let Compiled { policies, next_end } = compiled.inspect_err(|_| {
             self.metrics.configs_refused.inc();
@@ -75,7 +87,7 @@ impl Keeper {
             off: config.off,
             resume: Some(config.resume.clone()),
             next_end,
-            config: Some(Arc::new(config)),
+            config: Some(config),
         });
         Ok(count)
     }
@@ -83,27 +95,47 @@ impl Keeper {
 
 impl Apply for Keeper {
     async fn apply(&mut self, config: Config) -> Result<(), String> {
-        let kept = config.clone();
-        let policies = self.put(config)?;
-        info!(hash = kept.hash, "{policies} policies from the operator");
+        let sent = config.policies.len();
+        let config = Arc::new(with_kept(config, self.wanted.borrow().config.as_deref()));
+        let policies = self.put(Arc::clone(&config))?;
+        info!(hash = config.hash, "{sent} policies from the operator");
+        if policies > sent {
+            let kept = policies - sent;
+            info!("{kept} policies are invalid as they are now: what this node has of them stays in force");
+        }
         // "Applied" is to mean that samples are taken by it.
-        let is_in_force = self.in_force.wait_for(|hash| *hash == kept.hash);
+        let is_in_force = self.in_force.wait_for(|hash| *hash == config.hash);
         if tokio::time::timeout(PATIENCE, is_in_force).await.is_err() {
             warn!("the sampler does not work by the new configuration within {PATIENCE:?}");
         }
-        if let Some(store) = self.store.clone() {
-            // A slow disk must not hold up what else this thread does.
-            match tokio::task::spawn_blocking(move || store.save(&kept)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => warn!("cannot keep the configuration for a restart: {error}"),
-                Err(error) => warn!("cannot keep the configuration for a restart: {error}"),
-            }
+        if let Some(stores) = self.stores.clone() {
+            keep(stores.configs, config).await;
         }
         Ok(())
     }
 
-    fn know(&mut self, directory: Directory) {
-        self.directory.send_replace(directory);
+    async fn know(&mut self, directory: Directory) {
+        // It comes again with each stream.
+        if *self.directory.borrow() == directory {
+            return;
+        }
+        self.directory.send_replace(directory.clone());
+        if let Some(stores) = self.stores.clone() {
+            keep(stores.directories, Arc::new(directory)).await;
+        }
+    }
+}
+
+/// Keeps it for a restart. Nothing more is read of the stream meanwhile, so that a slow disk is not given more
+/// than it takes.
+async fn keep<M: Kept + 'static>(store: Store<M>, message: Arc<M>) {
+    // It must not hold up what else this thread does.
+    let outcome = match tokio::task::spawn_blocking(move || store.save(&message)).await {
+        Ok(outcome) => outcome,
+        Err(error) => Err(error.into()),
+    };
+    if let Err(error) = outcome {
+        warn!("cannot keep the {} for a restart: {error}", M::NAME);
     }
 }
 
@@ -111,10 +143,47 @@ impl Apply for Keeper {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-    use hearth_proto::config::v1::Policy;
+    use hearth_proto::config::v1::{Namespace, Policy, PolicyReference};
 
     use super::*;
-    use crate::state_dir::StateDir;
+
+    /// A node whose agent may restart.
+    struct Node {
+        state: StateDir,
+        metrics: Arc<Metrics>,
+        _folder: tempfile::TempDir,
+    }
+
+    /// What one agent of it has in force.
+    struct Agent {
+        keeper: Keeper,
+        wanted: watch::Receiver<Wanted>,
+        directory: watch::Receiver<Directory>,
+    }
+
+    impl Node {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let state = StateDir::open(folder.path()).unwrap();
+            Self { state, metrics: Arc::default(), _folder: folder }
+        }
+
+        fn agent(&self) -> Agent {
+            let (wanted, of_wanted) = watch::channel(Wanted::default());
+            let (directory, of_directory) = watch::channel(Directory::default());
+            // Nobody samples: the sender is gone, and nobody is waited for.
+            let in_force = watch::channel(String::new()).1;
+            let keeper =
+                Keeper::new(wanted, directory, in_force, Some(&self.state), 1000, self.metrics.clone());
+            Agent { keeper, wanted: of_wanted, directory: of_directory }
+        }
+    }
+
+    impl Agent {
+        fn rate(&self) -> Option<u32> {
+            self.wanted.borrow().policies.as_ref().map(|policies| policies.node_rate())
+        }
+    }
 
     fn config(hash: &str, spec: &str) -> Config {
         let policy = Policy { name: "p".into(), spec: spec.into(), ..Policy::default() };
@@ -123,26 +192,58 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_configuration_replaces_neither_the_one_in_force_nor_the_one_on_disk() {
-        let folder = tempfile::tempdir().unwrap();
-        let state = StateDir::open(folder.path()).unwrap();
-        let metrics = Arc::new(Metrics::default());
-        let keeper = || {
-            let (wanted, of_wanted) = watch::channel(Wanted::default());
-            let store = Some(Store::new(&state));
-            // Nobody samples: the sender is gone, and nobody is waited for.
-            let in_force = watch::channel(String::new()).1;
-            (Keeper::new(wanted, watch::Sender::default(), in_force, store, 1000, metrics.clone()), of_wanted)
-        };
-        let rate =
-            |wanted: &watch::Receiver<Wanted>| wanted.borrow().policies.as_ref().map(|p| p.node_rate());
-        let (mut first, wanted) = keeper();
-        assert_eq!((first.start(), rate(&wanted)), (String::new(), None), "a cold start samples nothing");
-        first.apply(config("good", r#"{"frequency":49}"#)).await.unwrap();
-        let refused = first.apply(config("bad", r#"{"frequency":0}"#)).await.unwrap_err();
+        let node = Node::new();
+        let mut first = node.agent();
+        assert_eq!(
+            (first.keeper.start(), first.rate()),
+            (String::new(), None),
+            "a cold start samples nothing"
+        );
+        first.keeper.apply(config("good", r#"{"frequency":49}"#)).await.unwrap();
+        let refused = first.keeper.apply(config("bad", r#"{"frequency":0}"#)).await.unwrap_err();
         assert_eq!(refused, "policy p: spec.frequency is 0, below 1; write a whole number from 1 to 1000");
-        assert_eq!((rate(&wanted), metrics.configs_refused.get()), (Some(49), 1));
+        assert_eq!((first.rate(), node.metrics.configs_refused.get()), (Some(49), 1));
 
-        let (second, wanted) = keeper();
-        assert_eq!((&*second.start(), rate(&wanted)), ("good", Some(49)));
+        let second = node.agent();
+        assert_eq!((&*second.keeper.start(), second.rate()), ("good", Some(49)));
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_of_the_configuration_before_outlives_a_restart() {
+        let node = Node::new();
+        let mut agent = node.agent();
+        agent.keeper.apply(config("valid", r#"{"frequency":49}"#)).await.unwrap();
+        let kept = PolicyReference { name: "p".into(), ..PolicyReference::default() };
+        let keeping = Config { hash: "kept".into(), kept: vec![kept], ..Config::default() };
+        for _ in 0..2 {
+            agent.keeper.apply(keeping.clone()).await.unwrap();
+            assert_eq!(agent.rate(), Some(49));
+            agent = node.agent();
+            assert_eq!((&*agent.keeper.start(), agent.rate()), ("kept", Some(49)));
+        }
+        agent.keeper.apply(Config { hash: "deleted".into(), ..Config::default() }).await.unwrap();
+        assert_eq!(agent.rate(), Some(0));
+    }
+
+    #[tokio::test]
+    async fn what_was_told_of_other_objects_outlives_a_restart() {
+        let node = Node::new();
+        let directory = |name: &str| Directory {
+            namespaces: vec![Namespace { name: name.into(), ..Namespace::default() }],
+            ..Directory::default()
+        };
+        let mut first = node.agent();
+        first.keeper.start();
+        assert!(!first.directory.has_changed().unwrap(), "nothing was told");
+        first.keeper.know(directory("old")).await;
+        first.keeper.know(directory("shop")).await;
+        first.directory.mark_unchanged();
+        first.keeper.know(directory("shop")).await;
+        assert!(!first.directory.has_changed().unwrap(), "the same again is no news");
+
+        let second = node.agent();
+        second.keeper.start();
+        assert!(second.directory.has_changed().unwrap());
+        assert_eq!(*second.directory.borrow(), directory("shop"));
     }
 }

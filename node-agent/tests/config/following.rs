@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hearth_proto::config::v1::{Config, Policy};
+use hearth_proto::config::v1::{Config, Policy, PolicyReference};
 
 use crate::stage::{Stage, unix_seconds};
 
@@ -47,6 +47,33 @@ async fn a_node_starts_from_its_last_good_configuration_while_the_operator_is_aw
     agent.line("1 policies from the disk").await;
     stage.samples_of(1_000_000 / 49).await;
     agent.line("the operator is not reached, this node goes on by what it has").await;
+}
+
+/// The operator began while it was invalid, and has no version of it to send.
+#[tokio::test]
+async fn a_policy_that_is_invalid_now_stays_in_force_as_the_node_has_it() {
+    let mut stage = Stage::set("kept").await;
+    let mut agent = stage.agent();
+    let mut call = stage.call().await;
+    call.hello().await;
+    let valid = stage.config(49);
+    call.send(valid.clone()).await;
+    call.sampling(49).await;
+    let Policy { namespace, name, created, .. } = valid.policies[0].clone();
+    let kept = vec![PolicyReference { namespace, name, created }];
+    let keeping = Config { hash: "keeping".into(), kept, ..Config::default() };
+    assert_eq!(call.send(keeping).await.refused, "");
+    agent.line("1 policies are invalid as they are now: what this node has of them stays in force").await;
+    assert_eq!(agent.metric("hearth_agent_effective_frequency").await, 49.0);
+    agent.signal(libc::SIGTERM).await;
+
+    let mut agent = stage.agent();
+    let mut call = stage.call().await;
+    assert_eq!(call.hello().await, "keeping");
+    call.sampling(49).await;
+    call.send(stage.config(199)).await;
+    call.sampling(199).await;
+    assert_eq!(agent.metric("hearth_agent_effective_frequency").await, 199.0, "corrected");
 }
 
 #[tokio::test]

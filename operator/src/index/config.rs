@@ -6,9 +6,10 @@ use std::sync::{Arc, Weak};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use hearth_proto::config::v1;
+use hearth_proto::config_limits::MAX_KEPT;
 use prost::Message as _;
 
-use super::{InForce, Index, NodeObject, PolicyId};
+use super::{InForce, Index, NodeObject, Policy, PolicyId};
 
 /// Of a configuration's content, as it is on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +20,9 @@ pub struct ConfigHash([u8; 16]);
 pub struct PolicySet {
     /// Ordered by id.
     policies: Vec<Arc<InForce>>,
-    /// Their part of an encoded [`v1::Config`].
+    /// Those of which each node keeps the version that it has.
+    kept: Vec<PolicyId>,
+    /// The part of both in an encoded [`v1::Config`].
     wire: Bytes,
     digest: blake3::Hash,
 }
@@ -44,6 +47,11 @@ impl PolicySet {
         self.policies.binary_search_by(|policy| policy.id().cmp(id)).ok().map(|i| &*self.policies[i])
     }
 
+    /// A node with this set may work by a version of it that is not known here.
+    pub fn keeps(&self, id: &PolicyId) -> bool {
+        self.kept.contains(id)
+    }
+
     /// All, ordered by id.
     pub fn iter(&self) -> impl Iterator<Item = &InForce> {
         self.policies.iter().map(|policy| &**policy)
@@ -51,19 +59,25 @@ impl PolicySet {
 }
 
 impl PolicySets {
-    fn share(&mut self, policies: Vec<Arc<InForce>>) -> Arc<PolicySet> {
+    fn share(&mut self, policies: Vec<Arc<InForce>>, kept: &[&Policy]) -> Arc<PolicySet> {
+        let references = kept.iter().map(|policy| policy.reference()).collect();
+        let kept_wire = v1::Config { kept: references, ..v1::Config::default() }.encode_to_vec();
         let mut hasher = blake3::Hasher::new();
         for policy in &policies {
             hasher.update(policy.digest().as_bytes());
         }
+        hasher.update(&kept_wire);
         let digest = hasher.finalize();
         if let Some(set) = self.0.get(&digest).and_then(Weak::upgrade) {
             return set;
         }
         self.0.retain(|_, set| set.strong_count() > 0);
-        let mut wire = BytesMut::with_capacity(policies.iter().map(|policy| policy.wire().len()).sum());
+        let length: usize = policies.iter().map(|policy| policy.wire().len()).sum();
+        let mut wire = BytesMut::with_capacity(length + kept_wire.len());
         policies.iter().for_each(|policy| wire.put_slice(policy.wire()));
-        let set = Arc::new(PolicySet { policies, wire: wire.freeze(), digest });
+        wire.put_slice(&kept_wire);
+        let kept = kept.iter().map(|policy| policy.id().clone()).collect();
+        let set = Arc::new(PolicySet { policies, kept, wire: wire.freeze(), digest });
         self.0.insert(digest, Arc::downgrade(&set));
         set
     }
@@ -107,6 +121,7 @@ impl NodeConfig {
             nonce,
             hash: self.hash.to_string(),
             policies: Vec::new(),
+            kept: Vec::new(),
             node_labels: self.node.labels.clone().into_iter().collect(),
             off: self.node.is_off(),
             resume: self.node.resume.clone(),
@@ -133,7 +148,13 @@ impl Index {
         let node = self.nodes.get(node)?.clone();
         let in_force = self.policies.values().filter_map(|policy| policy.in_force());
         let for_node = in_force.filter(|policy| policy.active(now) && policy.selects_node(&node.labels));
-        let policies = self.sets.share(for_node.cloned().collect());
+        let for_node = for_node.cloned().collect();
+        let mut kept: Vec<&Policy> =
+            self.policies.values().filter(|policy| policy.in_force().is_none()).collect();
+        // Of too many the oldest: new ones of one user must not push out what nodes have by others.
+        kept.sort_by_key(|policy| policy.created());
+        kept.truncate(MAX_KEPT);
+        let policies = self.sets.share(for_node, &kept);
         Some(NodeConfig { hash: ConfigHash::new(&node, &policies), policies, node })
     }
 }

@@ -163,8 +163,7 @@ impl Index {
     /// A policy was deleted.
     pub fn remove_policy(&mut self, id: &PolicyId) -> Change {
         match self.policies.remove(id) {
-            Some(policy) if policy.in_force().is_some() => Change::EveryNode,
-            Some(_) => Change::Statuses,
+            Some(_) => Change::EveryNode,
             None => Change::Nothing,
         }
     }

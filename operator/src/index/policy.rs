@@ -34,6 +34,7 @@ pub struct Policy {
     id: PolicyId,
     uid: String,
     generation: i64,
+    created: i64,
     invalid: Option<String>,
     in_force: Option<Arc<InForce>>,
     status: PolicyStatus,
@@ -92,14 +93,13 @@ impl fmt::Display for PolicyId {
 
 impl Policy {
     /// The policy after a change, and whether nodes get something else by it. A version that is not valid
-    /// leaves the last valid one of the same object in force.
+    /// leaves the last valid one of the same object in force, if that is known.
     pub(super) fn next(id: PolicyId, before: Option<Self>, object: PolicyObject) -> (Self, bool) {
         let PolicyObject { uid, generation, created, spec, status } = object;
-        let (replaced, before) = match before {
-            Some(before) if before.uid == uid => (false, Some(before)),
-            Some(other) => (other.in_force.is_some(), None),
-            None => (false, None),
-        };
+        let before = before.filter(|before| before.uid == uid);
+        let is_new = before.is_none();
+        // While a watch was away. One of them may have been valid, and nodes work by it.
+        let missed = before.as_ref().is_some_and(|before| before.generation.saturating_add(1) < generation);
         let (last, known_status) = before.map(|before| (before.in_force, before.status)).unzip();
         let last = last.flatten();
         // Of an object that cannot be read nothing is known but what was written to it.
@@ -112,11 +112,11 @@ impl Policy {
                 Some(last) => (Some(last), None),
                 None => (Some(Arc::new(version)), None),
             },
-            Err(problem) => (last.clone(), Some(problem)),
+            Err(problem) => (last.clone().filter(|_| !missed), Some(problem)),
         };
         let digest = |version: &Option<Arc<InForce>>| version.as_ref().map(|version| version.digest);
-        let changed = replaced || digest(&last) != digest(&in_force);
-        (Self { id, uid, generation, invalid, in_force, status }, changed)
+        let changed = is_new || digest(&last) != digest(&in_force);
+        (Self { id, uid, generation, created, invalid, in_force, status }, changed)
     }
 
     /// Its id.
@@ -139,9 +139,24 @@ impl Policy {
         self.invalid.as_deref()
     }
 
-    /// What nodes work by; `None` if it was never valid.
+    /// What nodes work by; `None`: it is invalid, no valid version of it is known to this process, and each node
+    /// keeps the one that it has.
     pub fn in_force(&self) -> Option<&Arc<InForce>> {
         self.in_force.as_ref()
+    }
+
+    /// Creation, Unix seconds.
+    pub fn created(&self) -> i64 {
+        self.created
+    }
+
+    /// Tells a node which policy is meant.
+    pub(super) fn reference(&self) -> v1::PolicyReference {
+        v1::PolicyReference {
+            namespace: self.id.namespace().unwrap_or_default().to_owned(),
+            name: self.id.name().to_owned(),
+            created: self.created,
+        }
     }
 
     /// What the API server has.

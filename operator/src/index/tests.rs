@@ -2,6 +2,7 @@
 
 use hearth_policy::{ClusterProfilingPolicySpec, Kind, ProfilingPolicySpec, Spec};
 use hearth_proto::config::v1;
+use hearth_proto::config_limits::MAX_KEPT;
 use proptest::prelude::*;
 use proptest::sample::Index as Pick;
 use prost::Message as _;
@@ -112,11 +113,58 @@ fn an_invalid_version_leaves_the_last_valid_one_in_force() {
     assert_eq!(index.policy(&id("p")).unwrap().invalid(), None);
 }
 
+/// The policies of which a node keeps the version that it has.
+fn kept(index: &mut Index, node: &str) -> String {
+    let config = index.config_for(node, 1000).unwrap();
+    let id = |kept: v1::PolicyReference| match &*kept.namespace {
+        "" => kept.name,
+        namespace => format!("{namespace}/{}", kept.name),
+    };
+    message(&config, 1).kept.into_iter().map(id).collect::<Vec<_>>().join(" ")
+}
+
 #[test]
-fn a_policy_that_never_was_valid_reaches_no_node() {
+fn of_an_invalid_policy_whose_valid_version_is_not_known_nodes_keep_what_they_have() {
     let mut index = index_with(&["a"]);
-    assert_eq!(put(&mut index, "p", json!({"frequency": 1001})), Change::Statuses);
-    assert_eq!(policies(&mut index, "a"), "");
+    let before = index.config_for("a", 1000).unwrap().hash;
+    assert_eq!(put(&mut index, "shop/p", json!({"regex": "a(b", "podSelector": {}})), Change::EveryNode);
+    assert_eq!((&*policies(&mut index, "a"), &*kept(&mut index, "a")), ("", "shop/p"));
+    let config = index.config_for("a", 1000).unwrap();
+    assert_ne!(config.hash, before);
+    assert_eq!(message(&config, 1).kept[0].created, 1000);
+    assert!(config.policies.keeps(&id("shop/p")) && !config.policies.keeps(&id("p")));
+
+    let still = put_generation(&mut index, "shop/p", 2, json!({"frequency": "often"}));
+    assert_eq!(still, Change::Statuses, "nodes are told nothing new");
+    assert_eq!(put_generation(&mut index, "shop/p", 3, json!({"regex": "b"})), Change::EveryNode);
+    assert_eq!((&*policies(&mut index, "a"), &*kept(&mut index, "a")), ("shop/p", ""));
+    assert_eq!(put_generation(&mut index, "shop/p", 4, json!({"regex": "a(b"})), Change::Statuses);
+    assert_eq!((&*policies(&mut index, "a"), &*kept(&mut index, "a")), ("shop/p", ""));
+}
+
+#[test]
+fn an_operator_that_missed_versions_does_not_send_nodes_back_to_an_older_one() {
+    let mut index = index_with(&["a"]);
+    let _ = put_generation(&mut index, "p", 1, json!({"regex": "a"}));
+    // Its watch was away while another operator gave nodes the second.
+    assert_eq!(put_generation(&mut index, "p", 3, json!({"regex": "a(b"})), Change::EveryNode);
+    assert_eq!((&*policies(&mut index, "a"), &*kept(&mut index, "a")), ("", "p"));
+}
+
+#[test]
+fn of_too_many_invalid_policies_the_oldest_are_kept() {
+    let mut index = index_with(&["a"]);
+    let bad = json!({"regex": "a(b"});
+    for i in 0..MAX_KEPT {
+        let _ = put(&mut index, &format!("b{i:04}"), bad.clone());
+    }
+    let old = PolicyObject { created: 999, ..object(&id("old"), bad.clone()) };
+    let _ = index.set_policy(id("old"), old);
+    let new = PolicyObject { created: 1001, ..object(&id("a"), bad) };
+    let _ = index.set_policy(id("a"), new);
+    let kept = kept(&mut index, "a");
+    let kept: Vec<&str> = kept.split(' ').collect();
+    assert_eq!((kept.len(), kept[0], kept[1], kept[999]), (MAX_KEPT, "old", "b0000", "b0998"));
 }
 
 #[test]
@@ -137,8 +185,11 @@ fn the_last_valid_version_of_a_deleted_policy_is_not_that_of_its_namesake() {
     let mut index = index_with(&["a"]);
     let _ = put(&mut index, "p", json!({"regex": "a"}));
     let namesake = PolicyObject { uid: "other".to_owned(), ..object(&id("p"), json!({"regex": "a(b"})) };
+    let namesake = PolicyObject { created: 1001, ..namesake };
     assert_eq!(index.set_policy(id("p"), namesake), Change::EveryNode);
     assert_eq!(policies(&mut index, "a"), "");
+    let config = index.config_for("a", 1000).unwrap();
+    assert_eq!(message(&config, 1).kept[0].created, 1001, "nor is what nodes have");
     let _ = put(&mut index, "p", json!({"regex": "a"}));
     assert_eq!(index.remove_policy(&id("p")), Change::EveryNode);
     assert_eq!(index.remove_policy(&id("p")), Change::Nothing);

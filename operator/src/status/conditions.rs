@@ -115,7 +115,9 @@ impl Facts<'_> {
     fn without_nodes(&self) -> Option<(&'static str, String)> {
         let version = match (self.policy.invalid(), self.policy.in_force()) {
             (Some(_), Some(_)) => return Some(("Invalid", "nodes keep the last valid version".to_owned())),
-            (_, None) => return Some(("Invalid", "no version of it was valid yet".to_owned())),
+            (_, None) => {
+                return Some(("Invalid", "nodes keep the version that they have, if any".to_owned()));
+            }
             (None, Some(version)) => version,
         };
         if version.policy().spec.core().disabled {

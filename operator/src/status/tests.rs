@@ -207,7 +207,7 @@ fn an_invalid_policy_says_what_is_wrong_and_that_nodes_keep_what_they_had() {
     let status = world.status();
     assert_eq!(text(&status), "False/Invalid False/Invalid False/Invalid");
     assert!(message(&status, "Accepted").starts_with("spec.regex does not compile: unclosed group; write"));
-    assert_eq!(message(&status, "Ready"), "no version of it was valid yet");
+    assert_eq!(message(&status, "Ready"), "nodes keep the version that they have, if any");
 
     let mut world = World::new(json!({}), &["a: wins 1"]);
     world.status();
@@ -217,6 +217,19 @@ fn an_invalid_policy_says_what_is_wrong_and_that_nodes_keep_what_they_had() {
     assert_eq!(message(&status, "Ready"), "nodes keep the last valid version");
     assert_eq!(status.observed_generation, Some(2));
     assert_eq!(status.matched, Some(Matched { pods: 1, processes: 1 }));
+}
+
+/// By a version that this operator does not know.
+#[test]
+fn a_policy_that_is_switched_off_waits_for_nodes_that_kept_it() {
+    let mut world = World::new(json!({"regex": "a(b"}), &["a: applies"]);
+    world.edit(2, json!({"disabled": true}));
+    assert_eq!(
+        text(&world.status()),
+        "True/Accepted False/Disabled False/Reconciling Reconciling=True/Reconciling | 0/1 1 pending"
+    );
+    world.report("a: applies");
+    assert_eq!(text(&world.status()), "True/Accepted False/Disabled True/Disabled | 1/1");
 }
 
 #[test]

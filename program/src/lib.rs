@@ -1,0 +1,74 @@
+//! What each of Hearth's programs does in the same way: log, be stopped, refuse to listen.
+
+#![forbid(unsafe_code)]
+
+use std::io::{self, IsTerminal as _};
+use std::net::SocketAddr;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// The exit code of a command line that makes no sense; clap's own.
+pub const USAGE: u8 = 2;
+
+/// A gRPC port that everybody on the network could speak to.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "--grpc {0} is not a loopback address, and agents cannot prove who they are yet: listen on 127.0.0.1, \
+     or add --grpc-insecure on a network that you trust"
+)]
+pub struct GrpcWithoutTls(SocketAddr);
+
+/// Whether `--grpc` may be this address: beyond the machine only with `--grpc-insecure`.
+///
+/// # Errors
+/// It may not.
+pub fn check_grpc(address: SocketAddr, insecure: bool) -> Result<(), GrpcWithoutTls> {
+    if address.ip().is_loopback() || insecure { Ok(()) } else { Err(GrpcWithoutTls(address)) }
+}
+
+/// Logs to standard error what `HEARTH_LOG` asks for, or from `info` on. Once, at the start.
+pub fn start_log() {
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_env("HEARTH_LOG").unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}
+
+/// Waits for SIGTERM or SIGINT, and says which came. From this call on, not only from the first poll, neither
+/// ends the process.
+///
+/// # Errors
+/// The signals cannot be caught.
+pub fn asked_to_stop() -> io::Result<impl Future<Output = &'static str> + Send> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beyond_the_machine_only_where_that_is_asked_for() {
+        let check = |ip: [u8; 4], insecure| {
+            let checked = check_grpc(SocketAddr::from((ip, 1)), insecure);
+            checked.map_or_else(|refused| refused.to_string(), |()| "ok".to_owned())
+        };
+        assert_eq!(check([127, 0, 0, 1], false), "ok");
+        assert_eq!(check([0, 0, 0, 0], true), "ok");
+        for ip in [[0, 0, 0, 0], [10, 0, 0, 7]] {
+            let refused = check(ip, false);
+            assert!(refused.contains("is not a loopback address"), "{refused}");
+            assert!(refused.ends_with("or add --grpc-insecure on a network that you trust"), "{refused}");
+        }
+    }
+}
