@@ -6,9 +6,12 @@ use hearth_e2e::api_proxy::{Fate, is_write, tally};
 
 use super::*;
 
+/// Whether it happens to a request.
+type Concerns = fn(&str) -> bool;
+
 /// What happens, and to which requests. All of them twice in a row, and writes once: their next attempt is seconds
 /// away.
-const FAULTS: [(&str, Fate, fn(&str) -> bool); 5] = [
+const FAULTS: [(&str, Fate, Concerns); 5] = [
     ("watches expire in their first event", Fate::Expired, is_watch),
     ("watches are refused as expired", Fate::Refused(410), is_watch),
     ("writes conflict", Fate::Refused(409), is_write),
@@ -48,7 +51,7 @@ pub(super) fn whatever_is_answered(cluster: &Cluster) {
 
 impl Stage<'_> {
     /// The first requests of each kind have this fate, if it concerns them.
-    fn break_each(&self, fate: Fate, concerns: fn(&str) -> bool) {
+    fn break_each(&self, fate: Fate, concerns: Concerns) {
         self.proxy.take();
         let mut asked: HashMap<String, usize> = HashMap::new();
         self.proxy.set_rule(move |what| {
@@ -59,7 +62,7 @@ impl Stage<'_> {
     }
 
     /// What was refused is asked again, and nothing much more often than that.
-    fn check_asked(&self, fault: &str, concerns: fn(&str) -> bool) {
+    fn check_asked(&self, fault: &str, concerns: Concerns) {
         // Events are told once at most.
         let refused = |what: &str| concerns(what) && what != "POST events";
         wait_for(&format!("{fault}: all to be asked again"), || {
