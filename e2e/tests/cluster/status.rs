@@ -18,7 +18,7 @@ pub(crate) fn tests() -> Vec<Trial> {
 }
 
 /// `STATUS REASON` of a condition of `KIND/NAME` in `default`.
-fn condition(cluster: &Cluster, policy: &str, kind: &str) -> String {
+pub(crate) fn condition(cluster: &Cluster, policy: &str, kind: &str) -> String {
     let path = format!(
         "jsonpath={{.status.conditions[?(@.type==\"{kind}\")].status}} \
          {{.status.conditions[?(@.type==\"{kind}\")].reason}}"
@@ -26,7 +26,7 @@ fn condition(cluster: &Cluster, policy: &str, kind: &str) -> String {
     cluster.kubectl(&["get", policy, "-o", &path])
 }
 
-fn policy(name: &str, spec: &str) -> String {
+pub(crate) fn policy(name: &str, spec: &str) -> String {
     format!(
         "apiVersion: profiling.hearth.dev/v1alpha1\nkind: ProfilingPolicy\n\
          metadata: {{name: {name}, namespace: default}}\nspec: {spec}\n"
