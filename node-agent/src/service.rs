@@ -126,7 +126,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         }
     };
     let is_reported = matches!(origin, Origin::Operator(_));
-    let cannot = check_machine(is_reported)?;
+    let cannot = check_machine(is_reported, &counters)?;
     let safe = fail_safe(state.as_ref(), resume, &wanted, &counters);
 
     let identity = AgentIdentity {
@@ -303,8 +303,9 @@ async fn on_hangup(mut hangup: Signal, what: &str, act: impl Fn()) {
 
 /// Says what the machine lacks. Where it cannot be sampled at all: what somebody else is to be told, or
 /// an error.
-fn check_machine(is_reported: bool) -> anyhow::Result<Option<String>> {
+fn check_machine(is_reported: bool, metrics: &Metrics) -> anyhow::Result<Option<String>> {
     let findings = Machine::read().check();
+    findings.capabilities.iter().for_each(|capability| metrics.set_missing(&capability.to_string()));
     findings.harmless.iter().for_each(|line| info!("{line}"));
     findings.lacking.iter().for_each(|line| warn!("{line}"));
     let fatal = Some(findings.fatal.join("\n")).filter(|fatal| !fatal.is_empty());

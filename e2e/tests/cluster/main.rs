@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bounds;
+mod capabilities;
 mod nodes;
 mod outages;
 mod profiles;
@@ -31,10 +32,17 @@ fn main() -> ExitCode {
     let before = Trace::of_machine();
     let tests = run(
         &arguments,
-        [bounds::tests(), nodes::tests(), profiles::tests(), status::tests(), outages::tests()]
-            .into_iter()
-            .flatten()
-            .collect(),
+        [
+            bounds::tests(),
+            nodes::tests(),
+            profiles::tests(),
+            status::tests(),
+            capabilities::tests(),
+            outages::tests(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
     );
     let cluster = CLUSTER.lock().unwrap_or_else(PoisonError::into_inner).take();
     let Some(cluster) = cluster else { return tests.exit_code() };

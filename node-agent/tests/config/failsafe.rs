@@ -134,5 +134,6 @@ async fn an_agent_that_cannot_sample_says_so_to_the_operator() {
     assert_eq!(call.send(stage.config(49)).await.refused, "", "the configuration is good");
     let message = call.detached(DetachedReason::CannotSample).await;
     assert!(message.contains("needs CAP_PERFMON"), "{message}");
+    assert_eq!(agent.metric("hearth_agent_missing_capability{capability=\"CAP_PERFMON\"}").await, 1.0);
     assert!(agent.signal(libc::SIGTERM).await.success());
 }
