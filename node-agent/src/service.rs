@@ -36,6 +36,8 @@ use crate::{host, http, pods};
 
 /// How long a stopping agent waits for the collector to acknowledge what is queued.
 const LAST_FLUSH: Duration = Duration::from_secs(10);
+/// By then another agent of this node that is stopping has ended: after its last flush.
+const OTHER_ENDS: Duration = Duration::from_secs(15);
 
 /// Why the agent ended, by its exit code.
 #[derive(Debug)]
@@ -96,7 +98,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     }
     let node = node.map_or_else(host_name, Ok)?;
     let folder = state_dir.unwrap_or_else(|| Path::new("/var/lib/hearth").join(&node));
-    let state = open_state(&folder)?;
+    let state = open_state(&folder).await?;
     let instance = uuid::Uuid::new_v4().into_bytes().to_vec();
     let counters = Arc::new(Metrics::default());
     let wanted = watch::Sender::new(Wanted::default());
@@ -218,8 +220,8 @@ fn check_file(policy: &Path, max_frequency: u32) -> Result<(), PolicyFileError> 
 }
 
 /// The state folder; without one the agent works all the same, and says what it does not know then.
-fn open_state(folder: &Path) -> anyhow::Result<Option<StateDir>> {
-    match StateDir::open(folder) {
+async fn open_state(folder: &Path) -> anyhow::Result<Option<StateDir>> {
+    match StateDir::open_within(folder, OTHER_ENDS).await {
         Ok(state) => Ok(Some(state)),
         Err(error @ StateDirError::Locked { .. }) => Err(error.into()),
         Err(error @ StateDirError::Unusable { .. }) => {

@@ -9,7 +9,7 @@ use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
 use crate::profiles::{on_hearth, start_pod};
-use crate::status::{condition, policy};
+use crate::status::{await_ready, condition, policy};
 
 /// Only here: the other one has all of them.
 const NODE: &str = "node2";
@@ -147,12 +147,7 @@ impl<'a> Stage<'a> {
 
     /// The policy is ready on both nodes, and names of all other frames are in the rows of its pod.
     fn samples_come_without(&self, names: Option<Frames>, name: &str) {
-        let policy = format!("pp/{name}");
-        wait_for("the policy on both nodes", || {
-            let summary = self.cluster.kubectl(&["get", &policy, "-o", "jsonpath={.status.nodes.summary}"]);
-            let ready = condition(self.cluster, &policy, "Ready");
-            (summary == "2/2" && ready == "True Ready").then_some(())
-        });
+        await_ready(self.cluster, &format!("pp/{name}"), "2/2");
         let of_pod = format!("pod_node = '{NODE}' AND pod_ns = 'default' AND pod = '{name}'");
         let flame = wait_for("half a second of the pod", || {
             let flame = self.collector.flame_between(self.program.name(), &of_pod, 1, u32::MAX.into());

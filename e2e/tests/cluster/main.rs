@@ -7,6 +7,7 @@
 
 mod bounds;
 mod capabilities;
+mod departures;
 mod nodes;
 mod outages;
 mod profiles;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
             profiles::tests(),
             status::tests(),
             capabilities::tests(),
+            departures::tests(),
             outages::tests(),
         ]
         .into_iter()

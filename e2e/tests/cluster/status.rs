@@ -26,6 +26,14 @@ pub(crate) fn condition(cluster: &Cluster, policy: &str, kind: &str) -> String {
     cluster.kubectl(&["get", policy, "-o", &path])
 }
 
+/// Waits until a policy is ready on so many nodes of so many.
+pub(crate) fn await_ready(cluster: &Cluster, policy: &str, summary: &str) {
+    wait_for(&format!("{policy} on {summary}"), || {
+        let found = cluster.kubectl(&["get", policy, "-o", "jsonpath={.status.nodes.summary}"]);
+        (found == summary && condition(cluster, policy, "Ready") == "True Ready").then_some(())
+    });
+}
+
 pub(crate) fn policy(name: &str, spec: &str) -> String {
     format!(
         "apiVersion: profiling.hearth.dev/v1alpha1\nkind: ProfilingPolicy\n\

@@ -77,6 +77,22 @@ async fn the_mark_stays_where_the_agent_is_killed_and_goes_where_it_stops() {
 }
 
 #[tokio::test]
+async fn an_agent_that_begins_waits_for_the_end_of_the_one_before() {
+    let mut stage = Stage::set("after").await;
+    let mut first = stage.agent();
+    let mut call = stage.call().await;
+    call.hello().await;
+    call.send(stage.config(49)).await;
+    call.sampling(49).await;
+    let mut second = stage.agent();
+    second.line("is another agent's: waiting").await;
+    assert!(!second.log().contains("sampling"), "{}", second.log());
+    assert!(first.signal(libc::SIGTERM).await.success());
+    stage.call().await.hello().await;
+    second.line("sampling ").await;
+}
+
+#[tokio::test]
 async fn without_kubernetes_resume_lets_it_sample_again() {
     let stage = Stage::set("resume").await;
     stage.keep_starts(&second_unclean());
