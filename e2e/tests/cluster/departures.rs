@@ -1,7 +1,9 @@
 //! What is killed or deleted, and comes back.
 
 use hearth_e2e::daemon::{kill_if_named, wait_for};
-use hearth_e2e::hearth::{AgentMetrics, Forwarded, agent_log, agent_pod, delete_agent, program_image};
+use hearth_e2e::hearth::{
+    AgentMetrics, Forwarded, agent_log, agent_pod, delete_agent, program_image, restarts,
+};
 use hearth_e2e::{Cluster, Collector, Program, proc_fs, random_letters};
 use libtest_mimic::Trial;
 
@@ -12,7 +14,13 @@ use crate::status::{await_ready, policy};
 const AGENT: &str = "hearth-node-age";
 
 pub(crate) fn tests() -> Vec<Trial> {
-    vec![on_hearth("departures::an_agent_that_is_killed_comes_back_and_goes_on", a_killed_agent_comes_back)]
+    vec![
+        on_hearth("departures::an_agent_that_is_killed_comes_back_and_goes_on", a_killed_agent_comes_back),
+        on_hearth(
+            "departures::a_node_that_is_deleted_is_not_counted_until_it_is_back",
+            a_deleted_node_is_not_counted,
+        ),
+    ]
 }
 
 fn a_killed_agent_comes_back(cluster: &Cluster) {
@@ -50,9 +58,11 @@ fn a_killed_agent_comes_back(cluster: &Cluster) {
     await_ready(cluster, &policy, "2/2");
 
     let (_forwarded, engine) = Forwarded::engine(cluster);
-    wait_for("a window that began since", || {
-        let since =
-            format!("SELECT count() FROM profile.in_process WHERE app_service = '{name}' AND time > {back}");
+    wait_for("a window that was closed since", || {
+        let since = format!(
+            "SELECT count() FROM profile.in_process WHERE app_service = '{name}' \
+             AND toUnixTimestamp(profile_create_timestamp) >= {back}"
+        );
         (engine.number(&since) > 0).then_some(())
     });
     nothing_is_stored_twice(&engine, name);
@@ -72,4 +82,30 @@ fn nothing_is_stored_twice(engine: &Collector, app_service: &str) {
     let longest = windows.iter().map(|row| row.split_once('\t').unwrap().1.parse::<u64>().unwrap()).max();
     // A tick more or less at either end.
     assert!(longest.is_some_and(|micros| micros <= 10_030_000), "of ten seconds each: {windows:?}");
+}
+
+/// The agent on it goes on meanwhile, as its pod does.
+fn a_deleted_node_is_not_counted(cluster: &Cluster) {
+    let name = format!("gone-{}", random_letters(6));
+    cluster.apply(&policy(&name, "{podSelector: {}}"));
+    let policy = format!("pp/{name}");
+    await_ready(cluster, &policy, "2/2");
+    let lines = || {
+        let logs = ["logs", "-l", "app.kubernetes.io/name=hearth-operator", "--tail=-1", "--prefix"];
+        cluster.kubectl(&[&["-n", "hearth"][..], &logs].concat())
+    };
+    let (logged, restarted) = (lines().lines().count(), restarts(cluster));
+
+    cluster.kubectl(&["delete", "node", "node2"]);
+    await_ready(cluster, &policy, "1/1");
+    // A kubelet registers its node when it starts.
+    for action in ["stop", "start"] {
+        cluster.daemon(action, "node2-kubelet");
+    }
+    await_ready(cluster, &policy, "2/2");
+    cluster.kubectl(&["wait", "--for=condition=Ready", "--timeout=60s", "node/node2"]);
+    assert_eq!(restarts(cluster), restarted);
+    let (since, log) = (lines().lines().count() - logged, lines());
+    assert!(since <= 10, "{since} lines of the operator's: {log}");
+    cluster.kubectl(&["delete", &policy]);
 }
