@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets up, builds and runs the tests on a real Kubernetes cluster. Arguments choose tests by name.
+# Sets up, builds and runs the tests on a real Kubernetes cluster. An argument chooses tests by name.
+#   HEARTH_OUTAGE_SECONDS  how long the operator, the API server and the collector are away at least [0]
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 cd "$root"

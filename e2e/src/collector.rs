@@ -76,6 +76,13 @@ impl Collector {
         Self { http, grpc: nowhere, clickhouse: nowhere, password: OnceLock::new() }
     }
 
+    /// One that somebody else started, of which the engine is known, and where its data is.
+    pub fn with_engine_at(clickhouse: SocketAddr, data: &Path) -> Self {
+        let collector = Self { clickhouse, ..Self::at(SocketAddr::from(([127, 0, 0, 1], 0))) };
+        collector.read_password(data);
+        collector
+    }
+
     /// Starts it with its data and its log in `folder`, and waits until it is ready.
     pub fn start(&self, folder: &Path) -> Daemon {
         self.start_with(folder, |_| ())

@@ -1,10 +1,11 @@
 //! Hearth on a cluster, by the manifests that its users apply.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
-use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::PermissionsExt as _;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -67,13 +68,11 @@ pub fn build_images(cluster: &Cluster) {
     }
 }
 
-/// An image with one program, which runs as its first process.
+/// An image with one program, which runs as its first process and has the mode that its file has.
 pub fn program_image(cluster: &Cluster, reference: &str, program: &Path, arguments: &[&str]) {
     let base = Base::of(&[program]);
     let name = program.file_name().and_then(|name| name.to_str()).expect("a name of text");
     std::fs::copy(program, base.path().join(name)).expect("the image's folder can be written");
-    let executable = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(base.path().join(name), executable).expect("its mode can be set");
     let command = format!("/{name}");
     cluster.image(reference, base.path(), &[&[command.as_str()], arguments].concat());
 }
@@ -128,6 +127,13 @@ impl Forwarded {
         let collector = Collector::at(forwarded.address);
         (forwarded, collector)
     }
+
+    /// The engine of that collector, for SQL.
+    pub fn engine(cluster: &Cluster) -> (Self, Collector) {
+        let forwarded = Self::to(cluster, "statefulset/hearth-collector", 8123);
+        let collector = Collector::with_engine_at(forwarded.address, &cluster.state().join("collector/data"));
+        (forwarded, collector)
+    }
 }
 
 impl Drop for Forwarded {
@@ -138,23 +144,56 @@ impl Drop for Forwarded {
     }
 }
 
+/// What selects the pods of agents.
+const AGENTS: [&str; 4] = ["-n", NAMESPACE, "-l", "app.kubernetes.io/name=hearth-node-agent"];
+
+/// A field of the pod of a node's agent, by its path such as `.metadata.uid`; `None`: no pod of it runs.
+pub fn agent_pod(cluster: &Cluster, node: &str, field: &str) -> Option<String> {
+    let selector = format!("--field-selector=spec.nodeName={node},status.phase=Running");
+    let path = format!("jsonpath={{.items[0]{field}}}");
+    let output = cluster.kubectl_with(&[&["get", "pods", &selector, "-o", &path], &AGENTS[..]].concat(), "");
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// What the agent of a node has logged since it started.
+pub fn agent_log(cluster: &Cluster, node: &str) -> String {
+    let name = wait_for("the node's agent", || agent_pod(cluster, node, ".metadata.name"));
+    cluster.kubectl(&["-n", NAMESPACE, "logs", &name])
+}
+
+/// Deletes the pod of a node's agent, with whatever else the arguments ask for. Its DaemonSet makes another one.
+pub fn delete_agent(cluster: &Cluster, node: &str, arguments: &[&str]) {
+    let selector = format!("--field-selector=spec.nodeName={node}");
+    cluster.kubectl(&[&["delete", "pods", &selector], &AGENTS[..], arguments].concat());
+}
+
+/// How often the containers of Hearth's pods were started again, by pod.
+pub fn restarts(cluster: &Cluster) -> BTreeMap<String, String> {
+    let path = "jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[*].restartCount}{\"\\n\"}{end}";
+    let text = cluster.kubectl(&["-n", NAMESPACE, "get", "pods", "-o", path]);
+    let pods = text.lines().filter_map(|line| line.split_once(' '));
+    pods.map(|(name, count)| (name.to_owned(), count.to_owned())).collect()
+}
+
 /// The metrics of one node's agent, asked at its pod's address: also while the API server is away.
 pub struct AgentMetrics {
     endpoint: Collector,
 }
 
 impl AgentMetrics {
-    /// Of the agent that runs on a node now.
+    /// Of the agent that runs on a node now, once it answers.
     pub fn of(cluster: &Cluster, node: &str) -> Self {
         let address = wait_for("the node's agent", || {
-            let field = format!("--field-selector=spec.nodeName={node},status.phase=Running");
-            let path = "jsonpath={.items[0].status.podIP}";
-            let app = "app.kubernetes.io/name=hearth-node-agent";
-            let output =
-                cluster.kubectl_with(&["-n", NAMESPACE, "get", "pods", "-l", app, &field, "-o", path], "");
-            String::from_utf8_lossy(&output.stdout).parse::<IpAddr>().ok()
+            let address: IpAddr = agent_pod(cluster, node, ".status.podIP")?.parse().ok()?;
+            let address = SocketAddr::from((address, 20419));
+            TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok().then_some(address)
         });
-        Self { endpoint: Collector::at(SocketAddr::from((address, 20419))) }
+        Self { endpoint: Collector::at(address) }
+    }
+
+    /// The code of what `GET path` answers.
+    pub fn status(&self, path: &str) -> u16 {
+        self.endpoint.get(path).status
     }
 
     /// A metric by its name and labels, as it is written; empty if there is none.

@@ -46,6 +46,17 @@ pub fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
+/// Processes with this comm in a cgroup whose path has `part` in it.
+pub fn in_cgroup(part: &str, comm: &str) -> Vec<u32> {
+    let has = |pid: &u32| {
+        // One that ended meanwhile is in none.
+        let read = |file| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        read("comm").trim_end() == comm && read("cgroup").contains(part)
+    };
+    let entries = fs::read_dir("/proc").expect("/proc is mounted").flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(has).collect()
+}
+
 /// Whether a signal has stopped a process.
 pub fn is_stopped(pid: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

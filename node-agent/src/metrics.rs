@@ -45,6 +45,11 @@ struct EventLabel {
     event: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CapabilityLabel {
+    capability: String,
+}
+
 /// What the watch of this node's pods brought.
 #[derive(Clone, Copy, Debug)]
 pub enum PodEvent {
@@ -106,6 +111,8 @@ pub struct Metrics {
     unclean_starts: Family<KindLabel, Counter>,
     /// 1 for the reason why nothing is sampled although policies want it.
     detached: Family<ReasonLabel, Gauge>,
+    /// 1 for each capability that the agent has not and would use.
+    missing_capability: Family<CapabilityLabel, Gauge>,
     /// By what the rate is divided, so that the agent stays within its share of the CPUs.
     pub slowdown: Gauge,
     /// Processes that match a policy now.
@@ -148,6 +155,7 @@ impl Default for Metrics {
             configs_refused: Counter::default(),
             unclean_starts: Family::default(),
             detached: Family::default(),
+            missing_capability: Family::default(),
             slowdown: Gauge::default(),
             matched: Gauge::default(),
             pods: Gauge::default(),
@@ -216,6 +224,8 @@ impl Default for Metrics {
         registry.register("unclean_starts", help, metrics.unclean_starts.clone());
         let help = "1 for the reason why nothing is sampled although policies want it";
         registry.register("detached", help, metrics.detached.clone());
+        let help = "1 for each capability that is missing; the log says what does not work then";
+        registry.register("missing_capability", help, metrics.missing_capability.clone());
         metrics.slowdown.set(1);
         *metrics.registry.lock().expect("nobody else has it yet") = registry;
         metrics
@@ -247,6 +257,11 @@ impl Metrics {
         if let Some(reason) = reason {
             self.detached.get_or_create(&ReasonLabel { reason }).set(1);
         }
+    }
+
+    /// A capability is missing, by its name: `CAP_SYSLOG`.
+    pub fn set_missing(&self, capability: &str) {
+        self.missing_capability.get_or_create(&CapabilityLabel { capability: capability.to_owned() }).set(1);
     }
 
     /// Whether the node's label or the off file keeps it from sampling.

@@ -18,6 +18,8 @@ pub struct Findings {
     pub lacking: Vec<String>,
     /// Other profilers need these; each line says how this one does without.
     pub harmless: Vec<String>,
+    /// The capabilities among what is missing.
+    pub capabilities: Vec<Capability>,
 }
 
 /// The machine as far as the agent depends on it; read by [`Machine::read`].
@@ -54,6 +56,7 @@ impl Machine {
         for (capability, purpose) in NEEDED {
             if !self.has(*capability) && !self.has(Capability::CAP_SYS_ADMIN) {
                 findings.fatal.push(format!("needs {capability}: {purpose}; run as root or grant it"));
+                findings.capabilities.push(*capability);
             }
         }
         for (capability, without) in WANTED {
@@ -61,6 +64,7 @@ impl Machine {
                 *capability == Capability::CAP_CHECKPOINT_RESTORE && self.has(Capability::CAP_SYS_ADMIN);
             if !self.has(*capability) && !covered {
                 findings.lacking.push(format!("{capability} is missing: {without}"));
+                findings.capabilities.push(*capability);
             }
         }
         if !self.kernel_btf {
@@ -103,7 +107,10 @@ const NEEDED: &[(Capability, &str)] = &[
 ];
 
 const WANTED: &[(Capability, &str)] = &[
-    (Capability::CAP_SYS_PTRACE, "code of other users' processes shows as [unknown]"),
+    (
+        Capability::CAP_SYS_PTRACE,
+        "functions of other users' processes, and of those with more capabilities, have no names",
+    ),
     (Capability::CAP_DAC_READ_SEARCH, "files that only other users may read cannot be named"),
     (Capability::CAP_SYSLOG, "kernel functions show as [k] [unknown]"),
     (Capability::CAP_CHECKPOINT_RESTORE, "deleted binaries cannot be named"),
@@ -143,6 +150,7 @@ mod tests {
             let lines: Vec<_> = findings.fatal.iter().chain(&findings.lacking).collect();
             assert_eq!(lines.len(), 1, "one line for {capability}");
             assert!(lines[0].contains(&capability.to_string()), "{lines:?}");
+            assert_eq!(findings.capabilities, [*capability]);
         }
     }
 
@@ -163,8 +171,8 @@ mod tests {
     fn the_limit_of_locked_memory_stays_where_nobody_may_raise_it() {
         let mut machine = good();
         machine.has.retain(|has| *has != Capability::CAP_SYS_RESOURCE);
-        let Findings { fatal, lacking, harmless } = machine.check();
-        assert!(fatal.is_empty() && lacking.is_empty());
+        let Findings { fatal, lacking, harmless, capabilities } = machine.check();
+        assert!(fatal.is_empty() && lacking.is_empty() && capabilities.is_empty());
         assert!(harmless.len() == 1 && harmless[0].starts_with("no CAP_SYS_RESOURCE: "), "{harmless:?}");
     }
 

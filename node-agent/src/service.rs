@@ -36,6 +36,8 @@ use crate::{host, http, pods};
 
 /// How long a stopping agent waits for the collector to acknowledge what is queued.
 const LAST_FLUSH: Duration = Duration::from_secs(10);
+/// By then another agent of this node that is stopping has ended: after its last flush.
+const OTHER_ENDS: Duration = Duration::from_secs(15);
 
 /// Why the agent ended, by its exit code.
 #[derive(Debug)]
@@ -96,7 +98,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     }
     let node = node.map_or_else(host_name, Ok)?;
     let folder = state_dir.unwrap_or_else(|| Path::new("/var/lib/hearth").join(&node));
-    let state = open_state(&folder)?;
+    let state = open_state(&folder).await?;
     let instance = uuid::Uuid::new_v4().into_bytes().to_vec();
     let counters = Arc::new(Metrics::default());
     let wanted = watch::Sender::new(Wanted::default());
@@ -131,7 +133,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         }
     };
     let is_reported = matches!(origin, Origin::Operator(_));
-    let cannot = check_machine(is_reported)?;
+    let cannot = check_machine(is_reported, &counters)?;
     let safe = fail_safe(state.as_ref(), resume, &wanted, &counters);
 
     let identity = AgentIdentity {
@@ -211,8 +213,8 @@ fn check_file(policy: &Path, max_frequency: u32) -> Result<(), PolicyFileError> 
 }
 
 /// The state folder; without one the agent works all the same, and says what it does not know then.
-fn open_state(folder: &Path) -> anyhow::Result<Option<StateDir>> {
-    match StateDir::open(folder) {
+async fn open_state(folder: &Path) -> anyhow::Result<Option<StateDir>> {
+    match StateDir::open_within(folder, OTHER_ENDS).await {
         Ok(state) => Ok(Some(state)),
         Err(error @ StateDirError::Locked { .. }) => Err(error.into()),
         Err(error @ StateDirError::Unusable { .. }) => {
@@ -296,8 +298,9 @@ async fn on_hangup(mut hangup: Signal, what: &str, act: impl Fn()) {
 
 /// Says what the machine lacks. Where it cannot be sampled at all: what somebody else is to be told, or
 /// an error.
-fn check_machine(is_reported: bool) -> anyhow::Result<Option<String>> {
+fn check_machine(is_reported: bool, metrics: &Metrics) -> anyhow::Result<Option<String>> {
     let findings = Machine::read().check();
+    findings.capabilities.iter().for_each(|capability| metrics.set_missing(&capability.to_string()));
     findings.harmless.iter().for_each(|line| info!("{line}"));
     findings.lacking.iter().for_each(|line| warn!("{line}"));
     let fatal = Some(findings.fatal.join("\n")).filter(|fatal| !fatal.is_empty());

@@ -6,6 +6,11 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use tokio::time::{Duration, Instant, sleep};
+use tracing::info;
+
+/// Between two looks at whether the other agent has ended.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Why the folder is not used.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +53,27 @@ impl StateDir {
             Ok(()) => Ok(Self { folder: folder.into(), _lock: lock }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(StateDirError::Locked { folder: folder.into() }),
             Err(error) => Err(unusable(error.into())),
+        }
+    }
+
+    /// The same, but waits so long for the end of another agent that has it.
+    ///
+    /// # Errors
+    /// It cannot be written, or the other agent goes on.
+    pub async fn open_within(folder: &Path, patience: Duration) -> Result<Self, StateDirError> {
+        let end = Instant::now() + patience;
+        let mut is_said = false;
+        loop {
+            match Self::open(folder) {
+                Err(StateDirError::Locked { .. }) if Instant::now() < end => {
+                    if !is_said {
+                        info!("{} is another agent's: waiting {patience:?} for its end", folder.display());
+                        is_said = true;
+                    }
+                    sleep(LOOK).await;
+                }
+                result => return result,
+            }
         }
     }
 
@@ -99,6 +125,20 @@ mod tests {
         assert!(error.contains("another agent's") && error.contains("--state-dir"), "{error}");
         drop(first);
         StateDir::open(&path).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_begins_waits_for_the_one_that_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = StateDir::open(folder.path()).unwrap();
+        let patience = Duration::from_secs(15);
+        let refused = StateDir::open_within(folder.path(), patience).await.unwrap_err();
+        assert!(matches!(refused, StateDirError::Locked { .. }), "{refused}");
+        let ends = async {
+            sleep(patience - LOOK).await;
+            drop(first);
+        };
+        tokio::join!(ends, async { StateDir::open_within(folder.path(), patience).await.unwrap() });
     }
 
     #[test]

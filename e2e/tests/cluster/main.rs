@@ -6,6 +6,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bounds;
+mod capabilities;
+mod departures;
 mod nodes;
 mod operator;
 mod outages;
@@ -54,6 +56,8 @@ fn main() -> ExitCode {
             operator::tests(),
             profiles::tests(),
             status::tests(),
+            capabilities::tests(),
+            departures::tests(),
             outages::tests(),
         ]
         .into_iter()

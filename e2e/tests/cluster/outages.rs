@@ -1,9 +1,10 @@
-//! What goes on while parts of it are away.
+//! What goes on while parts of it are away: for a moment, or as long as `HEARTH_OUTAGE_SECONDS` says.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hearth_e2e::daemon::wait_for;
-use hearth_e2e::hearth::{AgentMetrics, Forwarded};
+use hearth_e2e::hearth::{AgentMetrics, Forwarded, delete_agent, restarts};
 use hearth_e2e::{Cluster, random_letters};
 use libtest_mimic::Trial;
 
@@ -12,6 +13,9 @@ use crate::profiles::{Workload, on_hearth};
 const STORED: &str = "hearth_agent_batches_total{outcome=\"stored\"}";
 const DROPPED: &str = "hearth_agent_batches_total{outcome=\"dropped\"}";
 const ROWS: &str = "hearth_agent_rows_total";
+const SAMPLES: &str = "hearth_agent_samples_total";
+const QUEUED: &str = "hearth_agent_queued_batches";
+const RATE: &str = "hearth_agent_effective_frequency";
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
@@ -28,6 +32,36 @@ pub(crate) fn tests() -> Vec<Trial> {
     ]
 }
 
+/// What is away stays away for so long.
+fn outage() {
+    let seconds = std::env::var("HEARTH_OUTAGE_SECONDS").map_or(0, |text| text.parse().unwrap());
+    std::thread::sleep(Duration::from_secs(seconds));
+}
+
+/// Says how long it took from the end of an outage.
+fn say(what: &str, since: Instant) {
+    println!("{what} {:.1?} after the outage", since.elapsed());
+}
+
+/// No container of pods that there were was started again, and none of pods that came since.
+fn assert_no_restarts(cluster: &Cluster, before: &BTreeMap<String, String>) {
+    for (pod, count) in restarts(cluster) {
+        assert_eq!(&count, before.get(&pod).unwrap_or(&"0".to_owned()), "{pod}");
+    }
+}
+
+/// Samples of a node in the store beyond those that its agent, since its start, says that it took. It is the
+/// same number as long as none is lost or doubled.
+fn balance(cluster: &Cluster, agent: &AgentMetrics, node: &str) -> i64 {
+    let (_forwarded, engine) = Forwarded::engine(cluster);
+    let taken = || (agent.get(QUEUED) == "0").then(|| agent.count(SAMPLES));
+    wait_for("a moment in which nothing is on its way", || {
+        let before = taken()?;
+        let stored = engine.samples(node, "1");
+        (taken()? == before).then(|| stored - i64::try_from(before).unwrap())
+    })
+}
+
 pub(crate) fn scale_operator(cluster: &Cluster, replicas: &str) {
     let scale = ["-n", "hearth", "scale", "deployment/hearth-operator", "--replicas", replicas];
     cluster.kubectl(&scale);
@@ -39,8 +73,7 @@ pub(crate) fn scale_operator(cluster: &Cluster, replicas: &str) {
 fn a_node_goes_on_without_the_operator(cluster: &Cluster) {
     let follows = |rate: &str| {
         let agent = AgentMetrics::of(cluster, "node1");
-        let what = format!("the rate of {rate} Hz");
-        wait_for(&what, || (agent.get("hearth_agent_effective_frequency") == rate).then_some(()));
+        wait_for(&format!("the rate of {rate} Hz"), || (agent.get(RATE) == rate).then_some(()));
     };
     follows("99");
     // What it knows of a namespace and of a Service, the operator told it.
@@ -62,19 +95,27 @@ fn a_node_goes_on_without_the_operator(cluster: &Cluster) {
         });
     };
     rows_since(1);
+    let stays = AgentMetrics::of(cluster, "node2");
+    let (restarted, stored) = (restarts(cluster), balance(cluster, &stays, "node2"));
     scale_operator(cluster, "0");
-    let of_node = ["-l", "app.kubernetes.io/name=hearth-node-agent", "--field-selector=spec.nodeName=node1"];
-    cluster.kubectl(&[&["-n", "hearth", "delete", "pods"][..], &of_node].concat());
+    outage();
+    delete_agent(cluster, "node1", &[]);
     let rollout = ["-n", "hearth", "rollout", "status", "daemonset/hearth-node-agent", "--timeout=60s"];
     cluster.kubectl(&rollout);
     follows("99");
     // In a window that begins later: the agent before had a part of this one.
     rows_since(unix_seconds() + 10);
     scale_operator(cluster, "2");
+    let back = Instant::now();
     let edit = r#"{"spec":{"frequency":199}}"#;
     cluster.kubectl(&["patch", "cpp", "hearth-default", "--type=merge", "-p", edit]);
     // Agents that lost the operator come back within half a minute.
     follows("199");
+    say("the first node followed an edit", back);
+    cluster.kubectl(&["wait", "--for=condition=Ready", "--timeout=90s", "cpp/hearth-default"]);
+    say("the policy was ready", back);
+    assert_eq!(balance(cluster, &stays, "node2"), stored);
+    assert_no_restarts(cluster, &restarted);
     let left = ["delete", &format!("cpp/{comm}"), &format!("svc/{comm}"), &format!("pod/{comm}")];
     cluster.kubectl(&[&left[..], &["--wait=false"]].concat());
     cluster.kubectl(&["label", "namespace", "default", "test-"]);
@@ -87,7 +128,9 @@ fn unix_seconds() -> i64 {
 
 fn all_goes_on_without_the_api_server(cluster: &Cluster) {
     let agent = AgentMetrics::of(cluster, "node1");
+    let (restarted, balanced) = (restarts(cluster), balance(cluster, &agent, "node1"));
     cluster.daemon("stop", "kube-apiserver");
+    outage();
     // The window that is open, and one that begins without it.
     let before = agent.count(STORED);
     wait_for("windows stored meanwhile", || (agent.count(STORED) >= before + 2).then_some(()));
@@ -95,27 +138,38 @@ fn all_goes_on_without_the_api_server(cluster: &Cluster) {
     wait_for("the API server", || {
         cluster.kubectl_with(&["get", "--raw", "/readyz"], "").status.success().then_some(())
     });
+    let back = Instant::now();
     let edit = r#"{"spec":{"frequency":97}}"#;
     cluster.kubectl(&["patch", "cpp", "hearth-default", "--type=merge", "-p", edit]);
-    wait_for("the edit on the node", || {
-        (agent.get("hearth_agent_effective_frequency") == "97").then_some(())
-    });
+    wait_for("the edit on the node", || (agent.get(RATE) == "97").then_some(()));
+    say("a node followed an edit", back);
     cluster.kubectl(&["wait", "--for=condition=Ready", "--timeout=90s", "cpp/hearth-default"]);
+    say("the policy was ready", back);
+    assert_eq!(balance(cluster, &agent, "node1"), balanced);
+    assert_no_restarts(cluster, &restarted);
 }
 
 fn what_the_collector_missed_is_sent_again(cluster: &Cluster) {
     let scale = |replicas: &str| {
         cluster.kubectl(&["-n", "hearth", "scale", "statefulset/hearth-collector", "--replicas", replicas]);
     };
+    let agent = AgentMetrics::of(cluster, "node2");
+    let (restarted, balanced) = (restarts(cluster), balance(cluster, &agent, "node2"));
     scale("0");
     cluster.kubectl(&["-n", "hearth", "wait", "--for=delete", "pod/hearth-collector-0", "--timeout=60s"]);
-    let agent = AgentMetrics::of(cluster, "node2");
     let (stored, closed) = (agent.count(STORED), agent.count(ROWS));
+    outage();
     wait_for("a window that nobody takes", || (agent.count(ROWS) > closed).then_some(()));
     assert_eq!(agent.count(STORED), stored);
     scale("1");
-    wait_for("all that waited, stored", || (agent.count(STORED) > stored).then_some(()));
+    let back = Instant::now();
+    wait_for("all that waited, stored", || {
+        (agent.count(STORED) > stored && agent.get(QUEUED) == "0").then_some(())
+    });
+    say("all that waited was stored", back);
     assert_eq!(agent.count(DROPPED), 0);
+    assert_eq!(balance(cluster, &agent, "node2"), balanced);
+    assert_no_restarts(cluster, &restarted);
 }
 
 /// Whoever deleted it does not want it back with the next operator.

@@ -1,11 +1,11 @@
 //! What a user does: installs Hearth, applies a policy, looks at a flame graph of the pods it names.
 
 use std::sync::Once;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hearth_e2e::cluster::text;
 use hearth_e2e::daemon::wait_for;
-use hearth_e2e::hearth::{AgentMetrics, Forwarded, install, program_image};
+use hearth_e2e::hearth::{AgentMetrics, Forwarded, install, program_image, restarts};
 use hearth_e2e::{Cluster, Program, random_letters};
 use libtest_mimic::Trial;
 
@@ -62,20 +62,18 @@ impl Workload {
     }
 
     pub(crate) fn start(&self, cluster: &Cluster, namespace: &str, name: &str, node: &str) {
-        cluster.apply(&format!(
-            "apiVersion: v1\nkind: Pod\nmetadata:\n  {{name: {name}, namespace: {namespace}, labels: {{app: {name}}}}}\n\
-             spec:\n  nodeName: {node}\n  terminationGracePeriodSeconds: 0\n  containers:\n  - {{name: main, image: \"{}\"}}\n",
-            self.image
-        ));
-        cluster.kubectl(&[
-            "-n",
-            namespace,
-            "wait",
-            "--for=condition=Ready",
-            "--timeout=60s",
-            &format!("pod/{name}"),
-        ]);
+        start_pod(cluster, &self.image, namespace, name, node);
     }
+}
+
+/// Starts a pod with one container, `main`, and the label `app`, which is its name.
+pub(crate) fn start_pod(cluster: &Cluster, image: &str, namespace: &str, name: &str, node: &str) {
+    cluster.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  {{name: {name}, namespace: {namespace}, labels: {{app: {name}}}}}\n\
+         spec:\n  nodeName: {node}\n  terminationGracePeriodSeconds: 0\n  containers:\n  - {{name: main, image: \"{image}\"}}\n"
+    ));
+    let pod = format!("pod/{name}");
+    cluster.kubectl(&["-n", namespace, "wait", "--for=condition=Ready", "--timeout=60s", &pod]);
 }
 
 fn the_example_profiles_its_pods_and_no_others(cluster: &Cluster) {
@@ -118,41 +116,52 @@ fn the_example_profiles_its_pods_and_no_others(cluster: &Cluster) {
     let apps = collector.get("/api/v1/apps").json().to_string();
     assert!(apps.contains(&comm) && !apps.contains(&other_comm), "{apps}");
 
-    an_edit_of_the_rate_is_followed_within_seconds(cluster);
+    an_edit_of_the_rate_is_followed_within_seconds(cluster, &comm);
     cluster.kubectl(&["delete", "-f", EXAMPLE]);
     cluster.kubectl(&["delete", "namespace", &elsewhere, "--wait=false"]);
 }
 
 /// No agent restarts: the pods are the same.
-fn an_edit_of_the_rate_is_followed_within_seconds(cluster: &Cluster) {
-    let pods = || {
-        let path =
-            "jsonpath={range .items[*]}{.metadata.name}/{.status.containerStatuses[0].restartCount} {end}";
-        cluster.kubectl(&[
-            "-n",
-            "hearth",
-            "get",
-            "pods",
-            "-l",
-            "app.kubernetes.io/name=hearth-node-agent",
-            "-o",
-            path,
-        ])
-    };
-    let before = pods();
+fn an_edit_of_the_rate_is_followed_within_seconds(cluster: &Cluster, comm: &str) {
+    let before = restarts(cluster);
     let agent = AgentMetrics::of(cluster, "node1");
     let rate = || agent.get("hearth_agent_effective_frequency");
     assert_eq!(rate(), "99");
-    let edited = Instant::now();
+    let (edited, edited_at) = (Instant::now(), unix_seconds());
     let edit = r#"{"spec":{"frequency":199}}"#;
     cluster.kubectl(&["patch", "pp", "first", "--type=merge", "-p", edit]);
     wait_for("the new rate", || (rate() == "199").then_some(()));
     let took = edited.elapsed();
     println!("an edit took {took:.1?} to reach the agent");
     assert!(took < Duration::from_secs(3), "{took:?}");
-    assert_eq!(pods(), before);
     let output = cluster.kubectl_with(&["wait", "--for=condition=Ready", "--timeout=60s", "pp/first"], "");
     assert!(output.status.success(), "{}", text(&output));
+    rows_are_of_the_new_rate_from_the_edit_on(cluster, comm, edited_at);
+    assert_eq!(restarts(cluster), before);
+}
+
+/// From 99 to 199 samples per second. The window that was open ends there, so that each has one rate.
+fn rows_are_of_the_new_rate_from_the_edit_on(cluster: &Cluster, comm: &str, edited_at: i64) {
+    const OLD: &str = "10101";
+    const NEW: &str = "5025";
+    let (_forwarded, engine) = Forwarded::engine(cluster);
+    let rows = wait_for("rows of the new rate", || {
+        let rows = engine.sql(&format!(
+            "SELECT toUnixTimestamp(time) AS start, intDiv(profile_value, sample_count) AS period \
+             FROM profile.in_process WHERE app_service = '{comm}' GROUP BY ALL ORDER BY start, period DESC"
+        ));
+        rows.last()?.ends_with(NEW).then_some(rows)
+    });
+    let windows: Vec<(i64, &str)> = rows
+        .iter()
+        .map(|row| row.split_once('\t').unwrap())
+        .map(|(start, period)| (start.parse().unwrap(), period))
+        .collect();
+    let (old, new) = windows.split_at(windows.partition_point(|(_, period)| *period == OLD));
+    assert!(new.iter().all(|(_, period)| *period == NEW), "{windows:?}");
+    assert!(old.last().is_some_and(|(start, _)| *start <= edited_at), "{edited_at}: {windows:?}");
+    let after = new[0].0 - edited_at;
+    assert!((0..=3).contains(&after), "{after} s after the edit at {edited_at}: {windows:?}");
 }
 
 fn a_static_pods_process_appears_under_its_pod_name(cluster: &Cluster) {
@@ -190,6 +199,11 @@ fn each_agent_reports_its_own_pods(cluster: &Cluster) {
         collector.get(&format!("/api/v1/tags/pod_node/values?filter={}", encoded("pod_ns = 'hearth'")));
     let agents = agents.json().to_string();
     assert!(agents.contains("node1") && agents.contains("node2"), "{agents}");
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_seconds() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().cast_signed()
 }
 
 /// As it stands in a URL.

@@ -23,7 +23,7 @@ pub(crate) fn tests() -> Vec<Trial> {
 }
 
 /// `STATUS REASON` of a condition of `KIND/NAME` in `default`.
-fn condition(cluster: &Cluster, policy: &str, kind: &str) -> String {
+pub(crate) fn condition(cluster: &Cluster, policy: &str, kind: &str) -> String {
     let path = format!(
         "jsonpath={{.status.conditions[?(@.type==\"{kind}\")].status}} \
          {{.status.conditions[?(@.type==\"{kind}\")].reason}}"
@@ -31,7 +31,15 @@ fn condition(cluster: &Cluster, policy: &str, kind: &str) -> String {
     cluster.kubectl(&["get", policy, "-o", &path])
 }
 
-fn policy(name: &str, spec: &str) -> String {
+/// Waits until a policy is ready on so many nodes of so many.
+pub(crate) fn await_ready(cluster: &Cluster, policy: &str, summary: &str) {
+    wait_for(&format!("{policy} on {summary}"), || {
+        let found = cluster.kubectl(&["get", policy, "-o", "jsonpath={.status.nodes.summary}"]);
+        (found == summary && condition(cluster, policy, "Ready") == "True Ready").then_some(())
+    });
+}
+
+pub(crate) fn policy(name: &str, spec: &str) -> String {
     format!(
         "apiVersion: profiling.hearth.dev/v1alpha1\nkind: ProfilingPolicy\n\
          metadata: {{name: {name}, namespace: default}}\nspec: {spec}\n"

@@ -101,7 +101,10 @@ fn six_capabilities_suffice_also_to_name_a_deleted_binary() {
 
     // Each of those that names depend on is told by name when it is missing, with what it is for.
     for (capability, line) in [
-        ("sys_ptrace", "CAP_SYS_PTRACE is missing: code of other users' processes shows as [unknown]"),
+        (
+            "sys_ptrace",
+            "CAP_SYS_PTRACE is missing: functions of other users' processes, and of those with more capabilities, have no names",
+        ),
         (
             "dac_read_search",
             "CAP_DAC_READ_SEARCH is missing: files that only other users may read cannot be named",

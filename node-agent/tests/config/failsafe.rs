@@ -77,6 +77,22 @@ async fn the_mark_stays_where_the_agent_is_killed_and_goes_where_it_stops() {
 }
 
 #[tokio::test]
+async fn an_agent_that_begins_waits_for_the_end_of_the_one_before() {
+    let mut stage = Stage::set("after").await;
+    let mut first = stage.agent();
+    let mut call = stage.call().await;
+    call.hello().await;
+    call.send(stage.config(49)).await;
+    call.sampling(49).await;
+    let mut second = stage.agent();
+    second.line("is another agent's: waiting").await;
+    assert!(!second.log().contains("sampling"), "{}", second.log());
+    assert!(first.signal(libc::SIGTERM).await.success());
+    stage.call().await.hello().await;
+    second.line("sampling ").await;
+}
+
+#[tokio::test]
 async fn without_kubernetes_resume_lets_it_sample_again() {
     let stage = Stage::set("resume").await;
     stage.keep_starts(&second_unclean());
@@ -134,5 +150,6 @@ async fn an_agent_that_cannot_sample_says_so_to_the_operator() {
     assert_eq!(call.send(stage.config(49)).await.refused, "", "the configuration is good");
     let message = call.detached(DetachedReason::CannotSample).await;
     assert!(message.contains("needs CAP_PERFMON"), "{message}");
+    assert_eq!(agent.metric("hearth_agent_missing_capability{capability=\"CAP_PERFMON\"}").await, 1.0);
     assert!(agent.signal(libc::SIGTERM).await.success());
 }
