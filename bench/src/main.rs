@@ -136,6 +136,7 @@ fn end_on_signals(bench: &Bench) -> anyhow::Result<()> {
             _ = terminate.recv() => 143,
         };
         let _nothing_starts_now = child::kill_all();
+        hearth_e2e::cluster::take_down();
         cgroup::remove_all();
         if let Err(error) = std::fs::remove_dir_all(&dir) {
             eprintln!("cannot remove {}: {error}", dir.display());

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Where the programs are; `scripts/setup-cluster.sh` puts them there.
 const BIN: &str = "HEARTH_KCLUSTER";
@@ -29,18 +30,33 @@ pub struct Cluster {
     state: PathBuf,
 }
 
+/// This process has a cluster.
+static UP: AtomicBool = AtomicBool::new(false);
+
+/// Takes down the cluster of this process, if it has one: for an end out of turn, in which nothing is dropped.
+pub fn take_down() {
+    if UP.load(Ordering::SeqCst) {
+        drop(Cluster::here());
+    }
+}
+
 impl Cluster {
     /// Starts one of so many nodes; of none: the control plane alone.
     ///
     /// # Panics
     /// The programs are not there, or it does not come up: the message has what it said.
     pub fn up(_turn: &Turn, nodes: u8) -> Self {
-        let bin = std::env::var_os(BIN).map(PathBuf::from);
-        let bin = bin.unwrap_or_else(|| panic!("{BIN} is not set: run make e2e, or make test"));
-        let cluster = Self { bin, state: "/tmp/hearth-e2e-cluster".into() };
+        let cluster = Self::here();
+        UP.store(true, Ordering::SeqCst);
         let output = cluster.kcluster(["up", &nodes.to_string()]);
         assert!(output.status.success(), "{}", text(&output));
         cluster
+    }
+
+    fn here() -> Self {
+        let bin = std::env::var_os(BIN).map(PathBuf::from);
+        let bin = bin.unwrap_or_else(|| panic!("{BIN} is not set: run make e2e, or make test"));
+        Self { bin, state: "/tmp/hearth-e2e-cluster".into() }
     }
 
     /// The kubeconfig of its administrator.
@@ -165,6 +181,7 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         // After `down` there is nothing left to take.
         self.kcluster(["down"]);
+        UP.store(false, Ordering::SeqCst);
     }
 }
 
