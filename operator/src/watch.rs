@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use hearth_policy::{ClusterProfilingPolicy, PolicyStatus, ProfilingPolicy, Spec};
@@ -13,13 +14,17 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use kube::api::{Api, ObjectMeta, PartialObjectMeta};
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, DefaultBackoff, Event, watcher};
 use kube::{Client, Resource as _};
 use tracing::{info, warn};
 
 use crate::hub::Hub;
 use crate::index::{Change, Index, NodeObject, Owner, OwnerKind, PolicyId, PolicyObject, Resource};
 use crate::metrics::Metrics;
+
+/// Operators are few: the API server does not mind them, and its return is soon seen.
+const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// Namespace and name of an object.
 type Key = (Option<Box<str>>, Box<str>);
@@ -43,7 +48,7 @@ pub async fn follow_all(client: Client, hub: Arc<Hub>, metrics: Arc<Metrics>) {
     macro_rules! follow {
         ($watched:ty, $object:ty) => {
             follow::<$watched>(
-                watcher(Api::<$object>::all(client.clone()), config.clone()).default_backoff(),
+                watcher(Api::<$object>::all(client.clone()), config.clone()).backoff(Waits::default()),
                 &hub,
                 &metrics,
             )
@@ -58,6 +63,24 @@ pub async fn follow_all(client: Client, hub: Arc<Hub>, metrics: Arc<Metrics>) {
         follow!(ReplicaSets, PartialObjectMeta<ReplicaSet>),
         follow!(Jobs, PartialObjectMeta<Job>),
     );
+}
+
+/// How long a watch that failed waits: as kube's own, which grows to a minute, but not longer than [`MAX_WAIT`].
+#[derive(Default)]
+struct Waits(DefaultBackoff);
+
+impl Iterator for Waits {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.0.next().map(|wait| wait.min(MAX_WAIT))
+    }
+}
+
+impl Backoff for Waits {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
 }
 
 /// Follows one watch. What is missing from a complete list is gone; while a list comes in, nothing is.
@@ -351,6 +374,13 @@ mod tests {
         fn counted(&self, what: &str) -> bool {
             self.metrics.encode(&self.hub).unwrap().contains(what)
         }
+    }
+
+    #[test]
+    fn a_watch_that_failed_is_tried_again_within_seconds_however_often() {
+        let waits: Vec<Duration> = Waits::default().take(50).collect();
+        assert!(waits[0] < MAX_WAIT && waits[1..].iter().all(|wait| *wait <= MAX_WAIT), "{waits:?}");
+        assert_eq!(waits.len(), 50, "it is never given up");
     }
 
     #[tokio::test]
