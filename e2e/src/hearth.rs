@@ -161,6 +161,12 @@ pub fn agent_log(cluster: &Cluster, node: &str) -> String {
     cluster.kubectl(&["-n", NAMESPACE, "logs", &name])
 }
 
+/// What the operators that run now have logged.
+pub fn operator_log(cluster: &Cluster) -> String {
+    let operators = ["-l", "app.kubernetes.io/name=hearth-operator", "--tail=-1", "--prefix"];
+    cluster.kubectl(&[&["-n", NAMESPACE, "logs"], &operators[..]].concat())
+}
+
 /// Deletes the pod of a node's agent, with whatever else the arguments ask for. Its DaemonSet makes another one.
 pub fn delete_agent(cluster: &Cluster, node: &str, arguments: &[&str]) {
     let selector = format!("--field-selector=spec.nodeName={node}");

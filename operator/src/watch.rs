@@ -24,6 +24,9 @@ use crate::hub::Hub;
 use crate::index::{Change, Index, NodeObject, Owner, OwnerKind, PolicyId, PolicyObject, Resource};
 use crate::metrics::Metrics;
 
+/// Operators are few: the API server does not mind them, and its return is soon seen.
+const MAX_WAIT: Duration = Duration::from_secs(5);
+
 /// Namespace and name of an object.
 type Key = (Option<Box<str>>, Box<str>);
 
@@ -38,27 +41,6 @@ trait Watched: 'static {
     fn remove(index: &mut Index, key: &Key) -> Change;
 }
 
-/// The library's waits between attempts, but never a minute, as its own become: an edit that waits so long after
-/// the API server came back reads as lost, and there are only a few operators.
-struct Waits(DefaultBackoff);
-
-/// The longest of them.
-const MAX_WAIT: Duration = Duration::from_secs(10);
-
-impl Iterator for Waits {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        self.0.next().map(|wait| wait.min(MAX_WAIT))
-    }
-}
-
-impl Backoff for Waits {
-    fn reset(&mut self) {
-        self.0.reset();
-    }
-}
-
 /// Follows everything until it is dropped.
 pub async fn follow_all(client: Client, hub: Arc<Hub>, metrics: Arc<Metrics>) {
     // From the API server's memory: a quorum read of all ReplicaSets is a burden on etcd, and the watch brings
@@ -67,8 +49,7 @@ pub async fn follow_all(client: Client, hub: Arc<Hub>, metrics: Arc<Metrics>) {
     macro_rules! follow {
         ($watched:ty, $object:ty) => {
             follow::<$watched>(
-                watcher(Api::<$object>::all(client.clone()), config.clone())
-                    .backoff(Waits(DefaultBackoff::default())),
+                watcher(Api::<$object>::all(client.clone()), config.clone()).backoff(Waits::default()),
                 &hub,
                 &metrics,
             )
@@ -83,6 +64,24 @@ pub async fn follow_all(client: Client, hub: Arc<Hub>, metrics: Arc<Metrics>) {
         follow!(ReplicaSets, PartialObjectMeta<ReplicaSet>),
         follow!(Jobs, PartialObjectMeta<Job>),
     );
+}
+
+/// How long a watch that failed waits: as kube's own, which grows to a minute, but not longer than [`MAX_WAIT`].
+#[derive(Default)]
+struct Waits(DefaultBackoff);
+
+impl Iterator for Waits {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.0.next().map(|wait| wait.min(MAX_WAIT))
+    }
+}
+
+impl Backoff for Waits {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
 }
 
 /// Follows one watch. What is missing from a complete list is gone; while a list comes in, nothing is.
@@ -390,6 +389,13 @@ mod tests {
         fn counted(&self, what: &str) -> bool {
             self.metrics.encode(&self.hub).unwrap().contains(what)
         }
+    }
+
+    #[test]
+    fn a_watch_that_failed_is_tried_again_within_seconds_however_often() {
+        let waits: Vec<Duration> = Waits::default().take(50).collect();
+        assert!(waits[0] < MAX_WAIT && waits[1..].iter().all(|wait| *wait <= MAX_WAIT), "{waits:?}");
+        assert_eq!(waits.len(), 50, "it is never given up");
     }
 
     #[tokio::test]

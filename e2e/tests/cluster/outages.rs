@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hearth_e2e::daemon::wait_for;
-use hearth_e2e::hearth::{AgentMetrics, Forwarded, delete_agent, restarts};
+use hearth_e2e::hearth::{AgentMetrics, Forwarded, delete_agent, operator_log, restarts};
 use hearth_e2e::{Cluster, random_letters};
 use libtest_mimic::Trial;
 
@@ -129,6 +129,7 @@ fn unix_seconds() -> i64 {
 fn all_goes_on_without_the_api_server(cluster: &Cluster) {
     let agent = AgentMetrics::of(cluster, "node1");
     let (restarted, balanced) = (restarts(cluster), balance(cluster, &agent, "node1"));
+    let logged = operator_log(cluster).lines().count();
     cluster.daemon("stop", "kube-apiserver");
     outage();
     // The window that is open, and one that begins without it.
@@ -147,6 +148,9 @@ fn all_goes_on_without_the_api_server(cluster: &Cluster) {
     say("the policy was ready", back);
     assert_eq!(balance(cluster, &agent, "node1"), balanced);
     assert_no_restarts(cluster, &restarted);
+    // Two operators say of seven watches and of the lease that they fail and work again, each time once.
+    let log = operator_log(cluster);
+    assert!(log.lines().count() <= logged + 80, "{log}");
 }
 
 fn what_the_collector_missed_is_sent_again(cluster: &Cluster) {
