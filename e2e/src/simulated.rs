@@ -67,7 +67,7 @@ impl Apply for Agent {
         Ok(())
     }
 
-    async fn know(&mut self, _: Directory) {}
+    fn know(&mut self, _: Directory) {}
 }
 
 /// `namespace/name`, or `name` of a cluster-wide one.

@@ -74,9 +74,9 @@ pub struct Cli {
     )]
     pub window: u32,
 
-    /// Where the agent keeps what it must know after a restart: the operator's last configuration,
-    /// whether the machine went down while it sampled, when policies with a `duration` were first
-    /// accepted. One agent at a time has it [default: /var/lib/hearth/NODE].
+    /// Where the agent keeps what it must know after a restart: the operator's last configuration
+    /// and what it told of other objects, whether the machine went down while it sampled, when policies with
+    /// a `duration` were first accepted. One agent at a time has it: the next waits 15 s for its end [default: /var/lib/hearth/NODE].
     #[arg(long, value_name = "DIR", env = "HEARTH_AGENT_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use hearth_node_agent::cli::Cli;
 use hearth_node_agent::service::{Failure, run};
-use hearth_program::start_log;
+use hearth_program::{USAGE, start_log};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Policy(error)) => {
             eprintln!("{error}");
-            ExitCode::from(2)
+            ExitCode::from(USAGE)
         }
         Err(Failure::Other(error)) => {
             eprintln!("error: {error:#}");

@@ -306,7 +306,10 @@ fn check_machine(is_reported: bool, metrics: &Metrics) -> anyhow::Result<Option<
     let fatal = Some(findings.fatal.join("\n")).filter(|fatal| !fatal.is_empty());
     match fatal {
         Some(fatal) if !is_reported => anyhow::bail!(fatal),
-        fatal => Ok(fatal),
+        fatal => {
+            fatal.iter().for_each(|fatal| warn!("nothing can be sampled here: {fatal}"));
+            Ok(fatal)
+        }
     }
 }
 

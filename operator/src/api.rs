@@ -34,7 +34,19 @@ impl WriteError {
 pub fn said(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
-        other => other.to_string(),
+        other => {
+            let mut text = other.to_string();
+            // What could not be reached, and why, stands in the causes.
+            let mut cause = std::error::Error::source(other);
+            while let Some(error) = cause {
+                let said = error.to_string();
+                if !text.contains(&said) {
+                    text += &format!(": {said}");
+                }
+                cause = error.source();
+            }
+            text
+        }
     }
 }
 

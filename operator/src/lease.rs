@@ -136,6 +136,9 @@ impl Elector {
 
     fn stand_by(&self, standby: Leadership) {
         if self.hub.leadership() != standby {
+            if let Leadership::Standby(Some(leader)) = &standby {
+                info!("standing by: {leader} leads");
+            }
             self.hub.set_leadership(standby);
         }
     }

@@ -3,6 +3,7 @@
 //! No store beside the index: an object is reduced to what the index keeps as soon as it comes.
 
 use std::collections::HashSet;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,10 @@ use crate::metrics::Metrics;
 /// Operators are few: the API server does not mind them, and its return is soon seen.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
+/// How long a part of a list may take, with the wait before it. A connection that is dead is noticed by nobody
+/// else.
+const LIST_PATIENCE: Duration = Duration::from_secs(60);
+
 /// Namespace and name of an object.
 type Key = (Option<Box<str>>, Box<str>);
 
@@ -48,8 +53,8 @@ pub async fn follow_all(client: Client, hub: Arc<Hub>, metrics: Arc<Metrics>) {
     let config = watcher::Config::default().any_semantic();
     macro_rules! follow {
         ($watched:ty, $object:ty) => {
-            follow::<$watched>(
-                watcher(Api::<$object>::all(client.clone()), config.clone()).backoff(Waits::default()),
+            follow::<$watched, _>(
+                || watcher(Api::<$object>::all(client.clone()), config.clone()).backoff(Waits::default()),
                 &hub,
                 &metrics,
             )
@@ -84,72 +89,108 @@ impl Backoff for Waits {
     }
 }
 
-/// Follows one watch. What is missing from a complete list is gone; while a list comes in, nothing is.
-async fn follow<W: Watched>(
-    events: impl Stream<Item = watcher::Result<Event<W::Object>>>,
+/// Follows one watch until its events end, which they do not but in tests. A list that is not answered is asked
+/// for anew.
+async fn follow<W: Watched, S: Stream<Item = watcher::Result<Event<W::Object>>>>(
+    mut begin: impl FnMut() -> S,
     hub: &Hub,
     metrics: &Metrics,
 ) where
     <W::Object as kube::Resource>::DynamicType: Default,
 {
-    let mut known: HashSet<Key> = HashSet::new();
-    let mut unseen: HashSet<Key> = HashSet::new();
-    let mut failing = false;
-    let set = |object: W::Object| {
-        let key = key(object.meta())?;
+    let mut follower = Follower::<W> {
+        hub,
+        metrics,
+        known: HashSet::new(),
+        unseen: HashSet::new(),
+        listing: false,
+        failing: false,
+        watched: PhantomData,
+    };
+    loop {
+        let mut events = std::pin::pin!(begin());
+        loop {
+            let patience = if follower.listing { LIST_PATIENCE } else { Duration::MAX };
+            match tokio::time::timeout(patience, events.next()).await {
+                Ok(Some(Ok(event))) => follower.take(event),
+                Ok(Some(Err(error))) => follower.failed(&why(&error)),
+                Ok(None) => return,
+                Err(_) => {
+                    follower.failed(&format!("no answer within {LIST_PATIENCE:?}"));
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// What is known by one watch.
+struct Follower<'a, W> {
+    hub: &'a Hub,
+    metrics: &'a Metrics,
+    known: HashSet<Key>,
+    /// While a list comes in: what it has not brought yet.
+    unseen: HashSet<Key>,
+    listing: bool,
+    failing: bool,
+    watched: PhantomData<W>,
+}
+
+impl<W: Watched> Follower<'_, W> {
+    /// What is missing from a complete list is gone; while a list comes in, nothing is.
+    fn take(&mut self, event: Event<W::Object>) {
+        match event {
+            // Before it is asked for.
+            Event::Init => {
+                self.listing = true;
+                self.unseen.clone_from(&self.known);
+                return;
+            }
+            Event::InitApply(object) | Event::Apply(object) => self.set(object),
+            Event::InitDone => {
+                self.listing = false;
+                for key in std::mem::take(&mut self.unseen) {
+                    self.remove(&key);
+                }
+                self.hub.change(|index| index.set_synced(W::RESOURCE));
+            }
+            Event::Delete(object) => {
+                if let Some(key) = key(object.meta()) {
+                    self.remove(&key);
+                }
+            }
+        }
+        if std::mem::take(&mut self.failing) {
+            info!(resource = W::RESOURCE.as_str(), "the watch works again");
+        }
+    }
+
+    fn set(&mut self, object: W::Object) {
+        let Some(key) = key(object.meta()) else { return };
         let mut read = Ok(());
-        hub.change(|index| {
+        self.hub.change(|index| {
             let (change, outcome) = W::set(index, &key, object);
             read = outcome;
             change
         });
         if let Err(problem) = read {
-            metrics.malformed(W::RESOURCE);
+            self.metrics.malformed(W::RESOURCE);
             warn!(resource = W::RESOURCE.as_str(), object = ?key, "an object cannot be read: {problem}");
         }
-        Some(key)
-    };
-    let mut events = std::pin::pin!(events);
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(event) => {
-                if std::mem::take(&mut failing) {
-                    info!(resource = W::RESOURCE.as_str(), "the watch works again");
-                }
-                match event {
-                    Event::Init => unseen.clone_from(&known),
-                    Event::InitApply(object) | Event::Apply(object) => {
-                        if let Some(key) = set(object) {
-                            unseen.remove(&key);
-                            known.insert(key);
-                        }
-                    }
-                    Event::InitDone => {
-                        for key in unseen.drain() {
-                            known.remove(&key);
-                            hub.change(|index| W::remove(index, &key));
-                        }
-                        hub.change(|index| index.set_synced(W::RESOURCE));
-                    }
-                    Event::Delete(object) => {
-                        if let Some(key) = key(object.meta()) {
-                            known.remove(&key);
-                            hub.change(|index| W::remove(index, &key));
-                        }
-                    }
-                }
-            }
-            Err(error) => {
-                metrics.watch_failed(W::RESOURCE);
-                // Once: it is tried again for as long as it takes.
-                if !std::mem::replace(&mut failing, true) {
-                    warn!(
-                        resource = W::RESOURCE.as_str(),
-                        "the watch failed and begins again: {}",
-                        why(&error)
-                    );
-                }
-            }
+        self.unseen.remove(&key);
+        self.known.insert(key);
+    }
+
+    fn remove(&mut self, key: &Key) {
+        self.known.remove(key);
+        self.hub.change(|index| W::remove(index, key));
+    }
+
+    /// Says it once: it is tried again for as long as it takes.
+    fn failed(&mut self, why: &str) {
+        self.metrics.watch_failed(W::RESOURCE);
+        if !std::mem::replace(&mut self.failing, true) {
+            warn!(resource = W::RESOURCE.as_str(), "the watch failed and begins again: {why}");
         }
     }
 }
@@ -365,6 +406,18 @@ mod tests {
         })
     }
 
+    /// Follows these events, and no others after them.
+    async fn once<W: Watched>(
+        events: impl IntoIterator<Item = watcher::Result<Event<W::Object>>>,
+        hub: &Hub,
+        metrics: &Metrics,
+    ) where
+        <W::Object as kube::Resource>::DynamicType: Default,
+    {
+        let mut events = Some(events);
+        follow::<W, _>(|| stream::iter(events.take().unwrap()), hub, metrics).await;
+    }
+
     struct Followed {
         hub: Hub,
         metrics: Metrics,
@@ -373,7 +426,7 @@ mod tests {
     impl Followed {
         async fn new(events: Vec<watcher::Result<PolicyEvent>>) -> Self {
             let followed = Self { hub: Hub::new(|| 0), metrics: Metrics::default() };
-            follow::<ClusterPolicies>(stream::iter(events), &followed.hub, &followed.metrics).await;
+            once::<ClusterPolicies>(events, &followed.hub, &followed.metrics).await;
             followed
         }
 
@@ -426,6 +479,24 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_is_never_answered_is_asked_for_anew() {
+        let followed = Followed { hub: Hub::new(|| 0), metrics: Metrics::default() };
+        let mut begun = 0;
+        let begin = || {
+            begun += 1;
+            let a = || Ok(policy(Event::InitApply, object("a", &json!({}))));
+            match begun {
+                // A part of it came.
+                1 => stream::iter(vec![Ok(Event::Init), a()]).chain(stream::pending()).boxed(),
+                _ => stream::iter(vec![Ok(Event::Init), a(), Ok(Event::InitDone)]).boxed(),
+            }
+        };
+        follow::<ClusterPolicies, _>(begin, &followed.hub, &followed.metrics).await;
+        assert_eq!((followed.policies().as_str(), begun), ("a", 2));
+        assert!(followed.counted("watch_errors_total{resource=\"clusterprofilingpolicies\"} 1"));
+    }
+
     #[tokio::test]
     async fn a_malformed_object_in_a_list_stops_nothing() {
         let followed = Followed::new(vec![
@@ -462,7 +533,7 @@ mod tests {
             {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "2", "controller": true},
         ]});
         let replica_set = serde_json::from_value(json!({"metadata": meta})).unwrap();
-        follow::<ReplicaSets>(stream::iter([Ok(Event::Apply(replica_set))]), &hub, &metrics).await;
+        once::<ReplicaSets>([Ok(Event::Apply(replica_set))], &hub, &metrics).await;
         let service = serde_json::from_value(json!({
             "metadata": {"name": "web", "namespace": "shop"}, "spec": {"selector": {"app": "web"}},
         }));
@@ -470,9 +541,9 @@ mod tests {
             "metadata": {"name": "web", "namespace": "shop"}, "spec": {"selector": 7},
         }));
         let services = [Ok(Event::Apply(service.unwrap())), Ok(Event::Apply(malformed.unwrap()))];
-        follow::<Services>(stream::iter(services), &hub, &metrics).await;
+        once::<Services>(services, &hub, &metrics).await;
         let namespace = serde_json::from_value(json!({"metadata": {"name": "shop"}})).unwrap();
-        follow::<Namespaces>(stream::iter([Ok(Event::Apply(namespace))]), &hub, &metrics).await;
+        once::<Namespaces>([Ok(Event::Apply(namespace))], &hub, &metrics).await;
         for resource in Resource::ALL {
             hub.change(|index| index.set_synced(resource));
         }

@@ -1,14 +1,14 @@
 //! What goes on while parts of it are away: for a moment, or as long as `HEARTH_OUTAGE_SECONDS` says.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use hearth_e2e::daemon::wait_for;
 use hearth_e2e::hearth::{AgentMetrics, Forwarded, delete_agent, operator_log, restarts};
 use hearth_e2e::{Cluster, random_letters};
 use libtest_mimic::Trial;
 
-use crate::profiles::{Workload, on_hearth};
+use crate::profiles::{Workload, on_hearth, unix_seconds};
 
 const STORED: &str = "hearth_agent_batches_total{outcome=\"stored\"}";
 const DROPPED: &str = "hearth_agent_batches_total{outcome=\"dropped\"}";
@@ -119,11 +119,6 @@ fn a_node_goes_on_without_the_operator(cluster: &Cluster) {
     let left = ["delete", &format!("cpp/{comm}"), &format!("svc/{comm}"), &format!("pod/{comm}")];
     cluster.kubectl(&[&left[..], &["--wait=false"]].concat());
     cluster.kubectl(&["label", "namespace", "default", "test-"]);
-}
-
-fn unix_seconds() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    i64::try_from(since.as_secs()).unwrap()
 }
 
 fn all_goes_on_without_the_api_server(cluster: &Cluster) {

@@ -33,7 +33,7 @@ pub trait Apply: Send {
     fn apply(&mut self, config: Config) -> impl Future<Output = Result<(), String>> + Send;
 
     /// Takes the answer to what the node wants to know.
-    fn know(&mut self, directory: Directory) -> impl Future<Output = ()> + Send;
+    fn know(&mut self, directory: Directory);
 }
 
 /// Whom to ask, and as whom.
@@ -198,7 +198,7 @@ impl<A: Apply> Client<A> {
                 Some(Report::Verdict(self.on_config(config).await))
             }
             Some(Update::Directory(directory)) => {
-                self.apply.know(directory).await;
+                self.apply.know(directory);
                 None
             }
             None => {

@@ -117,7 +117,7 @@ impl Apply for Told {
         if config.hash == "bad" { Err("policy p: spec.frequency is 0".to_owned()) } else { Ok(()) }
     }
 
-    async fn know(&mut self, directory: Directory) {
+    fn know(&mut self, directory: Directory) {
         self.0.send(format!("{} namespaces", directory.namespaces.len())).unwrap();
     }
 }

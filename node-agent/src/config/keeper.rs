@@ -20,25 +20,22 @@ pub struct Keeper {
     wanted: watch::Sender<Wanted>,
     directory: watch::Sender<Directory>,
     in_force: watch::Receiver<String>,
-    stores: Option<Stores>,
+    store: Option<Store<Config>>,
+    /// What is to be kept of the directory; the task behind it keeps the latest.
+    keep_directory: Option<watch::Sender<Arc<Directory>>>,
     max_frequency: u32,
     metrics: Arc<Metrics>,
 }
 
-/// Where it keeps on disk what the operator told.
-#[derive(Clone, Debug)]
-struct Stores {
-    configs: Store<Config>,
-    directories: Store<Directory>,
-}
-
+/// After a failure to keep what comes seldom.
+const KEEP_AGAIN: Duration = Duration::from_secs(60);
 /// How long the sampler may take to work by a configuration; after that the operator is told all the same
 /// that it was taken, and the counts tell the rest.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Keeper {
     /// What is wanted goes to `wanted`, answers about other objects to `directory`; `in_force` tells the hash
-    /// of what the node works by. Without a state folder nothing outlives this process.
+    /// of what the node works by. Without a state folder nothing outlives this process. In a runtime: it has a task.
     pub fn new(
         wanted: watch::Sender<Wanted>,
         directory: watch::Sender<Directory>,
@@ -47,16 +44,18 @@ impl Keeper {
         max_frequency: u32,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let stores = state.map(|state| Stores { configs: Store::new(state), directories: Store::new(state) });
-        Self { wanted, directory, in_force, stores, max_frequency, metrics }
+        let directories = state.map(Store::<Directory>::new);
+        if let Some(kept) = directories.as_ref().and_then(Store::load) {
+            directory.send_replace(kept);
+        }
+        let keep_directory = directories.map(keep_latest);
+        let store = state.map(Store::new);
+        Self { wanted, directory, in_force, store, keep_directory, max_frequency, metrics }
     }
 
     /// Begins by what was kept on disk; the configuration's hash, or none.
     pub fn start(&self) -> String {
-        if let Some(directory) = self.stores.as_ref().and_then(|stores| stores.directories.load()) {
-            self.directory.send_replace(directory);
-        }
-        let Some(config) = self.stores.as_ref().and_then(|stores| stores.configs.load()) else {
+        let Some(config) = self.store.as_ref().and_then(Store::load) else {
             warn!("no configuration is kept here: nothing is sampled until the operator sends one");
             return String::new();
         };
@@ -108,35 +107,48 @@ impl Apply for Keeper {
         if tokio::time::timeout(PATIENCE, is_in_force).await.is_err() {
             warn!("the sampler does not work by the new configuration within {PATIENCE:?}");
         }
-        if let Some(stores) = self.stores.clone() {
-            keep(stores.configs, config).await;
+        if let Some(store) = self.store.clone() {
+            // Nothing more is read of the stream meanwhile: "applied" means also that it outlives a restart.
+            keep(store, config).await;
         }
         Ok(())
     }
 
-    async fn know(&mut self, directory: Directory) {
+    fn know(&mut self, directory: Directory) {
         // It comes again with each stream.
         if *self.directory.borrow() == directory {
             return;
         }
         self.directory.send_replace(directory.clone());
-        if let Some(stores) = self.stores.clone() {
-            keep(stores.directories, Arc::new(directory)).await;
+        if let Some(keep) = &self.keep_directory {
+            keep.send_replace(Arc::new(directory));
         }
     }
 }
 
-/// Keeps it for a restart. Nothing more is read of the stream meanwhile, so that a slow disk is not given more
-/// than it takes.
-async fn keep<M: Kept + 'static>(store: Store<M>, message: Arc<M>) {
+/// A task that keeps the latest of what it is sent. No configuration waits for a slow disk because of it, and the
+/// disk is not given more than it takes.
+fn keep_latest<M: Kept + 'static>(store: Store<M>) -> watch::Sender<Arc<M>> {
+    let (sender, mut latest) = watch::channel(Arc::new(M::default()));
+    tokio::spawn(async move {
+        while latest.changed().await.is_ok() {
+            let message = Arc::clone(&latest.borrow_and_update());
+            while !keep(store.clone(), Arc::clone(&message)).await && !latest.has_changed().unwrap_or(true) {
+                tokio::time::sleep(KEEP_AGAIN).await;
+            }
+        }
+    });
+    sender
+}
+
+/// Keeps it for a restart; whether that was possible.
+async fn keep<M: Kept + 'static>(store: Store<M>, message: Arc<M>) -> bool {
     // It must not hold up what else this thread does.
     let outcome = match tokio::task::spawn_blocking(move || store.save(&message)).await {
         Ok(outcome) => outcome,
         Err(error) => Err(error.into()),
     };
-    if let Err(error) = outcome {
-        warn!("cannot keep the {} for a restart: {error}", M::NAME);
-    }
+    outcome.inspect_err(|error| warn!("cannot keep the {} for a restart: {error}", M::NAME)).is_ok()
 }
 
 #[cfg(test)]
@@ -235,11 +247,15 @@ mod tests {
         let mut first = node.agent();
         first.keeper.start();
         assert!(!first.directory.has_changed().unwrap(), "nothing was told");
-        first.keeper.know(directory("old")).await;
-        first.keeper.know(directory("shop")).await;
+        first.keeper.know(directory("old"));
+        first.keeper.know(directory("shop"));
         first.directory.mark_unchanged();
-        first.keeper.know(directory("shop")).await;
+        first.keeper.know(directory("shop"));
         assert!(!first.directory.has_changed().unwrap(), "the same again is no news");
+        let store = Store::<Directory>::new(&node.state);
+        while store.load() != Some(directory("shop")) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
 
         let second = node.agent();
         second.keeper.start();

@@ -19,7 +19,7 @@ use crate::state_dir::{StateDir, read, replace};
 const VERSION: u32 = 1;
 
 /// A message that is kept.
-pub trait Kept: Message + Default {
+pub trait Kept: Message + Default + Clone {
     /// What its file is called.
     const NAME: &'static str;
 }

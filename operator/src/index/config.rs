@@ -20,11 +20,19 @@ pub struct ConfigHash([u8; 16]);
 pub struct PolicySet {
     /// Ordered by id.
     policies: Vec<Arc<InForce>>,
-    /// Those of which each node keeps the version that it has.
-    kept: Vec<PolicyId>,
+    kept: Arc<Kept>,
     /// The part of both in an encoded [`v1::Config`].
     wire: Bytes,
     digest: blake3::Hash,
+}
+
+/// Policies of which each node keeps the version that it has.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    /// Ordered.
+    ids: Vec<PolicyId>,
+    /// Their part of an encoded [`v1::Config`].
+    wire: Vec<u8>,
 }
 
 /// The sets that some node has.
@@ -49,7 +57,7 @@ impl PolicySet {
 
     /// A node with this set may work by a version of it that is not known here.
     pub fn keeps(&self, id: &PolicyId) -> bool {
-        self.kept.contains(id)
+        self.kept.ids.binary_search(id).is_ok()
     }
 
     /// All, ordered by id.
@@ -58,25 +66,35 @@ impl PolicySet {
     }
 }
 
-impl PolicySets {
-    fn share(&mut self, policies: Vec<Arc<InForce>>, kept: &[&Policy]) -> Arc<PolicySet> {
+impl Kept {
+    fn among<'a>(policies: impl Iterator<Item = &'a Policy>) -> Self {
+        let mut kept: Vec<&Policy> = policies.filter(|policy| policy.is_kept()).collect();
+        // Of too many the oldest: new ones of one user must not push out what nodes have by others.
+        kept.sort_by_key(|policy| policy.created());
+        kept.truncate(MAX_KEPT);
+        kept.sort_by_key(|policy| policy.id());
         let references = kept.iter().map(|policy| policy.reference()).collect();
-        let kept_wire = v1::Config { kept: references, ..v1::Config::default() }.encode_to_vec();
+        let wire = v1::Config { kept: references, ..v1::Config::default() }.encode_to_vec();
+        Self { ids: kept.iter().map(|policy| policy.id().clone()).collect(), wire }
+    }
+}
+
+impl PolicySets {
+    fn share(&mut self, policies: Vec<Arc<InForce>>, kept: Arc<Kept>) -> Arc<PolicySet> {
         let mut hasher = blake3::Hasher::new();
         for policy in &policies {
             hasher.update(policy.digest().as_bytes());
         }
-        hasher.update(&kept_wire);
+        hasher.update(&kept.wire);
         let digest = hasher.finalize();
         if let Some(set) = self.0.get(&digest).and_then(Weak::upgrade) {
             return set;
         }
         self.0.retain(|_, set| set.strong_count() > 0);
         let length: usize = policies.iter().map(|policy| policy.wire().len()).sum();
-        let mut wire = BytesMut::with_capacity(length + kept_wire.len());
+        let mut wire = BytesMut::with_capacity(length + kept.wire.len());
         policies.iter().for_each(|policy| wire.put_slice(policy.wire()));
-        wire.put_slice(&kept_wire);
-        let kept = kept.iter().map(|policy| policy.id().clone()).collect();
+        wire.put_slice(&kept.wire);
         let set = Arc::new(PolicySet { policies, kept, wire: wire.freeze(), digest });
         self.0.insert(digest, Arc::downgrade(&set));
         set
@@ -149,12 +167,8 @@ impl Index {
         let in_force = self.policies.values().filter_map(|policy| policy.in_force());
         let for_node = in_force.filter(|policy| policy.active(now) && policy.selects_node(&node.labels));
         let for_node = for_node.cloned().collect();
-        let mut kept: Vec<&Policy> =
-            self.policies.values().filter(|policy| policy.in_force().is_none()).collect();
-        // Of too many the oldest: new ones of one user must not push out what nodes have by others.
-        kept.sort_by_key(|policy| policy.created());
-        kept.truncate(MAX_KEPT);
-        let policies = self.sets.share(for_node, &kept);
+        let kept = self.kept.get_or_insert_with(|| Arc::new(Kept::among(self.policies.values())));
+        let policies = self.sets.share(for_node, Arc::clone(kept));
         Some(NodeConfig { hash: ConfigHash::new(&node, &policies), policies, node })
     }
 }

@@ -109,6 +109,8 @@ pub struct Index {
     namespaces: BTreeMap<Arc<str>, directory::Namespace>,
     synced: BTreeSet<Resource>,
     sets: config::PolicySets,
+    /// Until a policy changes: it is the same for every node.
+    kept: Option<Arc<config::Kept>>,
 }
 
 impl NodeObject {
@@ -155,6 +157,7 @@ impl Index {
 
     /// A policy was created or changed, in its spec or elsewhere.
     pub fn set_policy(&mut self, id: PolicyId, object: PolicyObject) -> Change {
+        self.kept = None;
         let (policy, changed) = Policy::next(id.clone(), self.policies.remove(&id), object);
         self.policies.insert(id, policy);
         if changed { Change::EveryNode } else { Change::Statuses }
@@ -162,6 +165,7 @@ impl Index {
 
     /// A policy was deleted.
     pub fn remove_policy(&mut self, id: &PolicyId) -> Change {
+        self.kept = None;
         match self.policies.remove(id) {
             Some(_) => Change::EveryNode,
             None => Change::Nothing,

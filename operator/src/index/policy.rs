@@ -36,6 +36,8 @@ pub struct Policy {
     generation: i64,
     created: i64,
     invalid: Option<String>,
+    /// `spec.disabled` says so, whatever is wrong with the rest.
+    off: bool,
     in_force: Option<Arc<InForce>>,
     status: PolicyStatus,
 }
@@ -93,15 +95,18 @@ impl fmt::Display for PolicyId {
 
 impl Policy {
     /// The policy after a change, and whether nodes get something else by it. A version that is not valid
-    /// leaves the last valid one of the same object in force, if that is known.
+    /// leaves the last valid one of the same object in force, if that is known; unless it is disabled, which needs
+    /// nothing else to be right.
     pub(super) fn next(id: PolicyId, before: Option<Self>, object: PolicyObject) -> (Self, bool) {
         let PolicyObject { uid, generation, created, spec, status } = object;
         let before = before.filter(|before| before.uid == uid);
         let is_new = before.is_none();
         // While a watch was away. One of them may have been valid, and nodes work by it.
         let missed = before.as_ref().is_some_and(|before| before.generation.saturating_add(1) < generation);
+        let was_off = before.as_ref().is_some_and(|before| before.off);
         let (last, known_status) = before.map(|before| (before.in_force, before.status)).unzip();
         let last = last.flatten();
+        let off = spec.as_ref().is_ok_and(|spec| spec.core().disabled);
         // Of an object that cannot be read nothing is known but what was written to it.
         let status = match (&spec, status) {
             (Ok(_), status) => status.unwrap_or_default(),
@@ -112,11 +117,11 @@ impl Policy {
                 Some(last) => (Some(last), None),
                 None => (Some(Arc::new(version)), None),
             },
-            Err(problem) => (last.clone().filter(|_| !missed), Some(problem)),
+            Err(problem) => (last.clone().filter(|_| !missed && !off), Some(problem)),
         };
         let digest = |version: &Option<Arc<InForce>>| version.as_ref().map(|version| version.digest);
-        let changed = is_new || digest(&last) != digest(&in_force);
-        (Self { id, uid, generation, created, invalid, in_force, status }, changed)
+        let changed = is_new || off != was_off || digest(&last) != digest(&in_force);
+        (Self { id, uid, generation, created, invalid, off, in_force, status }, changed)
     }
 
     /// Its id.
@@ -139,10 +144,14 @@ impl Policy {
         self.invalid.as_deref()
     }
 
-    /// What nodes work by; `None`: it is invalid, no valid version of it is known to this process, and each node
-    /// keeps the one that it has.
+    /// What nodes work by; `None`: it is invalid, and either disabled or [kept](Self::is_kept).
     pub fn in_force(&self) -> Option<&Arc<InForce>> {
         self.in_force.as_ref()
+    }
+
+    /// It is invalid, no valid version of it is known to this process, and each node keeps the one that it has.
+    pub fn is_kept(&self) -> bool {
+        self.in_force.is_none() && !self.off
     }
 
     /// Creation, Unix seconds.

@@ -152,6 +152,22 @@ fn an_operator_that_missed_versions_does_not_send_nodes_back_to_an_older_one() {
 }
 
 #[test]
+fn a_disabled_policy_is_off_whatever_else_is_wrong_with_it() {
+    let mut index = index_with(&["a"]);
+    let _ = put_generation(&mut index, "p", 1, json!({"regex": "a"}));
+    let off = put_generation(&mut index, "p", 2, json!({"regex": "a(b", "disabled": true}));
+    assert_eq!(off, Change::EveryNode);
+    assert_eq!((&*policies(&mut index, "a"), &*kept(&mut index, "a")), ("", ""));
+    // Nor by an operator that never saw a valid version.
+    let mut later = index_with(&["a"]);
+    let _ = put_generation(&mut later, "p", 2, json!({"regex": "a(b", "disabled": true}));
+    assert_eq!((&*policies(&mut later, "a"), &*kept(&mut later, "a")), ("", ""));
+    // Not off any more, and still invalid: nodes may have a version from before.
+    assert_eq!(put_generation(&mut later, "p", 3, json!({"regex": "a(b"})), Change::EveryNode);
+    assert_eq!(&*kept(&mut later, "a"), "p");
+}
+
+#[test]
 fn of_too_many_invalid_policies_the_oldest_are_kept() {
     let mut index = index_with(&["a"]);
     let bad = json!({"regex": "a(b"});
@@ -164,7 +180,7 @@ fn of_too_many_invalid_policies_the_oldest_are_kept() {
     let _ = index.set_policy(id("a"), new);
     let kept = kept(&mut index, "a");
     let kept: Vec<&str> = kept.split(' ').collect();
-    assert_eq!((kept.len(), kept[0], kept[1], kept[999]), (MAX_KEPT, "old", "b0000", "b0998"));
+    assert_eq!((kept.len(), kept[0], kept[998], kept[999]), (MAX_KEPT, "b0000", "b0998", "old"));
 }
 
 #[test]

@@ -115,8 +115,11 @@ impl Facts<'_> {
     fn without_nodes(&self) -> Option<(&'static str, String)> {
         let version = match (self.policy.invalid(), self.policy.in_force()) {
             (Some(_), Some(_)) => return Some(("Invalid", "nodes keep the last valid version".to_owned())),
-            (_, None) => {
+            (_, None) if self.policy.is_kept() => {
                 return Some(("Invalid", "nodes keep the version that they have, if any".to_owned()));
+            }
+            (_, None) => {
+                return Some(("Invalid", "spec.disabled is true: no node works by it".to_owned()));
             }
             (None, Some(version)) => version,
         };
