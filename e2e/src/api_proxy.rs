@@ -247,9 +247,8 @@ fn expired() -> Response<Body> {
 /// Verb and object of a request.
 fn what(method: &Method, uri: &Uri) -> String {
     // /api/VERSION/… or /apis/GROUP/VERSION/…, then namespaces/NAMESPACE/ where there is one.
-    let mut parts =
-        uri.path().trim_matches('/').split('/').skip(if uri.path().starts_with("/apis/") { 3 } else { 2 });
-    let mut object: Vec<&str> = parts.by_ref().collect();
+    let prefix = if uri.path().starts_with("/apis/") { 3 } else { 2 };
+    let mut object: Vec<&str> = uri.path().trim_matches('/').split('/').skip(prefix).collect();
     if object.len() > 2 && object[0] == "namespaces" {
         object.drain(..2);
     }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 /// Running agents; they end when dropped.
 pub struct Agents {
-    runtime: Runtime,
+    _runtime: Runtime,
 }
 
 /// Told of each configuration that an agent takes, by the agent's number.
@@ -38,12 +38,7 @@ impl Agents {
             let client = Client::new(options, String::new(), agent, counted, wants).expect("a URL");
             runtime.spawn(client.run());
         }
-        Self { runtime }
-    }
-
-    /// Ends them without a word, in the background.
-    pub fn stop(self) {
-        self.runtime.shutdown_background();
+        Self { _runtime: runtime }
     }
 }
 
