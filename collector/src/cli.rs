@@ -71,6 +71,9 @@ pub struct ServeArgs {
     /// File with the bearer token that --http asks for; needed beyond the loopback addresses
     #[arg(long, env = "HEARTH_COLLECTOR_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
+    /// Address where /metrics, /healthz and /readyz are served as well, without a token
+    #[arg(long, env = "HEARTH_COLLECTOR_METRICS")]
+    pub metrics: Option<SocketAddr>,
     /// Use this ClickHouse, such as http://clickhouse:8123, instead of the embedded one
     #[arg(long, env = "HEARTH_COLLECTOR_CLICKHOUSE_URL", required_unless_present = "data_dir",
           conflicts_with_all = ["data_dir", "libchdb", "clickhouse_http"])]

@@ -32,12 +32,24 @@ const ROLLUP_ABANDONED: Duration = Duration::from_secs(3600);
 /// How long open requests may take at the stop.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
 
+/// What is listened to.
+struct Ports {
+    http: TcpListener,
+    grpc: TcpListener,
+    metrics: Option<TcpListener>,
+}
+
 /// Serves until `stop`, then stores what is queued and stops the engine.
 pub async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let token = args.token_file.as_deref().map(Token::read).transpose()?;
     // The ports first: taking them is cheap, starting the engine is not.
     let http = bind("--http", args.http).await?;
     let grpc = bind("--grpc", args.grpc).await?;
+    let metrics = match args.metrics {
+        Some(address) => Some(bind("--metrics", address).await?),
+        None => None,
+    };
+    let ports = Ports { http, grpc, metrics };
     let (client, embedded) = tokio::select! {
         store = open_store(&args) => store?,
         () = stop.cancelled() => return Ok(()),
@@ -47,7 +59,7 @@ pub async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<(
         () = stop.cancelled() => Ok(None),
     };
     let served = match cluster {
-        Ok(cluster) => with_store(&args, cluster, token, http, grpc, client, stop).await,
+        Ok(cluster) => with_store(&args, cluster, token, ports, client, stop).await,
         Err(error) => Err(error.into()),
     };
     if let Some(embedded) = embedded {
@@ -60,8 +72,7 @@ async fn with_store(
     args: &ServeArgs,
     cluster: Option<String>,
     token: Option<Token>,
-    http: TcpListener,
-    grpc: TcpListener,
+    Ports { http, grpc, metrics: machines }: Ports,
     client: Client,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -75,6 +86,7 @@ async fn with_store(
     let window_seconds = u32::try_from(args.window.as_secs()).context("--window")?;
     let limits = args.query.limits(window_seconds);
     let state = QueryState::new(client.clone(), limits, http_metrics, Arc::new(registry));
+    let for_machines = http::for_machines(state.clone());
     let router = http::router(state);
     // A page whose name points here does not know the token.
     let router = http::browser::protect(router, token.is_none());
@@ -113,6 +125,11 @@ async fn with_store(
         axum::serve(http, router).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future(),
     );
 
+    let telling = machines.map(|listener| {
+        let router = axum::serve(listener, for_machines);
+        tokio::spawn(router.with_graceful_shutdown(stop.clone().cancelled_owned()).into_future())
+    });
+
     let left = tokio::select! {
         // It ends by itself only by a fault of ours; without it nothing works.
         written = &mut writing => {
@@ -125,6 +142,9 @@ async fn with_store(
     building.await.context("the builder of rollups failed")?;
     within(REQUEST_PATIENCE, receiving).await.context("gRPC")?;
     within(REQUEST_PATIENCE, answering).await.context("HTTP")?;
+    if let Some(telling) = telling {
+        within(REQUEST_PATIENCE, telling).await.context("metrics")?;
+    }
     // Not lost: unacknowledged, so the agents send them again.
     anyhow::ensure!(left == 0, "{left} batches could not be stored within {FLUSH_PATIENCE:?}");
     Ok(())

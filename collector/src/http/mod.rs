@@ -63,6 +63,21 @@ impl QueryState {
     }
 }
 
+/// What machines ask for, alone.
+pub fn for_machines(state: QueryState) -> Router {
+    machines()
+        .method_not_allowed_fallback(reply::no_such_method)
+        .fallback(reply::no_such_path)
+        .with_state(state)
+}
+
+fn machines() -> Router<QueryState> {
+    Router::new()
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(health::metrics))
+}
+
 /// All routes.
 pub fn router(state: QueryState) -> Router {
     Router::new()
@@ -75,9 +90,7 @@ pub fn router(state: QueryState) -> Router {
         .route("/api/v1/timeline", get(api::timeline::timeline))
         .route("/api/v1/tags", get(api::tags::tags))
         .route("/api/v1/tags/{tag}/values", get(api::tags::values))
-        .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(health::metrics))
+        .merge(machines())
         .method_not_allowed_fallback(reply::no_such_method)
         .fallback(reply::no_such_path)
         .layer(middleware::from_fn_with_state(state.clone(), metrics::count))

@@ -115,7 +115,9 @@ async fn starts_answers_and_stops() {
     let token = dir.path().join("token");
     std::fs::write(&token, "a-token-of-sufficient-length\n").unwrap();
     let data_dir = dir.path().join("data");
-    let collector = Running::start(&data_dir, &["--token-file", token.to_str().unwrap()]).await;
+    let machines = free_address().to_string();
+    let arguments = ["--token-file", token.to_str().unwrap(), "--metrics", &machines];
+    let collector = Running::start(&data_dir, &arguments).await;
     let bearer = ("authorization", "Bearer a-token-of-sufficient-length");
 
     let (status, text) = collector.get("/api/v1/apps", &[]).await;
@@ -127,6 +129,13 @@ async fn starts_answers_and_stops() {
     // Whoever knows the token may use any name, such as a proxy's, but not send a browser.
     assert_eq!(collector.get("/api/v1/apps", &[bearer, ("host", "hearth.example")]).await.0, 200);
     assert_eq!(collector.get("/api/v1/apps", &[bearer, ("origin", "http://evil.example")]).await.0, 403);
+    // A port for machines tells nothing that was profiled.
+    for (path, status) in
+        [("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/api/v1/apps", 404), ("/", 404)]
+    {
+        let answer = collector.client.get(format!("http://{machines}{path}")).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), status, "{path}");
+    }
 
     assert_eq!(collector.stop().await, Some(0));
     // The engine has given its directory back.
