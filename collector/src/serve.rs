@@ -109,6 +109,9 @@ async fn with_store(
 
     tracing::info!("agents send to http://{}", grpc.local_addr().context("--grpc")?);
     tracing::info!("questions are answered on http://{}/", http.local_addr().context("--http")?);
+    if let Some(machines) = &machines {
+        tracing::info!("metrics on http://{}/metrics", machines.local_addr().context("--metrics")?);
+    }
     // For probes of Kubernetes: whoever is answered can send.
     let (_, health) = tonic_health::server::health_reporter();
     let mut writing = tokio::spawn(writer.run(stop.clone()));
