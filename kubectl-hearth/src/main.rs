@@ -1,0 +1,3 @@
+//! `kubectl hearth`.
+
+fn main() {}

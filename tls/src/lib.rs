@@ -1,0 +1,1 @@
+//! TLS of every port and every client.
