@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, value_parser};
+use hearth_identity::Account;
 use hearth_program::{GrpcWithoutTls, check_grpc};
 
 use crate::query::Limits;
@@ -97,6 +99,13 @@ pub struct ServeArgs {
     /// that you trust
     #[arg(long, env = "HEARTH_COLLECTOR_GRPC_INSECURE")]
     pub grpc_insecure: bool,
+    /// The service account that agents must have: each proves by its pod's token which node it is on
+    #[arg(long, value_name = "NAMESPACE/NAME", env = "HEARTH_COLLECTOR_AGENT_ACCOUNT")]
+    pub agent_account: Option<Account>,
+    /// The audience of those tokens
+    #[arg(long, env = "HEARTH_COLLECTOR_AGENT_AUDIENCE", default_value = "hearth",
+          value_parser = NonEmptyStringValueParser::new())]
+    pub agent_audience: String,
     /// pod_cluster of all rows [in a pod: the UID of the namespace kube-system, else what each agent says]
     #[arg(long, env = "HEARTH_COLLECTOR_CLUSTER")]
     pub cluster: Option<String>,

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 
 use clap::Parser;
+use clap::builder::NonEmptyStringValueParser;
+use hearth_identity::Account;
 use hearth_program::{GrpcWithoutTls, check_grpc};
 
 /// Where a pod finds the namespace that it runs in.
@@ -35,6 +37,15 @@ pub struct Cli {
     /// that you trust.
     #[arg(long, env = "HEARTH_OPERATOR_GRPC_INSECURE")]
     pub grpc_insecure: bool,
+
+    /// The service account that agents must have: each proves by its pod's token which node it is on.
+    #[arg(long, value_name = "NAMESPACE/NAME", env = "HEARTH_OPERATOR_AGENT_ACCOUNT")]
+    pub agent_account: Option<Account>,
+
+    /// The audience of those tokens.
+    #[arg(long, value_name = "AUDIENCE", env = "HEARTH_OPERATOR_AGENT_AUDIENCE", default_value = "hearth",
+          value_parser = NonEmptyStringValueParser::new())]
+    pub agent_audience: String,
 
     /// The address that a standby tells agents when this operator leads [default: that of --grpc].
     #[arg(long, value_name = "ADDR", env = "HEARTH_OPERATOR_ADVERTISE")]
