@@ -359,6 +359,9 @@ mod tests {
         check("--data-dir d --http [::1]:1", "ok");
         check("--data-dir d --grpc 0.0.0.0:1", "--grpc 0.0.0.0:1 is not a loopback address");
         check("--data-dir d --grpc 0.0.0.0:1 --grpc-insecure", "ok");
+        check("--data-dir d --agent-account hearth/hearth-node-agent", "ok");
+        check("--data-dir d --agent-account hearth-node-agent", "write NAMESPACE/NAME");
+        check("--data-dir d --agent-audience=", "--agent-audience");
         check("--data-dir d --clickhouse-http 0.0.0.0:1", "no TLS");
         check("--data-dir d --clickhouse-http 127.0.0.1:0", "give the port");
         check("--data-dir d --retention-raw 2h", "from 3h");

@@ -183,7 +183,7 @@ mod tests {
                 async move {
                     tokio::task::yield_now().await;
                     asked.fetch_add(1, Ordering::Relaxed);
-                    (7, Keep::Not)
+                    (7, Keep::Good(Instant::now() + SECOND))
                 }
             })
         });

@@ -114,6 +114,14 @@ mod tests {
     }
 
     #[test]
+    fn an_account_of_agents_has_a_namespace() {
+        let parse = |account| Cli::try_parse_from(["hearth-operator", "--agent-account", account]);
+        assert_eq!(parse("a/b").unwrap().agent_account.unwrap().to_string(), "a/b");
+        let refused = parse("b").unwrap_err().to_string();
+        assert!(refused.contains("--agent-account") && refused.contains("write NAMESPACE/NAME"), "{refused}");
+    }
+
+    #[test]
     fn help_has_examples_and_names_the_variable_of_the_log() {
         let help = Cli::command().render_long_help().to_string();
         assert!(help.contains("Examples:") && help.contains("HEARTH_LOG"), "{help}");

@@ -4,8 +4,6 @@ pub mod decode;
 mod instance;
 pub mod limits;
 mod places;
-#[cfg(test)]
-mod tests;
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
