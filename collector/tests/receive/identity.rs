@@ -139,7 +139,8 @@ async fn whoever_proves_nothing_is_refused_with_the_reason() {
     assert_eq!(collector.refused(Some(&token)).await.code(), Code::Unavailable);
     assert_eq!(collector.rejected("ApiServerAway"), 1);
     api.set_mood(Mood::Answers);
-    collector.open(Some(&token)).await.unwrap().send(first_batch(1, 1)).await;
+    let stream = collector.open(Some(&token)).await.unwrap();
+    stream.send(first_batch(1, 1)).await;
     collector.has(RECEIVED, 1).await;
 }
 
