@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, value_parser};
+use hearth_identity::Account;
 use hearth_program::{GrpcOpen, GrpcPort, check_grpc};
 
 use crate::query::Limits;
@@ -103,6 +105,13 @@ pub struct ServeArgs {
     /// networks that you trust
     #[arg(long, env = "HEARTH_COLLECTOR_GRPC_INSECURE")]
     pub grpc_insecure: bool,
+    /// The service account that agents must have: each proves by its pod's token which node it is on
+    #[arg(long, value_name = "NAMESPACE/NAME", env = "HEARTH_COLLECTOR_AGENT_ACCOUNT")]
+    pub agent_account: Option<Account>,
+    /// The audience of those tokens
+    #[arg(long, env = "HEARTH_COLLECTOR_AGENT_AUDIENCE", default_value = "hearth",
+          value_parser = NonEmptyStringValueParser::new())]
+    pub agent_audience: String,
     /// pod_cluster of all rows [in a pod: the UID of the namespace kube-system, else what each agent says]
     #[arg(long, env = "HEARTH_COLLECTOR_CLUSTER")]
     pub cluster: Option<String>,
@@ -216,7 +225,7 @@ impl ServeArgs {
         check_grpc(GrpcPort {
             address: self.grpc,
             tls: self.tls_cert.is_some(),
-            account: false,
+            account: self.agent_account.is_some(),
             insecure: self.grpc_insecure,
         })?;
         if let Some(url) = self.clickhouse_url.as_ref().filter(|url| !url.starts_with("http://")) {
@@ -364,6 +373,10 @@ mod tests {
         check("--data-dir d --grpc 0.0.0.0:1 --tls-cert c --tls-key k", "agents need not prove who they are");
         check("--data-dir d --tls-cert c", "--tls-key <TLS_KEY>");
         check("--data-dir d --tls-key k", "--tls-cert <TLS_CERT>");
+        check("--data-dir d --grpc 0.0.0.0:1 --tls-cert c --tls-key k --agent-account a/b", "ok");
+        check("--data-dir d --agent-account hearth/hearth-node-agent", "ok");
+        check("--data-dir d --agent-account hearth-node-agent", "write NAMESPACE/NAME");
+        check("--data-dir d --agent-audience=", "--agent-audience");
         check("--data-dir d --clickhouse-http 0.0.0.0:1", "no TLS");
         check("--data-dir d --clickhouse-http 127.0.0.1:0", "give the port");
         check("--data-dir d --retention-raw 2h", "from 3h");

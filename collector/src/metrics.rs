@@ -1,5 +1,6 @@
 //! What the receiving half counts about itself.
 
+use hearth_identity::Reason;
 use hearth_proto::collector::v1::LossReason;
 use hearth_tls::Refusals;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
@@ -20,7 +21,7 @@ pub enum DropReason {
     TooOld,
 }
 
-/// Why a stream was ended by us.
+/// Why a stream was not taken, or ended by us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum RejectReason {
     /// A batch broke the contract.
@@ -31,6 +32,39 @@ pub enum RejectReason {
     TablesFull,
     /// As many streams were open as may be.
     TooManyStreams,
+    /// As many of one node.
+    TooManyOfNode,
+    /// Whoever opened it showed no token.
+    NoToken,
+    /// The token was not the API server's.
+    BadToken,
+    /// The token was out of date when it was shown.
+    TokenExpired,
+    /// The token was for somebody else.
+    OtherAudience,
+    /// The token was not an agent's.
+    OtherAccount,
+    /// The token did not say on which node its pod is.
+    NoNode,
+    /// The agent said that it is on another node than its pod.
+    OtherNode,
+    /// The token could not be reviewed.
+    ApiServerAway,
+}
+
+impl From<Reason> for RejectReason {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::NoToken => Self::NoToken,
+            Reason::BadToken => Self::BadToken,
+            Reason::Expired => Self::TokenExpired,
+            Reason::OtherAudience => Self::OtherAudience,
+            Reason::OtherAccount => Self::OtherAccount,
+            Reason::NoNode => Self::NoNode,
+            Reason::OtherNode => Self::OtherNode,
+            Reason::Unavailable => Self::ApiServerAway,
+        }
+    }
 }
 
 /// Why samples are in no row.
@@ -167,7 +201,7 @@ impl Metrics {
         );
         registry.register(
             "streams_rejected",
-            "Streams ended because of what they sent",
+            "Streams not taken, or ended because of what they sent",
             metrics.rejected.clone(),
         );
         registry.register("batches_dropped", "Batches received and not inserted", metrics.dropped.clone());

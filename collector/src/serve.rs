@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clickhouse::Client;
+use hearth_identity::{Agents, api_server};
 use hearth_tls::{Listener, ServerTls};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -17,6 +18,7 @@ use crate::cluster::{self, ClusterError};
 use crate::embedded::{self, Embedded, EmbeddedConfig, Password};
 use crate::http::{self, HttpMetrics, QueryState};
 use crate::ingest::Ingest;
+use crate::ingest::limits::MAX_CONNECTION_STREAMS;
 use crate::metrics::Metrics;
 use crate::rollup::{self, RollupMetrics};
 use crate::schema::{self, SchemaError};
@@ -52,6 +54,7 @@ pub async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<(
         ),
         None => None,
     };
+    let agents = agents(&args).await?;
     // The ports first: taking them is cheap, starting the engine is not.
     let http = bind("--http", args.http).await?;
     let grpc = bind("--grpc", args.grpc).await?;
@@ -69,7 +72,7 @@ pub async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<(
         () = stop.cancelled() => Ok(None),
     };
     let served = match cluster {
-        Ok(cluster) => with_store(&args, cluster, token, ports, client, stop).await,
+        Ok(cluster) => with_store(&args, cluster, token, agents, ports, client, stop).await,
         Err(error) => Err(error.into()),
     };
     if let Some(embedded) = embedded {
@@ -82,6 +85,7 @@ async fn with_store(
     args: &ServeArgs,
     cluster: Option<String>,
     token: Option<Token>,
+    agents: Option<Agents>,
     Ports { http, grpc, tls, metrics: machines }: Ports,
     client: Client,
     stop: CancellationToken,
@@ -116,7 +120,7 @@ async fn with_store(
     let builder = rollup::Builder::new(client.clone(), rollups, rollup_metrics);
     let writer = Writer::new(client, config, metrics.clone(), receiver);
     let refusals = metrics.tls_refused.clone();
-    let ingest = Ingest::new(queue, metrics, args.retention.retention_raw, stop.clone());
+    let ingest = Ingest::new(queue, metrics, args.retention.retention_raw, stop.clone()).with_agents(agents);
 
     let scheme = if tls.is_some() { "https" } else { "http" };
     tracing::info!("agents send to {scheme}://{}", grpc.local_addr().context("--grpc")?);
@@ -124,16 +128,14 @@ async fn with_store(
     if let Some(machines) = &machines {
         tracing::info!("metrics on http://{}/metrics", machines.local_addr().context("--metrics")?);
     }
-    // For probes of Kubernetes: whoever is answered can send.
-    let (_, health) = tonic_health::server::health_reporter();
     let mut writing = tokio::spawn(writer.run(stop.clone()));
     let building = tokio::spawn(builder.run(stop.clone()));
     let receiving = tokio::spawn(
         tonic::transport::Server::builder()
             // A node that vanished must not hold its stream for ever.
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .max_concurrent_streams(Some(MAX_CONNECTION_STREAMS))
             .add_service(ingest.into_server())
-            .add_service(health)
             .serve_with_incoming_shutdown(
                 Listener::grpc(grpc, tls, refusals),
                 stop.clone().cancelled_owned(),
@@ -166,6 +168,14 @@ async fn with_store(
     // Not lost: unacknowledged, so the agents send them again.
     anyhow::ensure!(left == 0, "{left} batches could not be stored within {FLUSH_PATIENCE:?}");
     Ok(())
+}
+
+/// Who proves agents; `None`: nobody has to.
+async fn agents(args: &ServeArgs) -> anyhow::Result<Option<Agents>> {
+    let Some(account) = args.agent_account.clone() else { return Ok(None) };
+    let client = api_server::client().await.context("--agent-account")?;
+    tracing::info!("agents are {account}, by tokens for the audience {:?}", args.agent_audience);
+    Ok(Some(Agents::new(client, account, args.agent_audience.clone())))
 }
 
 /// `pod_cluster` of all rows; `None`: what each agent says.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hearth_identity::api_server::said;
 use tracing::warn;
 
 use crate::metrics::{Metrics, Outcome, Write};
@@ -26,26 +27,6 @@ impl WriteError {
         match self {
             Self::Api(kube::Error::Api(status)) => Some(status.code),
             Self::Api(_) | Self::Timeout => None,
-        }
-    }
-}
-
-/// What went wrong, in the API server's own words if it has answered: the library adds its whole answer.
-pub fn said(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
-        other => {
-            let mut text = other.to_string();
-            // What could not be reached, and why, stands in the causes.
-            let mut cause = std::error::Error::source(other);
-            while let Some(error) = cause {
-                let said = error.to_string();
-                if !text.contains(&said) {
-                    text += &format!(": {said}");
-                }
-                cause = error.source();
-            }
-            text
         }
     }
 }

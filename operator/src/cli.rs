@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Parser;
+use clap::builder::NonEmptyStringValueParser;
+use hearth_identity::Account;
 use hearth_program::{GrpcOpen, GrpcPort, check_grpc};
 
 /// Where a pod finds the namespace that it runs in.
@@ -45,6 +47,15 @@ pub struct Cli {
     #[arg(long, env = "HEARTH_OPERATOR_GRPC_INSECURE")]
     pub grpc_insecure: bool,
 
+    /// The service account that agents must have: each proves by its pod's token which node it is on.
+    #[arg(long, value_name = "NAMESPACE/NAME", env = "HEARTH_OPERATOR_AGENT_ACCOUNT")]
+    pub agent_account: Option<Account>,
+
+    /// The audience of those tokens.
+    #[arg(long, value_name = "AUDIENCE", env = "HEARTH_OPERATOR_AGENT_AUDIENCE", default_value = "hearth",
+          value_parser = NonEmptyStringValueParser::new())]
+    pub agent_audience: String,
+
     /// The address that a standby tells agents when this operator leads [default: that of --grpc].
     #[arg(long, value_name = "ADDR", env = "HEARTH_OPERATOR_ADVERTISE")]
     pub advertise: Option<String>,
@@ -71,7 +82,7 @@ impl Cli {
         check_grpc(GrpcPort {
             address: self.grpc,
             tls: self.tls_cert.is_some(),
-            account: false,
+            account: self.agent_account.is_some(),
             insecure: self.grpc_insecure,
         })
     }
@@ -126,6 +137,14 @@ mod tests {
         };
         assert!(refused("--tls-cert").contains("--tls-key <FILE>"));
         assert!(refused("--tls-key").contains("--tls-cert <FILE>"));
+    }
+
+    #[test]
+    fn an_account_of_agents_has_a_namespace() {
+        let parse = |account| Cli::try_parse_from(["hearth-operator", "--agent-account", account]);
+        assert_eq!(parse("a/b").unwrap().agent_account.unwrap().to_string(), "a/b");
+        let refused = parse("b").unwrap_err().to_string();
+        assert!(refused.contains("--agent-account") && refused.contains("write NAMESPACE/NAME"), "{refused}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use hearth_proto::config::v1;
 use tokio::sync::Notify;
 
 use crate::index::{Change, Index, NodeConfig};
-use crate::nodes::{Counts, Nodes, PolicyCount, StreamId, Wants};
+use crate::nodes::{Counts, Node, Nodes, PolicyCount, StreamId, Wants};
 
 /// Seconds since 1970.
 pub type Clock = fn() -> i64;
@@ -183,15 +183,16 @@ impl Hub {
         }
     }
 
+    /// Whether a stream has to go on.
+    pub fn check(&self, name: &str, stream: StreamId) -> Result<(), Ended> {
+        self.lock().of_stream(name, stream).map(|_| ())
+    }
+
     /// The configuration of a node and its nonce, if it is not what the node was sent last.
     pub fn next_config(&self, name: &str, stream: StreamId) -> Result<Option<(u64, NodeConfig)>, Ended> {
         let now = self.now();
         let mut state = self.lock();
-        let State { index, nodes, leadership, .. } = &mut *state;
-        if let Leadership::Standby(leader) = leadership {
-            return Err(Ended::NotLeading(leader.clone()));
-        }
-        let node = nodes.by_stream(name, stream).ok_or(Ended::Replaced)?;
+        let (index, node) = state.of_stream(name, stream)?;
         let config = index.config_for(name, now).filter(|config| !node.has(config.hash));
         if config.is_some() {
             self.statuses.notify_one();
@@ -257,5 +258,15 @@ impl Hub {
         if let Some(node) = self.lock().nodes.by_stream(name, stream) {
             node.set_wants(wants);
         }
+    }
+}
+
+impl State {
+    fn of_stream(&mut self, name: &str, stream: StreamId) -> Result<(&mut Index, &mut Node), Ended> {
+        if let Leadership::Standby(leader) = &self.leadership {
+            return Err(Ended::NotLeading(leader.clone()));
+        }
+        let node = self.nodes.by_stream(name, stream).ok_or(Ended::Replaced)?;
+        Ok((&mut self.index, node))
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
+use hearth_identity::Reason;
 use hearth_tls::Refusals;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -23,6 +24,8 @@ pub enum Refusal {
     TooMany,
     /// A report breaks the contract.
     Invalid,
+    /// Whoever opened it is not proven to be the node's agent.
+    Identity(Reason),
 }
 
 /// How a write to the API server went.
@@ -136,6 +139,14 @@ impl Metrics {
             Refusal::NotLeading => "not_leading",
             Refusal::TooMany => "too_many",
             Refusal::Invalid => "invalid",
+            Refusal::Identity(Reason::NoToken) => "no_token",
+            Refusal::Identity(Reason::BadToken) => "bad_token",
+            Refusal::Identity(Reason::Expired) => "token_expired",
+            Refusal::Identity(Reason::OtherAudience) => "other_audience",
+            Refusal::Identity(Reason::OtherAccount) => "other_account",
+            Refusal::Identity(Reason::NoNode) => "no_node",
+            Refusal::Identity(Reason::OtherNode) => "other_node",
+            Refusal::Identity(Reason::Unavailable) => "api_server_away",
         };
         self.streams_refused.get_or_create(&ReasonLabel { reason }).inc();
     }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use hearth_identity::Agents;
+use hearth_identity::api_server::client;
 use hearth_tls::{Listener, ServerTls};
-use kube::{Api, Client, Config};
+use kube::{Api, Client};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -27,6 +29,8 @@ const CLOCK_TICK: Duration = Duration::from_secs(1);
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// A node that vanished must not hold its stream for ever.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+/// An agent has one, and another while it replaces that.
+const MAX_STREAMS_PER_CONNECTION: u32 = 8;
 
 /// Works until `stop`; then gives the lease back and ends the streams.
 pub async fn run(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
@@ -35,6 +39,8 @@ pub async fn run(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
         grpc,
         tls_cert,
         tls_key,
+        agent_account,
+        agent_audience,
         advertise,
         namespace,
         metrics: metrics_address,
@@ -56,6 +62,10 @@ pub async fn run(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
     let pod = pod_name.map_or_else(host_name, Ok)?;
     let namespace = namespace.unwrap_or_else(own_namespace);
     let client = client().await?;
+    let agents = agent_account.map(|account| {
+        info!("agents are {account}, by tokens for the audience {agent_audience:?}");
+        Agents::new(client.clone(), account, agent_audience)
+    });
 
     let scheme = if tls.is_some() { "https" } else { "http" };
 
@@ -71,7 +81,8 @@ pub async fn run(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
     let serving = tokio::spawn(
         tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
-            .add_service(Service::new(Arc::clone(&hub), Arc::clone(&metrics)))
+            .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
+            .add_service(Service::new(Arc::clone(&hub), Arc::clone(&metrics), agents))
             .serve_with_incoming_shutdown(
                 Listener::grpc(grpc, tls, metrics.tls_refused.clone()),
                 stop.clone().cancelled_owned(),
@@ -121,15 +132,6 @@ async fn tick(hub: &Hub) {
         }
         last = now;
     }
-}
-
-async fn client() -> anyhow::Result<Client> {
-    let mut config = Config::infer()
-        .await
-        .context("cannot find the API server: run in a pod with a service account, or set KUBECONFIG")?;
-    // Each retry here would be one more layer of them: watches and writes have their own, with less of a herd.
-    config.default_retry = false;
-    Client::try_from(config).context("cannot make a client of the API server")
 }
 
 async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {

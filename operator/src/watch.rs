@@ -12,6 +12,7 @@ use hearth_policy::{ClusterProfilingPolicy, PolicyStatus, ProfilingPolicy, Spec}
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Node, Service};
+use hearth_identity::api_server::said;
 use kube::api::{Api, ObjectMeta, PartialObjectMeta};
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt as _;
@@ -20,7 +21,6 @@ use kube::runtime::watcher::{self, DefaultBackoff, Event, watcher};
 use kube::{Client, Resource as _};
 use tracing::{info, warn};
 
-use crate::api::said;
 use crate::hub::Hub;
 use crate::index::{Change, Index, NodeObject, Owner, OwnerKind, PolicyId, PolicyObject, Resource};
 use crate::metrics::Metrics;

@@ -46,6 +46,11 @@ pub const MAX_LOST_SAMPLES: u64 = 1 << 48;
 /// Streams that may be open; an agent has one. Each may hold full tables and one
 /// message beside what is in the queue.
 pub const MAX_STREAMS: usize = 4096;
+/// Those of one proven node: its agent's, and that of the agent before it or of a connection that is not known to be
+/// dead yet.
+pub const MAX_NODE_STREAMS: usize = 2;
+/// Streams on one connection; an agent has one.
+pub const MAX_CONNECTION_STREAMS: u32 = 8;
 /// CPUs that a node may have: the most that Linux is built for. A window
 /// holds at most its length of CPU time on each of them, and rows that say more
 /// would only overflow somebody's sum later.

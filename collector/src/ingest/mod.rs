@@ -3,21 +3,24 @@
 pub mod decode;
 mod instance;
 pub mod limits;
+mod places;
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use hearth_identity::{Agents, Refused};
 use hearth_proto::collector::v1::collector_server::{Collector, CollectorServer};
 use hearth_proto::collector::v1::{BatchAck, SampleBatch};
 use lru::LruCache;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use self::decode::{StreamTables, Violation};
 use self::instance::{Instance, Noted};
+use self::places::{Full, Place, Places};
 use crate::metrics::{Metrics, RejectReason};
 use crate::store::{AckSender, Batch, Queue};
 
@@ -35,8 +38,8 @@ pub struct Ingest {
     /// Ends the streams, after what they have sent.
     stop: CancellationToken,
     retention_raw: Duration,
-    max_streams: usize,
-    streams: Arc<Semaphore>,
+    agents: Option<Agents>,
+    places: Places,
     instances: Arc<Mutex<LruCache<[u8; 16], Instance>>>,
 }
 
@@ -54,17 +57,20 @@ struct Arrival {
 impl Ingest {
     /// Puts what comes into `queue` until `stop`.
     pub fn new(queue: Queue, metrics: Metrics, retention_raw: Duration, stop: CancellationToken) -> Self {
-        let instances = LruCache::new(KNOWN_INSTANCES);
-        let max_streams = limits::MAX_STREAMS;
-        let streams = Arc::new(Semaphore::new(max_streams));
-        let instances = Arc::new(Mutex::new(instances));
-        Self { queue, metrics, stop, retention_raw, max_streams, streams, instances }
+        let instances = Arc::new(Mutex::new(LruCache::new(KNOWN_INSTANCES)));
+        Self { queue, metrics, stop, retention_raw, agents: None, places: Places::default(), instances }
+    }
+
+    /// From agents that prove their node.
+    #[must_use]
+    pub fn with_agents(self, agents: Option<Agents>) -> Self {
+        Self { agents, ..self }
     }
 
     /// With another bound on the streams that are open.
     #[must_use]
     pub fn with_max_streams(self, streams: usize) -> Self {
-        Self { max_streams: streams, streams: Arc::new(Semaphore::new(streams)), ..self }
+        Self { places: Places::new(streams), ..self }
     }
 
     /// The service with its limit on messages.
@@ -72,36 +78,73 @@ impl Ingest {
         CollectorServer::new(self).max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
     }
 
-    async fn receive(&self, mut incoming: Streaming<SampleBatch>, acks: AckSender) {
+    /// Who opens a stream, and its place. Proof first: who proves nothing shall not be in the way of those who do.
+    async fn admit(&self, request: &Request<Streaming<SampleBatch>>) -> Result<Place, Status> {
+        let headers = request.metadata().as_ref();
+        let agent = match &self.agents {
+            Some(agents) => Some(agents.node_of(headers).await.map_err(|refused| self.refuse(refused))?),
+            None => None,
+        };
+        self.places.take(agent).map_err(|full| {
+            self.metrics.rejected(match full {
+                Full::All(_) => RejectReason::TooManyStreams,
+                Full::Node(_) => RejectReason::TooManyOfNode,
+            });
+            Status::resource_exhausted(full.to_string())
+        })
+    }
+
+    fn refuse(&self, refused: Refused) -> Status {
+        tracing::debug!("stream refused: {refused}");
+        self.metrics.rejected(refused.reason().into());
+        refused.into()
+    }
+
+    /// `Err`: how the stream ends.
+    async fn receive(
+        &self,
+        mut incoming: Streaming<SampleBatch>,
+        acks: &AckSender,
+        place: &Place,
+    ) -> Result<(), Status> {
         let mut tables = StreamTables::default();
+        let ended = tokio::select! {
+            ended = self.listen(&mut incoming, &mut tables, acks, place) => ended,
+            // What is queued may be stored and is not acknowledged: it comes again, and is looked up.
+            () = place.expired() => {
+                tracing::debug!(node = node_of(&tables), "the token of a stream has expired");
+                return Err(Refused::Expired.into());
+            }
+        };
+        ended.inspect_err(|status| {
+            tracing::warn!(node = node_of(&tables), "stream ended: {}", status.message());
+        })
+    }
+
+    async fn listen(
+        &self,
+        incoming: &mut Streaming<SampleBatch>,
+        tables: &mut StreamTables,
+        acks: &AckSender,
+        place: &Place,
+    ) -> Result<(), Status> {
         let opened_at = unix_seconds(now_micros());
         loop {
             let asked = Instant::now();
             let message = tokio::select! {
                 message = incoming.message() => message,
-                () = acks.closed() => break,
-                () = self.stop.cancelled() => break,
+                () = acks.closed() => return Ok(()),
+                () = self.stop.cancelled() => return Ok(()),
             };
-            let outcome = match message {
-                // Half-closed: what is queued is still acknowledged.
-                Ok(None) => break,
-                Ok(Some(batch)) => {
-                    // A stream's first message is read as soon as it is there.
-                    let fresh = tables.agent().is_none() || asked.elapsed() >= limits::FRESH_AFTER;
-                    let arrival = Arrival { fresh, at_micros: now_micros(), opened_at };
-                    self.take(&mut tables, batch, arrival, &acks).await
-                }
-                Err(status) => Err(self.bad_message(status)),
-            };
-            if let Err(status) = outcome {
-                let node = tables.agent().map(|agent| &*agent.node).unwrap_or_default();
-                tracing::warn!(node, "stream ended: {}", status.message());
-                // Closed if the agent has gone, and then nobody needs the reason.
-                if acks.send(Err(status)).await.is_err() {
-                    tracing::debug!("the agent did not wait for the reason");
-                }
-                break;
+            // Half-closed: what is queued is still acknowledged.
+            let Some(batch) = message.map_err(|status| self.bad_message(status))? else { return Ok(()) };
+            if let Some(agent) = &batch.agent {
+                place.check(&agent.node).map_err(|refused| self.refuse(refused))?;
             }
+            // A stream's first message is read as soon as it is there.
+            let fresh = tables.agent().is_none() || asked.elapsed() >= limits::FRESH_AFTER;
+            let arrival = Arrival { fresh, at_micros: now_micros(), opened_at };
+            self.take(tables, batch, arrival, acks).await?;
         }
     }
 
@@ -175,23 +218,28 @@ impl Collector for Ingest {
         &self,
         request: Request<Streaming<SampleBatch>>,
     ) -> Result<Response<Self::ExportStream>, Status> {
-        let Ok(open) = Arc::clone(&self.streams).try_acquire_owned() else {
-            self.metrics.rejected(RejectReason::TooManyStreams);
-            return Err(Status::resource_exhausted(format!(
-                "{} streams are open, as many as may be: come again later",
-                self.max_streams
-            )));
-        };
+        let place = self.admit(&request).await?;
         let (acks, answers) = mpsc::channel(limits::MAX_UNREAD_ACKS);
         let ingest = self.clone();
         tokio::spawn(async move {
-            let _open = open;
             ingest.metrics.streams.inc();
-            ingest.receive(request.into_inner(), acks).await;
+            let ended = ingest.receive(request.into_inner(), &acks, &place).await;
             ingest.metrics.streams.dec();
+            // Before the agent takes the reason, which may be never.
+            drop(place);
+            // Closed if the agent has gone, and then nobody needs the reason.
+            if let Err(status) = ended
+                && acks.send(Err(status)).await.is_err()
+            {
+                tracing::debug!("the agent did not wait for the reason");
+            }
         });
         Ok(Response::new(ReceiverStream::new(answers)))
     }
+}
+
+fn node_of(tables: &StreamTables) -> &str {
+    tables.agent().map(|agent| &*agent.node).unwrap_or_default()
 }
 
 /// The start of a window that is moved by `offset` seconds.

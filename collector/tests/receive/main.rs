@@ -5,6 +5,7 @@
 
 mod contract;
 mod harness;
+mod identity;
 mod pods;
 mod program;
 mod resent;

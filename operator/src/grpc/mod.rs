@@ -4,6 +4,7 @@
 //! stream and keeps it, 100 KB for each of 5,000 nodes whose policies are the same. Here they are one piece of
 //! memory for all of them. Requests are read by tonic's own decoder.
 
+mod places;
 mod reports;
 mod session;
 
@@ -12,13 +13,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use futures::future::{Ready, ready};
-use futures::{Stream, StreamExt as _, stream};
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, Stream, StreamExt as _, stream};
+use hearth_identity::Agents;
 use hearth_proto::config::v1::{NodeReport, NodeUpdate};
 use hearth_proto::config_limits;
 use http_body::Frame;
 use http_body_util::StreamBody;
-use tokio::sync::Semaphore;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::codec::BufferSettings;
 use tonic::codegen::Service as HttpService;
@@ -27,7 +30,9 @@ use tonic::metadata::MetadataValue;
 use tonic::server::NamedService;
 use tonic::{Status, Streaming};
 use tonic_prost::ProstCodec;
+use tracing::debug;
 
+use self::places::Places;
 use self::session::Session;
 use crate::hub::{Ended, Hub, Leadership};
 use crate::metrics::{Metrics, Refusal};
@@ -48,39 +53,52 @@ const READ_BUFFER: usize = 512;
 pub struct Service {
     hub: Arc<Hub>,
     metrics: Arc<Metrics>,
-    streams: Arc<Semaphore>,
+    agents: Option<Agents>,
+    places: Places,
 }
 
 impl Service {
-    /// Serves what the hub knows.
-    pub fn new(hub: Arc<Hub>, metrics: Arc<Metrics>) -> Self {
-        Self { hub, metrics, streams: Arc::new(Semaphore::new(MAX_STREAMS)) }
+    /// Serves what the hub knows, to agents that prove their node if they are to be asked for it.
+    pub fn new(hub: Arc<Hub>, metrics: Arc<Metrics>, agents: Option<Agents>) -> Self {
+        Self { hub, metrics, agents, places: Places::new(MAX_STREAMS) }
     }
 
     /// With another bound on the streams that are open.
     #[must_use]
     pub fn with_max_streams(self, streams: usize) -> Self {
-        Self { streams: Arc::new(Semaphore::new(streams)), ..self }
+        Self { places: Places::new(streams), ..self }
     }
 
-    fn stream(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
-        if request.uri().path() != PATH {
+    async fn stream(self, request: Request<Body>) -> Result<Response<Body>, Status> {
+        let (request, body) = request.into_parts();
+        if request.uri.path() != PATH {
             return Err(Status::unimplemented("this service has one method: Stream"));
         }
         if let Leadership::Standby(leader) = self.hub.leadership() {
             self.metrics.refused(Refusal::NotLeading);
             return Err(Ended::NotLeading(leader).into());
         }
-        let Ok(permit) = Arc::clone(&self.streams).try_acquire_owned() else {
+        // Before it takes a place: who proves nothing shall not be in the way of those who do.
+        let agent = match &self.agents {
+            Some(agents) => Some(agents.node_of(&request.headers).await),
+            None => None,
+        };
+        let agent = agent.transpose().map_err(|refused| {
+            debug!("stream refused: {refused}");
+            self.metrics.refused(Refusal::Identity(refused.reason()));
+            Status::from(refused)
+        })?;
+        let Some(place) = self.places.take(agent).await else {
             self.metrics.refused(Refusal::TooMany);
             return Err(Status::resource_exhausted("too many streams are open: come again later"));
         };
         let decoder = ProstCodec::<NodeUpdate, NodeReport>::raw_decoder(BufferSettings::new(READ_BUFFER, 0));
         let limit = Some(config_limits::MAX_REPORT_BYTES);
-        let incoming = Streaming::new_request(decoder, request.into_body(), None, limit);
-        let session = Session::new(Arc::clone(&self.hub), Arc::clone(&self.metrics), incoming, permit);
-        let frames = frames(stream::unfold(session, Session::next));
-        let mut response = Response::new(Body::new(StreamBody::new(frames)));
+        let incoming = Streaming::new_request(decoder, body, None, limit);
+        // One: an update is made when the one before it was taken.
+        let (updates, taken) = mpsc::channel(1);
+        tokio::spawn(Session::new(self.hub, self.metrics, incoming).run(place, updates));
+        let mut response = Response::new(Body::new(StreamBody::new(frames(ReceiverStream::new(taken)))));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         Ok(response)
     }
@@ -123,14 +141,15 @@ impl NamedService for Service {
 impl HttpService<Request<Body>> for Service {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Ready<Result<Response<Body>, Infallible>>;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        ready(Ok(self.stream(request).unwrap_or_else(Status::into_http)))
+        let answer = self.clone().stream(request);
+        answer.map(|answer| Ok(answer.unwrap_or_else(Status::into_http))).boxed()
     }
 }
 

@@ -1,5 +1,5 @@
-//! One stream. It is driven by its own answer being read: a node that does not read is not read from either,
-//! and an update is made only when it can be sent, so that nothing waits in memory.
+//! One stream, a task of its own. A node that does not read is not read from either, and an update is made only when
+//! the one before it was taken, so that one waits in memory at most.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +9,11 @@ use hearth_proto::config::v1::node_report::Report;
 use hearth_proto::config::v1::node_update::Update;
 use hearth_proto::config::v1::{Hello, NodeReport, NodeUpdate};
 use prost::Message as _;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::{Permit, Sender};
 use tonic::{Code, Status, Streaming};
 use tracing::{debug, info, warn};
 
+use super::places::Place;
 use super::reports::{self, Violation};
 use crate::hub::{Hub, Waker};
 use crate::metrics::{Metrics, Refusal};
@@ -25,15 +26,6 @@ pub(super) struct Session {
     hub: Arc<Hub>,
     metrics: Arc<Metrics>,
     incoming: Streaming<NodeReport>,
-    phase: Phase,
-    _permit: OwnedSemaphorePermit,
-}
-
-enum Phase {
-    /// Nobody has said who speaks.
-    New,
-    Open(Open),
-    Over,
 }
 
 /// A stream whose node is known. Dropped, it is no longer the node's.
@@ -53,86 +45,96 @@ impl Drop for Open {
 }
 
 /// An encoded [`NodeUpdate`] in pieces, or how the stream ends.
-type Next = Result<Vec<Bytes>, Status>;
+pub(super) type Next = Result<Vec<Bytes>, Status>;
 
 impl Session {
-    pub(super) fn new(
-        hub: Arc<Hub>,
-        metrics: Arc<Metrics>,
-        incoming: Streaming<NodeReport>,
-        permit: OwnedSemaphorePermit,
-    ) -> Self {
-        Self { hub, metrics, incoming, phase: Phase::New, _permit: permit }
+    pub(super) fn new(hub: Arc<Hub>, metrics: Arc<Metrics>, incoming: Streaming<NodeReport>) -> Self {
+        Self { hub, metrics, incoming }
     }
 
-    /// The next thing to send. A status is the last one.
-    pub(super) async fn next(mut self) -> Option<(Next, Self)> {
-        match self.step().await {
-            _ if matches!(self.phase, Phase::Over) => None,
-            Ok(Some(update)) => Some((Ok(update), self)),
-            Ok(None) => {
-                self.phase = Phase::Over;
-                Some((Err(Status::new(Code::Ok, "")), self))
-            }
-            Err(status) => {
-                if let Phase::Open(open) = &self.phase {
-                    debug!(node = ?open.node, "stream ended: {}", status.message());
-                }
-                self.phase = Phase::Over;
-                Some((Err(status), self))
-            }
-        }
-    }
-
-    /// `None`: the agent has nothing more to say.
-    async fn step(&mut self) -> Result<Option<Vec<Bytes>>, Status> {
-        loop {
-            match &mut self.phase {
-                Phase::Over => return Ok(None),
-                Phase::New => {
-                    let first = tokio::time::timeout(HELLO_PATIENCE, self.incoming.message()).await;
-                    let first = first.map_err(|_| Status::deadline_exceeded("no Hello within 10 seconds"))?;
-                    let Some(report) = first? else { return Ok(None) };
-                    let open = self.hello(report).map_err(|violation| self.refuse(&violation))?;
-                    self.phase = Phase::Open(open);
-                }
-                Phase::Open(open) => {
-                    if let Some(update) = open.update(&self.metrics)? {
-                        return Ok(Some(update));
-                    }
-                    tokio::select! {
-                        () = open.waker.woken() => {}
-                        report = self.incoming.message() => {
-                            let Some(report) = report? else { return Ok(None) };
-                            let taken = open.take(report, &self.metrics);
-                            taken.map_err(|violation| self.refuse(&violation))?;
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    fn hello(&self, report: NodeReport) -> Result<Open, Violation> {
-        let Some(Report::Hello(hello)) = report.report else {
-            return Err(Violation::new("the first report must be a Hello"));
+    /// Until either side ends it, or the place is lost. What is sent last is a status.
+    pub(super) async fn run(mut self, place: Place, updates: Sender<Next>) {
+        let status = tokio::select! {
+            ended = self.talk(&place, &updates) => match ended {
+                Ok(()) => Status::new(Code::Ok, ""),
+                Err(status) => status,
+            },
+            status = place.lost() => status,
+            () = updates.closed() => return,
         };
-        let Hello { node, instance: _, version, hash } = reports::hello(hello)?;
+        debug!("stream ended: {}", status.message());
+        // Before the client takes the status, which may be never.
+        drop(place);
+        if updates.send(Err(status)).await.is_err() {
+            debug!("the agent did not wait for the reason");
+        }
+    }
+
+    /// `Ok`: the agent has nothing more to say.
+    async fn talk(&mut self, place: &Place, updates: &Sender<Next>) -> Result<(), Status> {
+        let first = tokio::time::timeout(HELLO_PATIENCE, self.incoming.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("no Hello within 10 seconds"))?;
+        let Some(report) = first? else { return Ok(()) };
+        let mut open = self.hello(report, place)?;
+        loop {
+            let room = open.room(updates).await?;
+            let update = loop {
+                if let Some(update) = open.update(&self.metrics)? {
+                    break update;
+                }
+                tokio::select! {
+                    () = open.waker.woken() => {}
+                    report = self.incoming.message() => {
+                        let Some(report) = report? else { return Ok(()) };
+                        let taken = open.take(report, &self.metrics);
+                        taken.map_err(|violation| self.refuse(Some(&open.node), &violation))?;
+                    }
+                }
+            };
+            room.send(Ok(update));
+        }
+    }
+
+    fn hello(&self, report: NodeReport, place: &Place) -> Result<Open, Status> {
+        let hello = match report.report {
+            Some(Report::Hello(hello)) => reports::hello(hello),
+            Some(_) | None => Err(Violation::new("the first report must be a Hello")),
+        };
+        let Hello { node, instance: _, version, hash } =
+            hello.map_err(|violation| self.refuse(None, &violation))?;
+        place.check(&node).map_err(|refused| {
+            warn!("stream refused: {refused}");
+            self.metrics.refused(Refusal::Identity(refused.reason()));
+            Status::from(refused)
+        })?;
         let (node, stream, waker) = self.hub.connect(&node, hash);
         info!(?node, ?version, "agent connected");
         Ok(Open { hub: Arc::clone(&self.hub), node, stream, waker, directory: None })
     }
 
-    fn refuse(&self, violation: &Violation) -> Status {
+    fn refuse(&self, node: Option<&str>, violation: &Violation) -> Status {
         self.metrics.refused(Refusal::Invalid);
-        if let Phase::Open(open) = &self.phase {
-            warn!(node = ?open.node, "stream refused: {violation}");
+        if let Some(node) = node {
+            warn!(?node, "stream refused: {violation}");
         }
         Status::invalid_argument(violation.to_string())
     }
 }
 
 impl Open {
+    /// Waits until the update before was taken.
+    async fn room<'a>(&self, updates: &'a Sender<Next>) -> Result<Permit<'a, Next>, Status> {
+        loop {
+            tokio::select! {
+                room = updates.reserve() => {
+                    return room.map_err(|_| Status::cancelled("the agent has gone"));
+                }
+                // What else wakes it is looked at when there is room.
+                () = self.waker.woken() => self.hub.check(&self.node, self.stream)?,
+            }
+        }
+    }
+
     /// What is new for the node.
     fn update(&mut self, metrics: &Metrics) -> Result<Option<Vec<Bytes>>, Status> {
         if let Some((nonce, config)) = self.hub.next_config(&self.node, self.stream)? {

@@ -1,5 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+mod proof;
+
 use std::time::Duration;
 
 use hearth_policy::Labels;
@@ -25,6 +27,7 @@ use crate::nodes::Standing;
 struct Operator {
     hub: Arc<Hub>,
     metrics: Arc<Metrics>,
+    url: String,
     channel: Channel,
 }
 
@@ -37,7 +40,11 @@ struct Agent {
 impl Operator {
     /// Leads, has listed everything, and knows these nodes.
     async fn leading(nodes: &[&str]) -> Self {
-        let operator = Self::standby(1000).await;
+        Self::standby(1000).await.leads(nodes)
+    }
+
+    fn leads(self, nodes: &[&str]) -> Self {
+        let operator = self;
         for resource in Resource::ALL {
             operator.hub.change(|index| index.set_synced(resource));
         }
@@ -49,17 +56,22 @@ impl Operator {
     }
 
     async fn standby(max_streams: usize) -> Self {
+        Self::start(max_streams, None).await
+    }
+
+    async fn start(max_streams: usize, agents: Option<Agents>) -> Self {
         let hub = Arc::new(Hub::new(|| 2000));
         let metrics = Arc::new(Metrics::default());
-        let service = Service::new(Arc::clone(&hub), Arc::clone(&metrics)).with_max_streams(max_streams);
+        let service = Service::new(Arc::clone(&hub), Arc::clone(&metrics), agents).with_max_streams(max_streams);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tonic::transport::Server::builder()
             .add_service(service)
             .serve_with_incoming(TcpListenerStream::new(listener));
         tokio::spawn(server);
-        let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy();
-        Self { hub, metrics, channel }
+        let url = format!("http://{address}");
+        let channel = Channel::from_shared(url.clone()).unwrap().connect_lazy();
+        Self { hub, metrics, url, channel }
     }
 
     fn put(&self, name: &str, spec: serde_json::Value) {
@@ -67,10 +79,7 @@ impl Operator {
     }
 
     async fn open(&self) -> Result<Agent, Status> {
-        let (reports, receiver) = mpsc::channel(16);
-        let stream =
-            NodeConfigsClient::new(self.channel.clone()).stream(ReceiverStream::new(receiver)).await?;
-        Ok(Agent { reports, updates: stream.into_inner() })
+        Agent::open(self.channel.clone(), None).await
     }
 
     async fn hello(&self, node: &str) -> Agent {
@@ -101,6 +110,16 @@ impl Operator {
 }
 
 impl Agent {
+    async fn open(channel: Channel, token: Option<&str>) -> Result<Self, Status> {
+        let (reports, receiver) = mpsc::channel(16);
+        let mut request = tonic::Request::new(ReceiverStream::new(receiver));
+        if let Some(token) = token {
+            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        }
+        let stream = NodeConfigsClient::new(channel).stream(request).await?;
+        Ok(Self { reports, updates: stream.into_inner() })
+    }
+
     async fn say(&self, report: Report) {
         self.reports.send(NodeReport { report: Some(report) }).await.unwrap();
     }
