@@ -28,22 +28,18 @@ impl Scope {
         // Rows of no namespace are of processes outside of pods, whatever list named it.
         let names: Vec<&String> = namespaces.iter().filter(|name| !name.is_empty()).collect();
         if names.is_empty() {
-            return Some(Sql::of(|_| "false".to_owned()));
+            return Some(Sql::from("false"));
         }
-        Some(Sql::of(|values| {
-            let cluster = cluster.write(values);
+        Some(cluster.and(&Sql::of(|values| {
             values.extend(names.iter().map(|&name| Value::Text(name.clone())));
-            format!("{cluster} AND pod_ns IN ({})", vec!["?"; names.len()].join(", "))
-        }))
+            format!("pod_ns IN ({})", vec!["?"; names.len()].join(", "))
+        })))
     }
 
     /// The condition on what is of whole nodes and carries `pod_cluster` alone; none if all are meant.
     pub(super) fn of_cluster(&self) -> Option<Sql> {
         let (Self::Cluster(cluster) | Self::Namespaces { cluster, .. }) = self else { return None };
-        Some(Sql::of(|values| {
-            values.push(Value::Text(cluster.to_string()));
-            "pod_cluster = ?".to_owned()
-        }))
+        Some(Sql::about("pod_cluster = ?", cluster))
     }
 
     /// Whether what is of a node and of no pod may be told: what its agent lost, and which hours the store has.

@@ -44,6 +44,11 @@ impl Collector {
     }
 
     pub(crate) async fn start_with(client: Client, limits: Limits) -> Self {
+        Self::start_for(Scope::All, client, limits).await
+    }
+
+    /// For readers of this scope.
+    pub(crate) async fn start_for(scope: Scope, client: Client, limits: Limits) -> Self {
         let mut registry = Registry::default();
         let metrics = HttpMetrics::register(&mut registry);
         let state = QueryState::new(client, limits, metrics, Arc::new(registry));
@@ -51,7 +56,7 @@ impl Collector {
         end_at_once();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(async move { axum::serve(listener, router(state, Reader(Scope::All))).await.unwrap() });
+        tokio::spawn(async move { axum::serve(listener, router(state, Reader(scope))).await.unwrap() });
         Self { base, http: reqwest::Client::new() }
     }
 
