@@ -40,15 +40,13 @@ impl Recorder {
 async fn pass(State(statements): State<Arc<Mutex<Vec<String>>>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let body = to_bytes(body, usize::MAX).await.unwrap();
-    let asked = format!("{} {}", parts.uri, String::from_utf8_lossy(&body));
-    statements.lock().unwrap().push(asked);
-    let request = reqwest::Client::new()
-        .request(parts.method, format!("{}{}", engine_url(), parts.uri))
-        .headers(parts.headers)
-        .body(body);
+    statements.lock().unwrap().push(String::from_utf8_lossy(&body).into_owned());
+    let request =
+        reqwest::Client::new().request(parts.method, format!("{}{}", engine_url(), parts.uri)).body(body);
     let answer = request.send().await.unwrap();
     let mut response = Response::builder().status(answer.status());
-    for (name, value) in answer.headers().iter().filter(|(name, _)| name.as_str().starts_with("x-clickhouse")) {
+    for (name, value) in answer.headers().iter().filter(|(name, _)| name.as_str().starts_with("x-clickhouse"))
+    {
         response = response.header(name, value);
     }
     response.body(Body::from(answer.bytes().await.unwrap())).unwrap()
