@@ -29,15 +29,26 @@ impl Observed {
         Self { collector, recorder }
     }
 
-    /// Traces in which each of `typed`, that is what the caller wrote, stands as its number.
-    async fn ask(&self, question: &Question, typed: &[String]) -> Traces {
+    /// Traces without what the caller wrote: for each of `typed` stands its number, for times their distance from
+    /// the start of the range.
+    async fn ask(&self, question: &Question, typed: &[&str]) -> Traces {
         self.recorder.taken();
         let reply = question.ask(&self.collector).await;
         // Only as pprof an empty answer is no success.
         assert!([200, 404].contains(&reply.status), "{question:?}: {}", reply.text);
+        let time = regex::Regex::new(r"\b1[0-9]{9}\b").unwrap();
         let hidden = |text: &str| {
-            let hide = |text: String, (at, typed): (usize, &String)| text.replace(typed, &format!("<{at}>"));
-            typed.iter().enumerate().fold(text.to_owned(), hide)
+            let hide = |text: String, (at, typed): (usize, &&str)| text.replace(typed, &format!("<{at}>"));
+            let text = typed.iter().enumerate().fold(text.to_owned(), hide);
+            let distance = |found: &regex::Captures<'_>| {
+                let distance = found[0].parse::<i64>().unwrap() - i64::from(question.from);
+                if distance.abs() < i64::from(DAY) {
+                    format!("<from {distance:+}>")
+                } else {
+                    found[0].to_owned()
+                }
+            };
+            time.replace_all(&text, distance).into_owned()
         };
         let headers = reply.headers.iter().filter(|(name, _)| *name != "date");
         let headers =
@@ -70,7 +81,7 @@ async fn check(subjects: [&'static str; 2], filter: &str, values: [&str; 2]) {
             let ask = async |at: usize| {
                 let (tag, filter, subject) = ("pod", filter.replace('X', values[at]), subjects[at]);
                 let question = Question { endpoint, tag, filter, subject, from, until };
-                observed.ask(&question, &[subjects[at].to_owned(), values[at].to_owned()]).await
+                observed.ask(&question, &[subjects[at], values[at]]).await
             };
             assert_same(ask(0).await, ask(1).await, &format!("{endpoint:?} {name} {filter}"));
         }
@@ -108,12 +119,7 @@ async fn times_of_others_are_as_if_nothing_were_stored() {
                 let (tag, filter, subject) = ("pod_node", filter.to_owned(), "Total");
                 let question = Question { endpoint, tag, filter, subject, from, until };
                 let day = if days_before == 0 { "2024-02-19" } else { "2024-02-09" };
-                let mut typed: Vec<String> = vec![day.to_owned()];
-                // Whole seconds, hours and steps of the range.
-                typed
-                    .extend((from - 7200..=until + 7200).filter(|t| t % 10 < 3).map(|time| time.to_string()));
-                typed.retain(|typed| typed.len() == 10);
-                observed.ask(&question, &typed).await
+                observed.ask(&question, &[day]).await
             };
             assert_same(ask(0).await, ask(10).await, &format!("{endpoint:?} {filter}").to_lowercase());
         }
