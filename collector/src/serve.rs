@@ -15,9 +15,10 @@ use crate::auth::Token;
 use crate::cli::ServeArgs;
 use crate::cluster::{self, ClusterError};
 use crate::embedded::{self, Embedded, EmbeddedConfig, Password};
-use crate::http::{self, HttpMetrics, QueryState};
+use crate::http::{self, HttpMetrics, QueryState, Reader};
 use crate::ingest::Ingest;
 use crate::metrics::Metrics;
+use crate::query::Scope;
 use crate::rollup::{self, RollupMetrics};
 use crate::schema::{self, SchemaError};
 use crate::store::{Queue, Writer, WriterConfig};
@@ -87,7 +88,8 @@ async fn with_store(
     let limits = args.query.limits(window_seconds);
     let state = QueryState::new(client.clone(), limits, http_metrics, Arc::new(registry));
     let for_machines = http::for_machines(state.clone());
-    let router = http::router(state);
+    // Loopback, or whoever has the token.
+    let router = http::router(state, Reader(Scope::All));
     // A page whose name points here does not know the token.
     let router = http::browser::protect(router, token.is_none());
     let router = match token {

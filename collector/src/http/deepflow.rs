@@ -17,11 +17,11 @@ use hearth_profile::write;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{QueryState, reply};
+use super::{QueryState, Reader, reply};
 use crate::query::filter;
 use crate::query::request::{EVENT_TYPES, Invalid, LANGUAGE_TYPES, known_type};
 use crate::query::store::off_runtime;
-use crate::query::{Answer, Flame, Quality, QueryError, Request, Subject, TimeRange};
+use crate::query::{Answer, Flame, Quality, QueryError, Request, Scope, Subject, TimeRange};
 
 /// Where it is asked.
 pub const PATH: &str = "/v1/profile/ProfileTracing";
@@ -60,7 +60,11 @@ struct Envelope<R> {
 }
 
 /// The handler.
-pub async fn profile_tracing(State(state): State<QueryState>, body: Body) -> Response {
+pub async fn profile_tracing(
+    State(state): State<QueryState>,
+    Reader(scope): Reader,
+    body: Body,
+) -> Response {
     let request = match to_bytes(body, MAX_BODY_BYTES).await {
         Ok(bytes) => parse(&bytes),
         Err(_) => Err(Invalid::new(
@@ -74,7 +78,7 @@ pub async fn profile_tracing(State(state): State<QueryState>, body: Body) -> Res
             return refuse(StatusCode::BAD_REQUEST, "INVALID_POST_DATA", invalid.to_string());
         }
     };
-    match answer(&state, &request, shape).await {
+    match answer(&state, &scope, &request, shape).await {
         Ok(response) => response,
         Err(error) => {
             let (status, headers) = reply::status_of(&error);
@@ -87,9 +91,14 @@ pub async fn profile_tracing(State(state): State<QueryState>, body: Body) -> Res
     }
 }
 
-async fn answer(state: &QueryState, request: &Request, shape: Shape) -> Result<Response, QueryError> {
+async fn answer(
+    state: &QueryState,
+    scope: &Scope,
+    request: &Request,
+    shape: Shape,
+) -> Result<Response, QueryError> {
     let _permit = state.permit().await?;
-    Ok(match state.store.flame(request).await? {
+    Ok(match state.store.flame(scope, request).await? {
         Answer::Flame(Flame { tree, quality, notes }) => {
             let quality = shape.quality.then_some(quality);
             off_runtime(move || succeed(&tree, shape.format, notes.join("; "), quality)).await

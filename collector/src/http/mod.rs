@@ -14,14 +14,15 @@ pub mod health;
 mod metrics;
 pub mod page;
 mod parameters;
+mod reader;
 mod reply;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::Router;
 use axum::middleware;
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use clickhouse::Client;
 use prometheus_client::registry::Registry;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -29,6 +30,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::query::{Limits, QueryError, Store};
 
 pub use metrics::HttpMetrics;
+pub use reader::Reader;
 pub(crate) use reply::refused;
 
 /// What the handlers share. Cheap to clone.
@@ -78,11 +80,9 @@ fn machines() -> Router<QueryState> {
         .route("/metrics", get(health::metrics))
 }
 
-/// All routes.
-pub fn router(state: QueryState) -> Router {
+/// What is asked of the store. Whoever serves it says for whom: by a [`Reader`] among the extensions of each request.
+pub fn questions() -> Router<QueryState> {
     Router::new()
-        .route("/", get(page::index))
-        .route("/style.css", get(page::style))
         .route(deepflow::PATH, post(deepflow::profile_tracing))
         .route("/api/v1/flamegraph", get(api::flamegraph::flamegraph))
         .route("/api/v1/apps", get(api::apps::apps))
@@ -90,6 +90,15 @@ pub fn router(state: QueryState) -> Router {
         .route("/api/v1/timeline", get(api::timeline::timeline))
         .route("/api/v1/tags", get(api::tags::tags))
         .route("/api/v1/tags/{tag}/values", get(api::tags::values))
+}
+
+/// All routes, for readers who may see the same.
+pub fn router(state: QueryState, reader: Reader) -> Router {
+    Router::new()
+        .route("/", get(page::index))
+        .route("/style.css", get(page::style))
+        .merge(questions())
+        .layer(Extension(reader))
         .merge(machines())
         .method_not_allowed_fallback(reply::no_such_method)
         .fallback(reply::no_such_path)

@@ -3,7 +3,8 @@
 use clickhouse::Row;
 use serde::Deserialize;
 
-use super::request::{Request, Subject, TOTAL, TimeRange};
+use super::request::{Request, Subject, TOTAL};
+use super::source::Sources;
 use super::time::utc;
 
 /// A row of [`super::plan::seen`], [`super::plan::seen_app`] and [`super::plan::seen_ever`].
@@ -43,12 +44,13 @@ pub fn resembles(request: &Request, seen: &[SeenApp]) -> bool {
     matches!(&request.subject, Subject::App(asked) if !alike(asked, &names(seen)).is_empty())
 }
 
-/// Why `request` found nothing in `range`.
-pub fn reason(request: &Request, range: TimeRange, seen: &Seen) -> String {
+/// Why `request` found nothing in `sources`.
+pub fn reason(request: &Request, sources: &Sources, seen: &Seen) -> String {
+    let (range, place) = (sources.range(), sources.scope().place());
     let between = format!("between {} and {}", utc(range.from), utc(range.until));
     if seen.ever.as_ref().is_some_and(Vec::is_empty) {
         return format!(
-            "nothing is stored: no agent has sent {} samples yet, or all of them are older than the retention",
+            "nothing is stored{place}: no agent has sent {} samples yet, or all of them are older than the retention",
             request.event
         );
     }
@@ -86,23 +88,23 @@ pub fn reason(request: &Request, range: TimeRange, seen: &Seen) -> String {
                 utc(*first_seen),
                 utc(*last_seen)
             ),
-            Some([]) => not_stored(app, &between, latest, seen),
+            Some([]) => not_stored(app, place, &between, latest, seen),
         },
     }
 }
 
-/// Why nothing that can be asked for by its name was found in `range`, of which `request` asks for everything.
-pub fn no_apps(request: &Request, range: TimeRange, seen: &Seen) -> String {
+/// Why nothing that can be asked for by its name was found in `sources`, of which `request` asks for everything.
+pub fn no_apps(request: &Request, sources: &Sources, seen: &Seen) -> String {
     match seen.in_range.as_deref() {
         Some(apps) if !apps.is_empty() && names(apps).is_empty() => ONLY_UNMATCHED.to_owned(),
-        _ => reason(request, range, seen),
+        _ => reason(request, sources, seen),
     }
 }
 
-fn not_stored(asked: &str, between: &str, latest: Option<String>, seen: &Seen) -> String {
+fn not_stored(asked: &str, place: &str, between: &str, latest: Option<String>, seen: &Seen) -> String {
     let in_range = seen.in_range.as_deref();
     let known = names(seen.ever.as_deref().or(in_range).unwrap_or_default());
-    let mut parts = vec![format!("no app_service {asked:?} is stored")];
+    let mut parts = vec![format!("no app_service {asked:?} is stored{place}")];
     let cut = &asked[..asked.floor_char_boundary(COMM_BYTES)];
     if asked.len() > COMM_BYTES {
         let stored = if known.contains(&cut) { ", which is stored" } else { "" };
@@ -174,7 +176,7 @@ fn edit_distance(a: &str, b: &str) -> usize {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::query::filter;
+    use crate::query::{Scope, TimeRange, filter};
 
     const RANGE: TimeRange = TimeRange { from: 1000, until: 2000 };
 
@@ -212,7 +214,7 @@ mod tests {
     }
 
     fn check_seen(request: &Request, seen: &Seen, expected: &str) {
-        let text = reason(request, RANGE, seen);
+        let text = reason(request, &Sources::raw(Scope::All, RANGE), seen);
         assert_eq!(
             text.replace("between 1970-01-01 00:16:40 UTC and 1970-01-01 00:33:20 UTC", "in the range"),
             expected
@@ -225,6 +227,21 @@ mod tests {
                         or all of them are older than the retention";
         check("redis-server", "", "", expected);
         check("Total", "", "", expected);
+    }
+
+    #[test]
+    fn a_reader_of_some_is_told_where_nothing_is() {
+        let namespaces = Scope::Namespaces { cluster: "c".into(), namespaces: ["a".to_owned()].into() };
+        let seen = |ever| Seen { asked: Some(Vec::new()), in_range: Some(Vec::new()), ever };
+        let check = |scope: &Scope, ever, expected: &str| {
+            let sources = Sources::raw(scope.clone(), RANGE);
+            let text = reason(&request("redis", ""), &sources, &seen(ever));
+            assert_eq!(text.split([':', ';']).next(), Some(expected));
+        };
+        let of_namespaces = " of the namespaces that you may see";
+        check(&namespaces, Some(Vec::new()), &format!("nothing is stored{of_namespaces}"));
+        check(&namespaces, None, &format!("no app_service \"redis\" is stored{of_namespaces}"));
+        check(&Scope::Cluster("c".into()), None, "no app_service \"redis\" is stored of this cluster");
     }
 
     #[test]
@@ -362,7 +379,8 @@ mod tests {
         };
         let check = |in_range: Vec<SeenApp>, ever: Option<Vec<SeenApp>>, expected: &str| {
             let seen = Seen { asked: None, in_range: Some(in_range), ever };
-            assert_eq!(no_apps(&Request::of_everything(RANGE), RANGE, &seen), expected);
+            let sources = Sources::raw(Scope::All, RANGE);
+            assert_eq!(no_apps(&Request::of_everything(RANGE), &sources, &seen), expected);
         };
         let between = "between 1970-01-01 00:16:40 UTC and 1970-01-01 00:33:20 UTC";
         check(vec![app("")], None, "only processes that no policy matches are stored: see them under Total");

@@ -4,9 +4,9 @@
 //! Each table is grouped by itself and the groups are put together: only so does
 //! ClickHouse answer whole days from the projection of the hour table.
 
-use super::plan::{Statement, Value};
 use super::source::Sources;
-use super::table::{self, Branch};
+use super::statement::table::{self, Branch};
+use super::statement::{Condition, Sql, Statement, Value};
 
 /// What is asked of the rows. Expressions are over the columns of raw rows.
 pub(super) struct Grouped<'a> {
@@ -40,38 +40,20 @@ pub(super) const VALUE: Part<'static> = Part { fold: "sum", of: "profile_value",
 pub(super) const ROLLED_UP: Part<'static> = Part { fold: "sum", of: table::ROLLED_UP, name: "rolled_up" };
 
 impl Grouped<'_> {
-    /// The statement. `condition` writes which rows are meant, the times of the table included.
-    pub(super) fn from(
-        &self,
-        sources: &Sources,
-        condition: impl Fn(&Branch, &mut Vec<Value>) -> String,
-    ) -> Statement {
-        let mut values = Vec::new();
-        let mut selects = Vec::new();
-        for branch in sources.branches() {
-            values.extend_from_slice(self.key_values);
-            let condition = condition(&branch, &mut values);
-            selects.push(self.of_table(&branch, &condition));
+    /// The statement. `condition` says which rows are meant, the times of the table included.
+    pub(super) fn from(&self, sources: &Sources, condition: impl Fn(&Branch<'_>) -> Condition) -> Statement {
+        let of_table = |branch: &Branch<'_>| self.of_table(branch, condition(branch));
+        let mut selects: Vec<Statement> = sources.branches().iter().map(of_table).collect();
+        if selects.len() == 1 {
+            return selects.remove(0).then(self.tail);
         }
-        let names: Vec<&str> = self.keys.iter().map(|(_, name)| *name).collect();
-        let names = names.join(", ");
-        let sql = match selects.as_slice() {
-            [only] => only.clone(),
-            _ => {
-                let parts =
-                    self.parts.iter().map(|Part { fold, of: _, name }| format!("{fold}({name}) AS {name}"));
-                let columns: Vec<String> = std::iter::once(names.clone()).chain(parts).collect();
-                format!(
-                    "SELECT {}\nFROM (\n{}\n)\nGROUP BY {names}",
-                    columns.join(", "),
-                    selects.join("\nUNION ALL\n")
-                )
-            }
-        };
-        Statement { sql: sql + self.tail, values }
+        let parts = self.parts.iter().map(|Part { fold, of: _, name }| format!("{fold}({name}) AS {name}"));
+        let columns: Vec<String> = std::iter::once(self.names()).chain(parts).collect();
+        let tail = format!("\nGROUP BY {}{}", self.names(), self.tail);
+        Statement::of_all(&columns.join(", "), selects, &tail)
     }
 
-    fn of_table(&self, branch: &Branch, condition: &str) -> String {
+    fn of_table(&self, branch: &Branch<'_>, condition: Condition) -> Statement {
         let keys = self.keys.iter().map(|(of, name)| match branch.expression(of) {
             of if of == *name => of.to_owned(),
             of => format!("{of} AS {name}"),
@@ -81,13 +63,16 @@ impl Grouped<'_> {
             .iter()
             .map(|Part { fold, of, name }| format!("{fold}({}) AS {name}", branch.expression(of)));
         let columns: Vec<String> = keys.chain(parts).collect();
+        let columns = Sql::of(|values| {
+            values.extend_from_slice(self.key_values);
+            columns.join(", ")
+        });
+        Statement::of_rows(columns, branch, condition, &format!("\nGROUP BY {}", self.names()))
+    }
+
+    fn names(&self) -> String {
         let names: Vec<&str> = self.keys.iter().map(|(_, name)| *name).collect();
-        format!(
-            "SELECT {}\nFROM {}\nWHERE {condition}\nGROUP BY {}",
-            columns.join(", "),
-            branch.table(),
-            names.join(", ")
-        )
+        names.join(", ")
     }
 }
 
@@ -106,8 +91,8 @@ mod tests {
             parts: &[Part { fold: "min", of: "process_id", name: "first" }, VALUE, ROLLED_UP],
             tail: "\nORDER BY value",
         };
-        let Statement { sql, values } = grouped.from(&sources, |branch, values| branch.time(values));
-        assert_snapshot!(format!("{sql}\n{values:?}"), @r"
+        let statement = grouped.from(&sources, |branch| Condition { own: branch.time(), more: Vec::new() });
+        assert_snapshot!(format!("{}\n{:?}", statement.sql(), statement.values()), @r"
         SELECT slot, period, min(first) AS first, sum(value) AS value, sum(rolled_up) AS rolled_up
         FROM (
         SELECT intDiv(main_thread, ?) AS slot, toInt64(period) AS period, min(toUInt32(0)) AS first, sum(profile_value) AS value, sum(profile_value) AS rolled_up

@@ -8,10 +8,12 @@ use serde::Deserialize;
 use super::QueryError;
 use super::build::{self, AppRow, Stacks};
 use super::grouped::{Grouped, PERIOD, ROLLED_UP, SAMPLES, VALUE};
-use super::plan::{self, Statement};
+use super::plan;
 use super::quality::{Incomplete, Quality};
 use super::request::{Request, Subject};
+use super::scope::Scope;
 use super::source::{Need, Sources};
+use super::statement::Statement;
 use super::store::{Store, off_runtime};
 
 /// A row of [`statement`].
@@ -44,12 +46,12 @@ pub enum Labelled {
 }
 
 impl Store {
-    /// The samples that are asked for as a pprof file, or the reason why there are none.
+    /// The samples in the scope that are asked for as a pprof file, or the reason why there are none.
     ///
     /// # Errors
     /// As [`Store::flame`].
-    pub async fn pprof(&self, request: &Request) -> Result<Labelled, QueryError> {
-        let (sources, mut notes) = self.sources(request.range, Need::of(request)).await?;
+    pub async fn pprof(&self, scope: &Scope, request: &Request) -> Result<Labelled, QueryError> {
+        let (sources, mut notes) = self.sources(scope, request.range, Need::of(request)).await?;
         let (found, lost) = tokio::try_join!(self.labelled(request, &sources), self.lost(request, &sources))?;
         let Some((rows, stacks)) = found else {
             return Ok(Labelled::Empty(self.reason(request, &sources, &lost).await?));
@@ -85,7 +87,7 @@ impl Store {
 }
 
 /// Value by stack and everything that is a label. `Total` has no stacks.
-fn statement(request: &Request, sources: &Sources) -> Statement {
+pub(super) fn statement(request: &Request, sources: &Sources) -> Statement {
     let (stack_id, app_service) = match &request.subject {
         Subject::Total => ("toFixedString('', 16)", None),
         Subject::App(app) => ("stack_id", Some(app.as_str())),
@@ -103,7 +105,7 @@ fn statement(request: &Request, sources: &Sources) -> Statement {
     let mut keys = vec![(stack_id, "stack"), ("toInt8(stack_end)", "end"), PERIOD];
     keys.extend(labels.map(|label| (label, label)));
     let grouped = Grouped { keys: &keys, key_values: &[], parts: &[SAMPLES, VALUE, ROLLED_UP], tail: "" };
-    grouped.from(sources, |branch, values| plan::condition(request, branch, app_service, values))
+    grouped.from(sources, |branch| plan::condition(request, branch, app_service))
 }
 
 fn pprof(about: &About<'_>, subject: &Subject, rows: &[LabelledRow], stacks: &Stacks) -> Vec<u8> {
@@ -178,9 +180,9 @@ mod tests {
             filter: filter::parse("pod_ns = 'a'").unwrap(),
             max_kernel_frames: None,
         };
-        let Statement { sql, values } = statement(&request, &Sources::raw(range));
-        assert_eq!(sql.matches('?').count(), values.len());
-        sql
+        let statement = statement(&request, &Sources::raw(Scope::All, range));
+        assert_eq!(statement.sql().matches('?').count(), statement.values().len());
+        statement.sql().to_owned()
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The query core: what every query surface is made of.
 //!
 //! parse ([`request`], [`filter`]) → plan ([`plan`]: SQL text and bound
-//! values; [`source`]: from which tables) → rows ([`store`], the only part that does IO) → tree ([`build`]),
+//! values, made in [`statement`] alone, for the [`scope`] of who asks; [`source`]: from which tables) → rows ([`store`], the only part that does IO) → tree ([`build`]),
 //! or, when there are no rows, the reason ([`empty`]). With each tree comes how
 //! far it can be trusted ([`quality`]).
 //!
@@ -21,9 +21,10 @@ pub mod labelled;
 pub mod plan;
 pub mod quality;
 pub mod request;
+pub mod scope;
 pub mod source;
+pub mod statement;
 pub mod store;
-mod table;
 pub mod tags;
 pub mod time;
 pub mod timeline;
@@ -32,6 +33,7 @@ pub mod values;
 pub use error::{Exceeded, Limit, QueryError};
 pub use quality::Quality;
 pub use request::{Request, Subject, TimeRange};
+pub use scope::Scope;
 pub use store::{Answer, App, Flame, Store};
 
 /// Bounds of one question.

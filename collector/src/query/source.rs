@@ -9,9 +9,9 @@ use std::collections::BTreeSet;
 
 use super::build::percent;
 use super::filter::{Expr, Tag};
-use super::plan::Value;
 use super::request::{Request, TimeRange};
-use super::table::{Branch, HOURS, MINUTES, RAW, Table, times};
+use super::scope::Scope;
+use super::statement::table::{Branch, HOURS, MINUTES, RAW, Table};
 use super::time::utc;
 use crate::rollup::Coverage;
 use crate::rollup::coverage::{DAY, HOUR, hours_of};
@@ -49,9 +49,10 @@ pub struct Need {
     pub step: Option<u32>,
 }
 
-/// The disjoint parts of a range, by the table that answers them.
+/// The disjoint parts of a range, by the table that answers them, and who may be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sources {
+    scope: Scope,
     /// What was to be answered, and what is: widened where it had to be.
     wanted: TimeRange,
     range: TimeRange,
@@ -99,8 +100,9 @@ impl Need {
 
 impl Sources {
     /// Raw rows alone.
-    pub fn raw(range: TimeRange) -> Self {
+    pub fn raw(scope: Scope, range: TimeRange) -> Self {
         Self {
+            scope,
             wanted: range,
             range,
             raw: vec![range],
@@ -111,13 +113,22 @@ impl Sources {
         }
     }
 
-    /// By what there is.
-    pub fn choose(range: TimeRange, need: Need, coverage: &Coverage) -> Self {
+    /// By what there is; `seen` are the hours outside of which the scope has nothing. Of these nothing may be known:
+    /// raw rows are asked, whatever is stored of others.
+    pub fn choose(
+        scope: Scope,
+        range: TimeRange,
+        seen: TimeRange,
+        need: Need,
+        coverage: &Coverage,
+    ) -> Self {
         let choice = Choice { coverage, long: is_long(range), need };
-        let mut sources = Self { raw: Vec::new(), lacking: need.raw_tag, ..Self::raw(range) };
+        let mut sources = Self { raw: Vec::new(), lacking: need.raw_tag, ..Self::raw(scope, range) };
         // Where rollups have nothing, raw rows may have come since.
         let mut unanswered = Some(range.from);
-        for hour in hours_with_rollups(range, coverage) {
+        let seen = seen.aligned(HOUR);
+        let hours = hours_with_rollups(range, coverage);
+        for hour in hours.into_iter().filter(|hour| (seen.from..=seen.until).contains(hour)) {
             let of_hour = TimeRange { from: hour, until: hour.saturating_add(HOUR - 1) };
             let part =
                 TimeRange { from: of_hour.from.max(range.from), until: of_hour.until.min(range.until) };
@@ -149,13 +160,18 @@ impl Sources {
         self.missing = Some(TimeRange { from: first, until: hour.until });
     }
 
+    /// Who may be told.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
     /// The range that is answered.
     pub fn range(&self) -> TimeRange {
         self.range
     }
 
     /// The tables to ask, one or more.
-    pub(super) fn branches(&self) -> Vec<Branch> {
+    pub(super) fn branches(&self) -> Vec<Branch<'_>> {
         let (days, hours) = split_days(&self.hours);
         let branches = [(HOURS, days, true), (HOURS, hours, false)].into_iter().chain([
             (MINUTES, self.minutes.clone(), false),
@@ -164,32 +180,20 @@ impl Sources {
         ]);
         branches
             .filter(|(_, ranges, _)| !ranges.is_empty())
-            .map(|(table, ranges, by_day)| Branch { table, ranges, by_day })
+            .map(|(table, ranges, by_day)| Branch { scope: &self.scope, table, ranges, by_day })
             .collect()
     }
 
-    /// All tables whatever the time, with `in_range` for what belongs to the answer.
-    pub(super) fn sql_of_all_times(
-        &self,
-        condition: &str,
-        bound: &[Value],
-        values: &mut Vec<Value>,
-    ) -> String {
-        let branches = self.tables().map(|(Table { name, .. }, ranges)| {
-            let in_range = if ranges.is_empty() {
-                "0".to_owned()
-            } else {
-                format!("({})", times("time", ranges, values))
-            };
-            values.extend_from_slice(bound);
-            format!("SELECT app_service, time, {in_range} AS in_range\nFROM {name} WHERE {condition}")
-        });
-        let branches: Vec<String> = branches.collect();
-        format!("(\n{}\n)", branches.join("\nUNION ALL\n"))
-    }
-
-    fn tables(&self) -> impl Iterator<Item = (Table, &[TimeRange])> {
-        [(HOURS, self.hours.as_slice()), (MINUTES, &self.minutes), (RAW, &self.raw)].into_iter()
+    /// All tables, each with the times that are asked of it, which may be none.
+    pub(super) fn tables(&self) -> impl Iterator<Item = Branch<'_>> {
+        let tables: [(Table, &[TimeRange]); 3] =
+            [(HOURS, &self.hours), (MINUTES, &self.minutes), (RAW, &self.raw)];
+        tables.into_iter().map(|(table, ranges)| Branch {
+            scope: &self.scope,
+            table,
+            ranges: ranges.to_vec(),
+            by_day: false,
+        })
     }
 
     /// What whoever `asked` must know of it, in sentences.
@@ -356,7 +360,7 @@ pub(super) mod tests {
         let range = range(from.parse().unwrap(), until.parse().unwrap());
         let filter = filter::parse(tag_filter).unwrap();
         let need = Need { raw_tag: filter.as_ref().and_then(first_raw_tag), step: None };
-        Sources::choose(range, need, &coverage(tables))
+        Sources::choose(Scope::All, range, range, need, &coverage(tables))
     }
 
     fn shown(ranges: &[TimeRange]) -> String {
@@ -476,7 +480,7 @@ pub(super) mod tests {
     fn the_widest_range_has_few_parts() {
         let widest = TimeRange { from: 1, until: u32::MAX };
         let Sources { raw, minutes, .. } =
-            Sources::choose(widest, Need::default(), &coverage("min 1=5, min 2=5"));
+            Sources::choose(Scope::All, widest, widest, Need::default(), &coverage("min 1=5, min 2=5"));
         assert_eq!((raw.len(), minutes.len()), (2, 1));
     }
 
@@ -505,7 +509,7 @@ pub(super) mod tests {
         let mut values = Vec::new();
         let shown: Vec<String> = branches
             .iter()
-            .map(|branch| format!("{}: {}", branch.table(), branch.time(&mut values)))
+            .map(|branch| format!("{}: {}", branch.name(), branch.time().write(&mut values)))
             .collect();
         assert_snapshot!(format!("{}\n{values:?}", shown.join("\n")), @r"
         profile.in_process_1h: time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')
@@ -513,20 +517,23 @@ pub(super) mod tests {
         profile.in_process_local: ((time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')) OR (time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')))
         [Int(82800), Int(86399), Int(86400), Int(89999), Int(93600), Int(97199), Int(90000), Int(93599), Int(97200), Int(107999)]
         ");
-        let mut values = Vec::new();
-        let all = sources.sql_of_all_times("app_service = ?", &[Value::Text("a".into())], &mut values);
-        assert_snapshot!(format!("{all}\n{values:?}"), @r#"
-        (
-        SELECT app_service, time, (time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')) AS in_range
-        FROM profile.in_process_1h WHERE app_service = ?
-        UNION ALL
-        SELECT app_service, time, (((time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')) OR (time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')))) AS in_range
-        FROM profile.in_process_1m WHERE app_service = ?
-        UNION ALL
-        SELECT app_service, time, (((time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')) OR (time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC')))) AS in_range
-        FROM profile.in_process_local WHERE app_service = ?
-        )
-        [Int(82800), Int(86399), Text("a"), Int(86400), Int(89999), Int(93600), Int(97199), Text("a"), Int(90000), Int(93599), Int(97200), Int(107999), Text("a")]
-        "#);
+    }
+
+    #[test]
+    fn where_a_reader_has_nothing_it_is_not_told_what_there_is() {
+        let (asked, tables) = (range(1.504, 9.0), coverage("min 1=5, min 2=5, min 3=5 mixed, min 5=5"));
+        let check = |seen: TimeRange, expected: &str| {
+            let Sources { range, raw, minutes, missing, .. } =
+                Sources::choose(Scope::All, asked, seen, Need::default(), &tables);
+            let missing = if missing.is_some() { ", some missing" } else { "" };
+            assert_eq!(
+                format!("{}: raw {}, minutes {}{missing}", shown(&[range]), shown(&raw), shown(&minutes)),
+                expected
+            );
+        };
+        check(asked, "1.5..9: raw 3..5 6..9, minutes 1.5..3 5..6, some missing");
+        check(range(2.2, 2.3), "1.504..9: raw 1.504..2 3..9, minutes 2..3");
+        check(range(2.2, 5.1), "1.504..9: raw 1.504..2 3..5 6..9, minutes 2..3 5..6, some missing");
+        check(range(7.0, 8.0), "1.504..9: raw 1.504..9, minutes ");
     }
 }

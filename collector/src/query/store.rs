@@ -11,12 +11,15 @@ use super::build::{self, Stacks};
 use super::empty::Seen;
 use super::error::{Exceeded, Limit};
 use super::filter::Expr;
-use super::plan::{self, Statement, Value};
+use super::plan;
 use super::quality::{self, LossRow, Quality};
 use super::request::{Request, Subject, TOTAL, TimeRange};
+use super::scope::Scope;
 use super::source::{self, Need, Sources};
+use super::statement::{Statement, Value};
 use super::{Limits, QueryError, empty};
 use crate::rollup::Coverage;
+use crate::rollup::coverage::HOUR;
 
 /// Most app services in a list.
 pub const MAX_APPS: u64 = 10_000;
@@ -72,6 +75,14 @@ struct StackRow {
     frames: String,
 }
 
+/// A row of [`plan::first_and_last`].
+#[derive(Row, Deserialize)]
+struct FirstAndLast {
+    first: u32,
+    last: u32,
+    rows_there: u64,
+}
+
 #[derive(Row, Deserialize)]
 struct One {
     #[serde(rename = "one")]
@@ -108,12 +119,12 @@ impl Store {
         Self { client, coverage, limits }
     }
 
-    /// The flame graph that is asked for, or the reason why there is none.
+    /// The flame graph that is asked for, of what is in the scope, or the reason why there is none.
     ///
     /// # Errors
     /// If the answer exceeds a limit, or ClickHouse does not give one.
-    pub async fn flame(&self, request: &Request) -> Result<Answer, QueryError> {
-        let (sources, mut notes) = self.sources(request.range, Need::of(request)).await?;
+    pub async fn flame(&self, scope: &Scope, request: &Request) -> Result<Answer, QueryError> {
+        let (sources, mut notes) = self.sources(scope, request.range, Need::of(request)).await?;
         let (tree, lost) = tokio::try_join!(self.tree(request, &sources), self.lost(request, &sources))?;
         match tree {
             Some((tree, quality)) => {
@@ -162,16 +173,18 @@ impl Store {
 
     /// What the agents of the answer's nodes lost; of an answer without rows, on
     /// whatever node there might have been something. `Total`, also of some nodes, is
-    /// of one that lost every sample it took, too.
+    /// of one that lost every sample it took, too. Whoever may not see whole nodes is
+    /// told of those alone that have rows in the answer.
     pub(super) async fn lost(
         &self,
         request: &Request,
         sources: &Sources,
     ) -> Result<BTreeMap<String, u64>, QueryError> {
         let of_nodes = request.filter.as_ref().and_then(Expr::of_nodes);
-        let losses: Vec<LossRow> = self.rows(&plan::losses(sources.range(), of_nodes.as_ref())).await?;
+        let losses: Vec<LossRow> = self.rows(&plan::losses(request, sources, of_nodes.as_ref())).await?;
         // Mostly there are none, and then the nodes need not be found.
         let all = losses.is_empty() || request.subject == Subject::Total && request.filter == of_nodes;
+        let all = all || !sources.scope().has_nodes();
         let nodes = if all { Vec::new() } else { self.rows(&plan::nodes(request, sources)).await? };
         Ok(quality::lost(losses, nodes))
     }
@@ -189,7 +202,7 @@ impl Store {
         lost: &BTreeMap<String, u64>,
     ) -> Result<String, QueryError> {
         let seen = self.seen(request, sources).await?;
-        let reason = empty::reason(request, sources.range(), &seen);
+        let reason = empty::reason(request, sources, &seen);
         let parts = [Some(reason), sources.missing_note(), quality::lost_note(lost)];
         Ok(parts.into_iter().flatten().collect::<Vec<_>>().join("; "))
     }
@@ -198,6 +211,7 @@ impl Store {
     /// look at what there is if raw rows do.
     pub(super) async fn sources(
         &self,
+        scope: &Scope,
         asked: TimeRange,
         need: Need,
     ) -> Result<(Sources, Vec<String>), QueryError> {
@@ -205,14 +219,28 @@ impl Store {
         let range = asked.aligned(window);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
+        let raw = Sources::raw(scope.clone(), range);
         let sources = if source::wants_rollups(range, now) {
-            let coverage = self.in_time(Coverage::read(&self.coverage)).await?;
-            Sources::choose(range, need, &coverage)
+            let coverage = self.in_time(Coverage::read(&self.coverage));
+            let (coverage, seen) = tokio::try_join!(coverage, self.first_and_last(scope, range))?;
+            seen.map_or(raw, |seen| Sources::choose(scope.clone(), range, seen, need, &coverage))
         } else {
-            Sources::raw(range)
+            raw
         };
         let notes = sources.notes(asked, window);
         Ok((sources, notes))
+    }
+
+    /// The hours of a range outside of which the scope has nothing; none if it has nothing at all. What is stored
+    /// of others must not be known by what is asked and said then.
+    async fn first_and_last(&self, scope: &Scope, range: TimeRange) -> Result<Option<TimeRange>, QueryError> {
+        if scope.has_nodes() {
+            return Ok(Some(range));
+        }
+        let hours = TimeRange { until: (range.until - range.until % HOUR).saturating_add(HOUR - 1), ..range.aligned(HOUR) };
+        let found: Vec<FirstAndLast> = self.rows(&plan::first_and_last(scope, hours)).await?;
+        let found = found.into_iter().find(|found| found.rows_there > 0);
+        Ok(found.map(|FirstAndLast { first, last, .. }| TimeRange { from: first, until: last }))
     }
 
     /// What there is instead, no more than the reason needs: an app by its key,
@@ -251,13 +279,19 @@ impl Store {
         }
     }
 
-    /// The app services of a range, the hottest first, at most [`MAX_APPS`], and notes.
+    /// The app services of a range, as far as they are in the scope, the hottest first, at most [`MAX_APPS`], and notes.
     ///
     /// # Errors
     /// As [`Store::flame`].
-    pub async fn apps(&self, range: TimeRange) -> Result<(Vec<App>, Vec<String>), QueryError> {
-        let (sources, mut notes) = self.sources(range, Need::default()).await?;
-        let (apps, losses) = (plan::apps(&sources, MAX_APPS + 1), plan::losses(sources.range(), None));
+    pub async fn apps(
+        &self,
+        scope: &Scope,
+        range: TimeRange,
+    ) -> Result<(Vec<App>, Vec<String>), QueryError> {
+        let (sources, mut notes) = self.sources(scope, range, Need::default()).await?;
+        let everything = Request::of_everything(sources.range());
+        let (apps, losses) =
+            (plan::apps(&sources, MAX_APPS + 1), plan::losses(&everything, &sources, None));
         let (mut apps, losses): (Vec<App>, _) = tokio::try_join!(self.rows(&apps), self.rows(&losses))?;
         if apps.len() as u64 > MAX_APPS {
             apps.truncate(MAX_APPS as usize);
@@ -276,7 +310,7 @@ impl Store {
     async fn no_apps(&self, sources: &Sources) -> Result<String, QueryError> {
         let request = Request::of_everything(sources.range());
         let seen = self.seen(&request, sources).await?;
-        Ok(empty::no_apps(&request, sources.range(), &seen))
+        Ok(empty::no_apps(&request, sources, &seen))
     }
 
     /// Whether ClickHouse answers within two seconds.
@@ -302,9 +336,8 @@ impl Store {
         &self,
         statement: &Statement,
     ) -> Result<Vec<T>, QueryError> {
-        let Statement { sql, values } = statement;
-        let mut query = self.client.query(sql);
-        for value in values {
+        let mut query = self.client.query(statement.sql());
+        for value in statement.values() {
             query = match value {
                 Value::Text(text) => query.bind(text.as_str()),
                 Value::Int(number) => query.bind(number),

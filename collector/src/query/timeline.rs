@@ -5,10 +5,12 @@ use serde::{Deserialize, Serialize};
 
 use super::QueryError;
 use super::grouped::{Grouped, ROLLED_UP, SAMPLES, VALUE};
-use super::plan::{self, Statement, Value};
+use super::plan;
 use super::quality;
 use super::request::{Invalid, Request, Subject, TimeRange};
+use super::scope::Scope;
 use super::source::{Need, Sources};
+use super::statement::{Statement, Value};
 use super::store::{Store, sum};
 
 /// Most points of an answer.
@@ -136,14 +138,19 @@ impl Steps {
 }
 
 impl Store {
-    /// The CPU time of what is asked for in each step. The filter and the
+    /// The CPU time of what is asked for in each step, as far as it is in the scope. The filter and the
     /// subject are `request`'s, the range is that of the steps.
     ///
     /// # Errors
     /// As [`Store::flame`].
-    pub async fn timeline(&self, request: &Request, steps: Steps) -> Result<Timeline, QueryError> {
+    pub async fn timeline(
+        &self,
+        scope: &Scope,
+        request: &Request,
+        steps: Steps,
+    ) -> Result<Timeline, QueryError> {
         let need = Need { step: Some(steps.step), ..Need::of(request) };
-        let (sources, mut notes) = self.sources(request.range, need).await?;
+        let (sources, mut notes) = self.sources(scope, request.range, need).await?;
         let statement = statement(request, &sources, steps);
         let (rows, lost): (Vec<SlotRow>, _) =
             tokio::try_join!(self.rows(&statement), self.lost(request, &sources))?;
@@ -164,7 +171,7 @@ impl Store {
     }
 }
 
-fn statement(request: &Request, sources: &Sources, steps: Steps) -> Statement {
+pub(super) fn statement(request: &Request, sources: &Sources, steps: Steps) -> Statement {
     let (first, step) = (steps.first(), steps.step);
     let app_service = match &request.subject {
         Subject::Total => None,
@@ -177,7 +184,7 @@ fn statement(request: &Request, sources: &Sources, steps: Steps) -> Statement {
         parts: &[SAMPLES, VALUE, ROLLED_UP],
         tail: "",
     };
-    grouped.from(sources, |branch, values| plan::condition(request, branch, app_service, values))
+    grouped.from(sources, |branch| plan::condition(request, branch, app_service))
 }
 
 #[cfg(test)]
@@ -276,8 +283,9 @@ mod tests {
             filter: filter::parse("cpu = 1").unwrap(),
             max_kernel_frames: None,
         };
-        let Statement { sql, values } = statement(&request, &Sources::raw(range), Steps { range, step: 20 });
-        assert_snapshot!(format!("{sql}\n{values:?}"), @r#"
+        let sources = Sources::raw(Scope::All, range);
+        let statement = statement(&request, &sources, Steps { range, step: 20 });
+        assert_snapshot!(format!("{}\n{:?}", statement.sql(), statement.values()), @r#"
         SELECT toUInt32(intDiv(greatest(toUnixTimestamp(time), toUInt32(?)) - ?, ?)) AS slot, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value, sum(toInt64(0)) AS rolled_up
         FROM profile.in_process_local
         WHERE app_service = ? AND profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND `cpu` = ?

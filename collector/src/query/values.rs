@@ -6,10 +6,12 @@ use serde::{Deserialize, Serialize};
 use super::QueryError;
 use super::filter::Tag;
 use super::grouped::{Grouped, ROLLED_UP, SAMPLES, VALUE};
-use super::plan::{self, Statement};
+use super::plan;
 use super::quality;
 use super::request::Request;
+use super::scope::Scope;
 use super::source::{Need, Sources};
+use super::statement::Statement;
 use super::store::{Store, sum};
 
 /// Most values of an answer.
@@ -46,17 +48,19 @@ pub struct TagValues {
 }
 
 impl Store {
-    /// The `limit` hottest values that `tag` has in the rows of `request`, whose subject does not matter.
+    /// The `limit` hottest values that `tag` has in those rows of `request` that are in the scope; its subject does
+    /// not matter.
     ///
     /// # Errors
     /// As [`Store::flame`].
     pub async fn tag_values(
         &self,
+        scope: &Scope,
         request: &Request,
         tag: &'static Tag,
         limit: u32,
     ) -> Result<TagValues, QueryError> {
-        let (sources, mut notes) = self.sources(request.range, Need::of(request).and_tag(tag)).await?;
+        let (sources, mut notes) = self.sources(scope, request.range, Need::of(request).and_tag(tag)).await?;
         let statement = statement(request, &sources, tag, limit);
         let (mut rows, lost): (Vec<ValueRow>, _) =
             tokio::try_join!(self.rows(&statement), self.lost(request, &sources))?;
@@ -82,7 +86,12 @@ impl Store {
 }
 
 /// One more than is listed: so it is known whether there are more.
-fn statement(request: &Request, sources: &Sources, tag: &'static Tag, limit: u32) -> Statement {
+pub(super) fn statement(
+    request: &Request,
+    sources: &Sources,
+    tag: &'static Tag,
+    limit: u32,
+) -> Statement {
     let name = tag.as_value();
     let tail = format!("\nORDER BY value DESC, name LIMIT {}", limit + 1);
     let grouped = Grouped {
@@ -91,7 +100,7 @@ fn statement(request: &Request, sources: &Sources, tag: &'static Tag, limit: u32
         parts: &[SAMPLES, VALUE, ROLLED_UP],
         tail: &tail,
     };
-    grouped.from(sources, |branch, values| plan::condition(request, branch, None, values))
+    grouped.from(sources, |branch| plan::condition(request, branch, None))
 }
 
 #[cfg(test)]
@@ -113,7 +122,8 @@ mod tests {
             max_kernel_frames: None,
         };
         let tag = filter::TAGS.iter().find(|tag| tag.name == "process_id").unwrap();
-        assert_snapshot!(statement(&request, &Sources::raw(request.range), tag, 100).sql, @r"
+        let sources = Sources::raw(Scope::All, request.range);
+        assert_snapshot!(statement(&request, &sources, tag, 100).sql(), @r"
         SELECT toString(toString(`process_id`)) AS name, sum(toUInt64(sample_count)) AS samples, sum(profile_value) AS value, sum(toInt64(0)) AS rolled_up
         FROM profile.in_process_local
         WHERE profile_event_type = ? AND profile_language_type = ? AND time >= toDateTime(?, 'UTC') AND time <= toDateTime(?, 'UTC') AND `pod_ns` = ?

@@ -8,8 +8,8 @@ use std::time::Duration;
 use clickhouse::Client;
 use hearth_clickhouse::engine::Engine;
 use hearth_clickhouse::http as embedded;
-use hearth_collector::http::{HttpMetrics, QueryState, router};
-use hearth_collector::query::Limits;
+use hearth_collector::http::{HttpMetrics, QueryState, Reader, router};
+use hearth_collector::query::{Limits, Scope};
 use hearth_collector::schema::{self, Retention};
 use hearth_profile::stack::{StackId, stack_id};
 use prometheus_client::registry::Registry;
@@ -51,7 +51,7 @@ impl Collector {
         end_at_once();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(async move { axum::serve(listener, router(state)).await.unwrap() });
+        tokio::spawn(async move { axum::serve(listener, router(state, Reader(Scope::All))).await.unwrap() });
         Self { base, http: reqwest::Client::new() }
     }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use clickhouse::Client;
-use hearth_collector::http::{HttpMetrics, QueryState, router};
-use hearth_collector::query::Limits;
+use hearth_collector::http::{HttpMetrics, QueryState, Reader, router};
+use hearth_collector::query::{Limits, Scope};
 use hearth_proto::collector::v1::{AckResult, Label, Pod, SampleBatch};
 use prometheus_client::registry::Registry;
 use tonic::Code;
@@ -129,7 +129,7 @@ async fn filters_on_tags_of_pods_find_their_rows() {
     let state = QueryState::new(client, Limits::default(), metrics, Arc::new(registry));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let api = format!("http://{}/api/v1/tags/process_name/values", listener.local_addr().unwrap());
-    tokio::spawn(async move { axum::serve(listener, router(state)).await.unwrap() });
+    tokio::spawn(async move { axum::serve(listener, router(state, Reader(Scope::All))).await.unwrap() });
 
     let http = reqwest::Client::new();
     let (from, until) = (last_window() - 60, last_window() + 10);

@@ -2,7 +2,7 @@
 
 use clickhouse::Client;
 use hearth_collector::embedded::Embedded;
-use hearth_collector::query::{Answer, Limits, Request, Store, Subject, TimeRange};
+use hearth_collector::query::{Answer, Limits, Request, Scope, Store, Subject, TimeRange};
 use hearth_collector::schema;
 
 use crate::harness::{RETENTION, engine, last_window};
@@ -120,7 +120,7 @@ async fn a_store_of_version_1_is_brought_to_the_latest() {
             max_kernel_frames: None,
         };
         let store = Store::new(engine.client.clone(), Limits::default());
-        let Answer::Flame(flame) = store.flame(&request).await.unwrap() else {
+        let Answer::Flame(flame) = store.flame(&Scope::All, &request).await.unwrap() else {
             panic!("the row is not answered");
         };
         assert_eq!(hearth_profile::write::folded::folded(&flame.tree), "redis;[t] io;main;work 20202\n");

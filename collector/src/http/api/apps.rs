@@ -5,11 +5,11 @@ use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::super::QueryState;
 use super::super::parameters::Parameters;
 use super::super::reply::ApiError;
+use super::super::{QueryState, Reader};
 use super::{Clock, UNIT, range};
-use crate::query::TimeRange;
+use crate::query::{Scope, TimeRange};
 use crate::query::store::App;
 
 #[derive(Serialize)]
@@ -29,15 +29,20 @@ struct ListedApp {
 }
 
 /// The handler.
-pub async fn apps(State(state): State<QueryState>, RawQuery(query): RawQuery) -> Response {
-    list(&state, query.as_deref().unwrap_or_default()).await.unwrap_or_else(IntoResponse::into_response)
+pub async fn apps(
+    State(state): State<QueryState>,
+    Reader(scope): Reader,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let query = query.unwrap_or_default();
+    list(&state, &scope, &query).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn list(state: &QueryState, query: &str) -> Result<Response, ApiError> {
+async fn list(state: &QueryState, scope: &Scope, query: &str) -> Result<Response, ApiError> {
     let mut parameters = Parameters::parse(query, &["from", "until"])?;
     let range = range(&mut parameters, Clock::of(state))?;
     let _permit = state.permit().await?;
-    let (apps, notes) = state.store.apps(range).await?;
+    let (apps, notes) = state.store.apps(scope, range).await?;
     let apps = apps
         .into_iter()
         .map(|App { app_service: name, samples, value, rolled_up: _ }| ListedApp { name, samples, value })

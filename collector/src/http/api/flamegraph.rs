@@ -13,14 +13,14 @@ use hearth_profile::write::json::{Json as FlatTree, JsonNode};
 use hearth_profile::write::{self, Labels};
 use serde::Serialize;
 
-use super::super::QueryState;
 use super::super::parameters::Parameters;
 use super::super::reply::ApiError;
+use super::super::{QueryState, Reader};
 use super::{Clock, Question, UNIT, choice, finished, question};
 use crate::query::labelled::Labelled;
 use crate::query::request::Invalid;
 use crate::query::store::off_runtime;
-use crate::query::{Answer, Flame, Quality, QueryError};
+use crate::query::{Answer, Flame, Quality, QueryError, Scope};
 
 /// The SVG needs its own script and style, and nothing from anywhere.
 const SVG_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
@@ -64,20 +64,24 @@ struct Flamegraph<'a> {
 }
 
 /// The handler.
-pub async fn flamegraph(State(state): State<QueryState>, RawQuery(query): RawQuery) -> Response {
+pub async fn flamegraph(
+    State(state): State<QueryState>,
+    Reader(scope): Reader,
+    RawQuery(query): RawQuery,
+) -> Response {
     let query = query.unwrap_or_default();
-    respond(&state, &query).await.unwrap_or_else(|error| error.into_response_to(&query))
+    respond(&state, &scope, &query).await.unwrap_or_else(|error| error.into_response_to(&query))
 }
 
-async fn respond(state: &QueryState, query: &str) -> Result<Response, ApiError> {
+async fn respond(state: &QueryState, scope: &Scope, query: &str) -> Result<Response, ApiError> {
     let (question, format) = parse(query, Clock::of(state))?;
     let _permit = state.permit().await?;
     match format {
         Format::Tree(format) => {
-            let answer = state.store.flame(&question.request).await?;
+            let answer = state.store.flame(scope, &question.request).await?;
             off_runtime(move || write_answer(&question, format, answer)).await
         }
-        Format::Pprof => match state.store.pprof(&question.request).await? {
+        Format::Pprof => match state.store.pprof(scope, &question.request).await? {
             Labelled::Pprof(file, quality) => {
                 let headers = [
                     (header::CONTENT_TYPE, "application/octet-stream"),

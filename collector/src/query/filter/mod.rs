@@ -27,7 +27,7 @@ pub mod tags;
 #[cfg(test)]
 mod tests;
 
-use super::plan::Value;
+use super::statement::Value;
 use parser::Parser;
 use sql::{Rows, Writer};
 

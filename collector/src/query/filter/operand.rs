@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use super::lexer::Token;
 use super::tags::{Kind, Tag};
-use crate::query::plan::Value;
+use crate::query::statement::Value;
 use crate::query::time;
 
 /// The right side of a comparison.

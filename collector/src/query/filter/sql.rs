@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 
 use super::tags::{Kind, Tag, Unset};
 use super::{Column, Expr, Operand};
-use crate::query::plan::Value;
+use crate::query::statement::Value;
 
 /// Whose rows a condition is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

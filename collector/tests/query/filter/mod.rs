@@ -8,7 +8,7 @@ mod patterns;
 
 use hearth_collector::query::Limits;
 use hearth_collector::query::filter::{self, tags::NOT_COLLECTED};
-use hearth_collector::query::plan::Value;
+use hearth_collector::query::statement::Value;
 use serde_json::json;
 
 use crate::common::{self, Collector};
