@@ -8,7 +8,8 @@ use axum::http::Uri;
 use axum::http::uri::PathAndQuery;
 
 use super::discovery::Document;
-use crate::http::{Invalid, decode, encode};
+use crate::http::{decode, deepflow, encode};
+use crate::query::request::Invalid;
 
 /// The group of the aggregated API.
 pub const GROUP: &str = "query.hearth.dev";
@@ -113,6 +114,20 @@ fn tag(query: &str) -> Result<(String, Vec<&str>), Invalid> {
             Ok((tag, rest))
         }
         _ => Err(Invalid::new("tag", "is given twice: give it once")),
+    }
+}
+
+/// The name of profiles by whose right a path of our own API is answered; `None` for paths that tell nothing.
+pub fn name_of_own(path: &str) -> Option<&'static str> {
+    match path {
+        "/" => Some("apps"),
+        deepflow::PATH => Some("flamegraph"),
+        _ => {
+            let below = path.strip_prefix(OWN)?.strip_prefix('/')?;
+            let is_values = below.starts_with("tags/") && below.ends_with("/values");
+            let name = if is_values { VALUES } else { below };
+            NAMES.into_iter().find(|known| *known == name && (is_values || name != VALUES))
+        }
     }
 }
 
@@ -222,6 +237,19 @@ mod tests {
         check_own("values", "tag=%ff", "tag is not percent-encoded UTF-8");
         check_own("values", "tag", "/api/v1/tags//values?");
         check_own("values", "tag=..%2F..", "/api/v1/tags/..%2F../values?");
+    }
+
+    #[test]
+    fn a_path_of_our_own_is_by_the_same_right_as_its_name() {
+        for name in NAMES {
+            let own = Profiles { namespace: None, name }.own("tag=pod").unwrap();
+            assert_eq!(name_of_own(own.path()), Some(name));
+        }
+        assert_eq!(name_of_own("/v1/profile/ProfileTracing"), Some("flamegraph"));
+        assert_eq!(name_of_own("/"), Some("apps"));
+        for path in ["/style.css", "/api/v1", "/api/v1/", "/api/v1/values", "/api/v1/apps/", "/api/v2/apps", "/x"] {
+            assert_eq!(name_of_own(path), None, "{path}");
+        }
     }
 
     proptest::proptest! {
