@@ -1,9 +1,10 @@
 //! The command line.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use clap::Parser;
-use hearth_program::{GrpcWithoutTls, check_grpc};
+use hearth_program::{GrpcOpen, GrpcPort, check_grpc};
 
 /// Where a pod finds the namespace that it runs in.
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
@@ -31,7 +32,15 @@ pub struct Cli {
     #[arg(long, value_name = "ADDR", env = "HEARTH_OPERATOR_GRPC", default_value = "127.0.0.1:20418")]
     pub grpc: SocketAddr,
 
-    /// Take agents of other hosts, though they cannot prove who they are and nothing is encrypted: for networks
+    /// The certificate of --grpc in PEM, with those between it and its CA. Both files are read again when they change.
+    #[arg(long, value_name = "FILE", env = "HEARTH_OPERATOR_TLS_CERT", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The key of --tls-cert, in PEM.
+    #[arg(long, value_name = "FILE", env = "HEARTH_OPERATOR_TLS_KEY", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Take agents of other hosts also where they need not prove who they are or nothing is encrypted: for networks
     /// that you trust.
     #[arg(long, env = "HEARTH_OPERATOR_GRPC_INSECURE")]
     pub grpc_insecure: bool,
@@ -58,8 +67,13 @@ impl Cli {
     ///
     /// # Errors
     /// What is wrong, and what to write instead.
-    pub fn check(&self) -> Result<(), GrpcWithoutTls> {
-        check_grpc(self.grpc, self.grpc_insecure)
+    pub fn check(&self) -> Result<(), GrpcOpen> {
+        check_grpc(GrpcPort {
+            address: self.grpc,
+            tls: self.tls_cert.is_some(),
+            account: false,
+            insecure: self.grpc_insecure,
+        })
     }
 }
 
@@ -100,6 +114,18 @@ mod tests {
         check("", "ok");
         check("--grpc 0.0.0.0:1", "--grpc 0.0.0.0:1 is not a loopback address");
         check("--grpc 0.0.0.0:1 --grpc-insecure", "ok");
+        check("--grpc 0.0.0.0:1 --tls-cert c --tls-key k", "agents need not prove who they are");
+        check("--grpc 0.0.0.0:1 --tls-cert c --tls-key k --grpc-insecure", "ok");
+    }
+
+    #[test]
+    fn a_certificate_needs_its_key_and_a_key_its_certificate() {
+        let refused = |flag: &str| {
+            let parsed = Cli::try_parse_from(["hearth-operator", flag, "f"]);
+            parsed.unwrap_err().to_string()
+        };
+        assert!(refused("--tls-cert").contains("--tls-key <FILE>"));
+        assert!(refused("--tls-key").contains("--tls-cert <FILE>"));
     }
 
     #[test]

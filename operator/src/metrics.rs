@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
+use hearth_tls::Refusals;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -76,6 +77,8 @@ pub struct Metrics {
     pub configs_sent: Counter,
     /// Those that a node refused.
     pub configs_refused: Counter,
+    /// Connections that were refused before any request.
+    pub tls_refused: Refusals,
     leading: Gauge,
     streams: Gauge,
     nodes: Gauge,
@@ -93,6 +96,7 @@ impl Default for Metrics {
             writes: Family::default(),
             configs_sent: Counter::default(),
             configs_refused: Counter::default(),
+            tls_refused: Refusals::default(),
             leading: Gauge::default(),
             streams: Gauge::default(),
             nodes: Gauge::default(),
@@ -116,6 +120,7 @@ impl Default for Metrics {
             "Configurations that nodes refused",
             metrics.configs_refused.clone(),
         );
+        metrics.tls_refused.register(&mut registry);
         registry.register("leading", "1: this operator leads", metrics.leading.clone());
         registry.register("streams", "Nodes with a stream", metrics.streams.clone());
         registry.register("nodes", "Nodes of the cluster", metrics.nodes.clone());

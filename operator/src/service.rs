@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use hearth_tls::{Listener, ServerTls};
 use kube::{Api, Client, Config};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -31,7 +31,24 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Works until `stop`; then gives the lease back and ends the streams.
 pub async fn run(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
     // The last has been checked.
-    let Cli { grpc, advertise, namespace, metrics: metrics_address, pod_name, grpc_insecure: _ } = cli;
+    let Cli {
+        grpc,
+        tls_cert,
+        tls_key,
+        advertise,
+        namespace,
+        metrics: metrics_address,
+        pod_name,
+        grpc_insecure: _,
+    } = cli;
+    let tls = match tls_cert.zip(tls_key) {
+        Some((cert, key)) => Some(
+            ServerTls::followed(cert, key, stop.clone().cancelled_owned())
+                .await
+                .context("--tls-cert and --tls-key")?,
+        ),
+        None => None,
+    };
     let grpc = bind("--grpc", grpc).await?;
     let http = bind("--metrics", metrics_address).await?;
     let address = advertise.map_or_else(|| grpc.local_addr().map(|address| address.to_string()), Ok);
@@ -40,11 +57,13 @@ pub async fn run(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
     let namespace = namespace.unwrap_or_else(own_namespace);
     let client = client().await?;
 
+    let scheme = if tls.is_some() { "https" } else { "http" };
+
     let hub = Arc::new(Hub::new(unix_seconds));
     let metrics = Arc::new(Metrics::default());
     let leases = Api::namespaced(client.clone(), &namespace);
     let holder = lease::holder(&pod, &address);
-    info!("agents connect to http://{address}, metrics on http://{}/metrics", http.local_addr()?);
+    info!("agents connect to {scheme}://{address}, metrics on http://{}/metrics", http.local_addr()?);
     info!("the lease is {namespace}/{}, and we are {holder}", lease::NAME);
 
     let elector = Elector::new(leases.clone(), holder, Arc::clone(&hub), Arc::clone(&metrics));
@@ -53,7 +72,10 @@ pub async fn run(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
         tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
             .add_service(Service::new(Arc::clone(&hub), Arc::clone(&metrics)))
-            .serve_with_incoming_shutdown(TcpListenerStream::new(grpc), stop.clone().cancelled_owned()),
+            .serve_with_incoming_shutdown(
+                Listener::grpc(grpc, tls, metrics.tls_refused.clone()),
+                stop.clone().cancelled_owned(),
+            ),
     );
     let router = http::router(Arc::clone(&metrics), Arc::clone(&hub));
     let answering = tokio::spawn(

@@ -130,7 +130,9 @@ impl Refusals {
         match self.unsaid(*reason) {
             Some(0) => warn!("refused a connection from {client}: {detail}"),
             Some(unsaid) => {
-                warn!("refused a connection from {client}, and {unsaid} for the like reason before: {detail}");
+                warn!(
+                    "refused a connection from {client}, and {unsaid} for the like reason before: {detail}"
+                );
             }
             None => debug!("refused a connection from {client}: {detail}"),
         }
@@ -191,13 +193,15 @@ impl Refused {
     fn of_alert(alert: AlertDescription) -> Self {
         let (reason, what) = match alert {
             // There is no alert of its own for one that is not valid yet.
-            AlertDescription::CertificateExpired => {
-                (Reason::Expired, "finds this server's certificate out of its time: renew it, or set the clocks")
-            }
+            AlertDescription::CertificateExpired => (
+                Reason::Expired,
+                "finds this server's certificate out of its time: renew it, or set the clocks",
+            ),
             // A CA of the same name and another key.
-            AlertDescription::UnknownCA | AlertDescription::DecryptError => {
-                (Reason::UnknownCa, "does not trust the CA of this server's certificate: give it that CA (--ca)")
-            }
+            AlertDescription::UnknownCA | AlertDescription::DecryptError => (
+                Reason::UnknownCa,
+                "does not trust the CA of this server's certificate: give it that CA (--ca)",
+            ),
             AlertDescription::BadCertificate
             | AlertDescription::UnsupportedCertificate
             | AlertDescription::CertificateUnknown

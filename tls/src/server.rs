@@ -54,6 +54,20 @@ impl ServerTls {
         Ok(Self { state: Arc::new(RwLock::new(state)) })
     }
 
+    /// Serves with the certificate in these files, and follows them until `stop`, see [`Self::follow_files`].
+    ///
+    /// # Errors
+    /// They hold no pair that can be used.
+    pub async fn followed(
+        certificate: PathBuf,
+        key: PathBuf,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<Self, TlsError> {
+        let tls = Self::new(&Pair::read(&certificate, &key).await?)?;
+        tokio::spawn(tls.clone().follow_files(certificate, key, stop));
+        Ok(tls)
+    }
+
     /// Serves new connections with this certificate; those that are open go on.
     ///
     /// # Errors
