@@ -1,5 +1,6 @@
 //! The collector as a whole: what `main` starts, and how it stops.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{AccessMetrics, Behind, Https};
 use crate::auth::Token;
 use crate::cli::ServeArgs;
 use crate::cluster::{self, ClusterError};
@@ -39,13 +41,15 @@ struct Ports {
     grpc: TcpListener,
     /// That of gRPC.
     tls: Option<ServerTls>,
+    https: Option<Https>,
     metrics: Option<TcpListener>,
 }
 
 /// Serves until `stop`, then stores what is queued and stops the engine.
 pub async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let token = args.token_file.as_deref().map(Token::read).transpose()?;
-    let tls = match args.tls_cert.clone().zip(args.tls_key.clone()) {
+    let certificate = args.tls_cert.clone().zip(args.tls_key.clone());
+    let tls = match certificate.clone() {
         Some((cert, key)) => Some(
             ServerTls::followed(cert, key, stop.clone().cancelled_owned())
                 .await
@@ -60,7 +64,11 @@ pub async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<(
         Some(address) => Some(bind("--metrics", address).await?),
         None => None,
     };
-    let ports = Ports { http, grpc, tls, metrics };
+    let https = match args.https {
+        Some(address) => Some(Https::bind(address, certificate, stop.clone()).await?),
+        None => None,
+    };
+    let ports = Ports { http, grpc, tls, https, metrics };
     let (client, embedded) = tokio::select! {
         store = open_store(&args) => store?,
         () = stop.cancelled() => return Ok(()),
@@ -83,7 +91,7 @@ async fn with_store(
     args: &ServeArgs,
     cluster: Option<String>,
     token: Option<Token>,
-    Ports { http, grpc, tls, metrics: machines }: Ports,
+    Ports { http, grpc, tls, https, metrics: machines }: Ports,
     client: Client,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -94,10 +102,26 @@ async fn with_store(
     let metrics = Metrics::register(&mut registry);
     let rollup_metrics = RollupMetrics::register(&mut registry);
     let http_metrics = HttpMetrics::register(&mut registry);
+    let access_metrics = AccessMetrics::register(&mut registry);
     let window_seconds = u32::try_from(args.window.as_secs()).context("--window")?;
     let limits = args.query.limits(window_seconds);
     let state = QueryState::new(client.clone(), limits, http_metrics, Arc::new(registry));
     let for_machines = http::for_machines(state.clone());
+    let refusals = metrics.tls_refused.clone();
+    let https = https
+        .map(|https| {
+            let cluster = cluster.clone().context(
+                "--https shows the rows of one cluster, and outside of a pod nobody says which: give --cluster NAME",
+            )?;
+            tracing::info!(
+                "whoever may see profiles of {cluster} asks https://{}",
+                https.local_addr().context("--https")?
+            );
+            let (state, refusals) = (state.clone(), refusals.clone());
+            let behind = Behind { state, cluster, metrics: access_metrics, refusals };
+            anyhow::Ok(https.serve(behind, stop.clone()))
+        })
+        .transpose()?;
     // Loopback, or whoever has the token.
     let router = http::router(state, Reader(Scope::All));
     // A page whose name points here does not know the token.
@@ -117,7 +141,6 @@ async fn with_store(
     };
     let builder = rollup::Builder::new(client.clone(), rollups, rollup_metrics);
     let writer = Writer::new(client, config, metrics.clone(), receiver);
-    let refusals = metrics.tls_refused.clone();
     let ingest = Ingest::new(queue, metrics, args.retention.retention_raw, stop.clone());
 
     let scheme = if tls.is_some() { "https" } else { "http" };
@@ -144,7 +167,7 @@ async fn with_store(
     let answering = tokio::spawn(
         axum::serve(http, router).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future(),
     );
-
+    let letting_in = https.map(|serving| tokio::spawn(async { Ok::<_, Infallible>(serving.await) }));
     let telling = machines.map(|listener| {
         let router = axum::serve(listener, for_machines);
         tokio::spawn(router.with_graceful_shutdown(stop.clone().cancelled_owned()).into_future())
@@ -162,6 +185,9 @@ async fn with_store(
     building.await.context("the builder of rollups failed")?;
     within(REQUEST_PATIENCE, receiving).await.context("gRPC")?;
     within(REQUEST_PATIENCE, answering).await.context("HTTP")?;
+    if let Some(letting_in) = letting_in {
+        within(REQUEST_PATIENCE, letting_in).await.context("HTTPS")?;
+    }
     if let Some(telling) = telling {
         within(REQUEST_PATIENCE, telling).await.context("metrics")?;
     }

@@ -45,7 +45,7 @@ impl AccessMetrics {
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         for reason in Reason::ALL {
-            metrics.refused.get_or_create(&Labels { reason });
+            metrics.count(reason);
         }
         let registry = registry.sub_registry_with_prefix("hearth_collector_https");
         registry.register("refused", "Requests not let through, by reason", metrics.refused.clone());

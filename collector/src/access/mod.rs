@@ -12,6 +12,7 @@
 pub mod discovery;
 pub mod follow;
 pub mod front_proxy;
+mod https;
 mod metrics;
 pub mod namespaces;
 pub mod paths;
@@ -37,6 +38,7 @@ use namespaces::{Namespaces, Unknown};
 use paths::{GROUP, Profiles, RESOURCE, Target};
 use refusal::Refusal;
 
+pub use https::{Behind, Https};
 pub use metrics::{AccessMetrics, Reason};
 
 /// Answers the requests of the HTTPS port. Cheap to clone.

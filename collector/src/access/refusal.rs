@@ -19,7 +19,7 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 
 /// Why a request is not let through.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub(super) enum Refusal {
     /// Nothing says who asks.
     NoCredentials,
     /// Something says so, and is not believed.
@@ -48,7 +48,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// By which it is counted; `None` if it is the answer's limit, and no lack of a right.
-    pub fn reason(&self) -> Option<Reason> {
+    pub(super) fn reason(&self) -> Option<Reason> {
         match self {
             Self::NoCredentials => Some(Reason::NoCredentials),
             Self::Untrusted(_) => Some(Reason::ProxyUntrusted),
@@ -101,7 +101,7 @@ impl Refusal {
     }
 
     /// The answer to a request for an aggregated path.
-    pub fn into_status(self) -> Response {
+    pub(super) fn into_status(self) -> Response {
         let (code, headers) = (self.status(), self.headers());
         let details = match &self {
             Self::Forbidden { profiles, .. } => {
@@ -113,7 +113,7 @@ impl Refusal {
     }
 
     /// The answer to a request for a path of our own.
-    pub fn into_own(self, uri: &Uri) -> Response {
+    pub(super) fn into_own(self, uri: &Uri) -> Response {
         (self.headers(), refused(uri, self.status(), self.message())).into_response()
     }
 
@@ -128,7 +128,7 @@ impl Refusal {
 }
 
 /// That there is no such path.
-pub fn nowhere() -> Response {
+pub(super) fn nowhere() -> Response {
     let message = format!(
         "no such path: GET /apis/{GROUP}/{VERSION}/namespaces/NAMESPACE/{RESOURCE}/NAME, or /apis/{GROUP}/{VERSION}/\
          {RESOURCE}/NAME for the whole cluster, where NAME is one of {}",
@@ -138,7 +138,7 @@ pub fn nowhere() -> Response {
 }
 
 /// That a path is only read.
-pub fn only_read(method: &Method) -> Response {
+pub(super) fn only_read(method: &Method) -> Response {
     let message = format!("{method} is not answered at this path: it can only be read, by GET");
     let allow = [(header::ALLOW, HeaderValue::from_static("GET,HEAD"))];
     (allow, status(StatusCode::METHOD_NOT_ALLOWED, &message, Value::Null)).into_response()

@@ -64,7 +64,7 @@ async fn a_request_that_takes_for_ever_takes_its_connection_along() {
     // A ClickHouse that never answers.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let store = Client::default().with_url(format!("http://{}", silent.local_addr().unwrap()));
-    let limits = Limits { request: SHORT, head: SHORT, ..Limits::default() };
+    let limits = Limits { request: SHORT, ..Limits::default() };
     let port = Port::start_with("silent", limits, store).await;
     port.api.grant("jane", None, None);
     let (name, value) = port.user("jane");
