@@ -46,7 +46,7 @@ pub fn app_by_process(request: &Request, sources: &Sources, app_service: &str) -
     let differ = Statement::of_stacks("stack_id", app_service, ids, Some(PERF_MAP_FRAME), "");
     grouped.from(sources, |branch| {
         let mut condition = condition(request, branch, Some(app_service));
-        condition.more.push(Sql::of(|values| format!("stack_id IN ({})", differ.clone().write(values))));
+        condition.more.push(differ.clone().has("stack_id"));
         condition
     })
 }
@@ -135,10 +135,7 @@ pub(super) fn condition(request: &Request, branch: &Branch<'_>, app_service: Opt
 }
 
 fn is_app(app_service: &str) -> Sql {
-    Sql::of(|values| {
-        values.push(Value::Text(app_service.to_owned()));
-        "app_service = ?".to_owned()
-    })
+    Sql::about("app_service = ?", app_service)
 }
 
 fn type_condition(request: &Request) -> Sql {

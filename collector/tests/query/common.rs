@@ -1,6 +1,7 @@
 //! One engine with the shipped schema for all tests of this binary, and rows as text.
 
 use std::ffi::{c_int, c_void};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -26,6 +27,7 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) headers: reqwest::header::HeaderMap,
     pub(crate) text: String,
+    bytes: Vec<u8>,
 }
 
 struct Store {
@@ -44,6 +46,11 @@ impl Collector {
     }
 
     pub(crate) async fn start_with(client: Client, limits: Limits) -> Self {
+        Self::start_for(Scope::All, client, limits).await
+    }
+
+    /// For readers of this scope.
+    pub(crate) async fn start_for(scope: Scope, client: Client, limits: Limits) -> Self {
         let mut registry = Registry::default();
         let metrics = HttpMetrics::register(&mut registry);
         let state = QueryState::new(client, limits, metrics, Arc::new(registry));
@@ -51,7 +58,7 @@ impl Collector {
         end_at_once();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(async move { axum::serve(listener, router(state, Reader(Scope::All))).await.unwrap() });
+        tokio::spawn(async move { axum::serve(listener, router(state, Reader(scope))).await.unwrap() });
         Self { base, http: reqwest::Client::new() }
     }
 
@@ -95,6 +102,16 @@ impl Reply {
         self.headers.get(name).map(|v| v.to_str().unwrap()).unwrap_or_default()
     }
 
+    /// The bytes of the body; of a pprof file what is packed in it.
+    pub(crate) fn unpacked(&self) -> Vec<u8> {
+        let mut unpacked = Vec::new();
+        match self.bytes.starts_with(&[0x1f, 0x8b]) {
+            true => drop(flate2::read::GzDecoder::new(self.bytes.as_slice()).read_to_end(&mut unpacked).unwrap()),
+            false => unpacked.clone_from(&self.bytes),
+        }
+        unpacked
+    }
+
     /// The rows of a DeepFlow answer as an indented tree: name self/total.
     pub(crate) fn outline(&self) -> String {
         let rows = self.json()["result"].as_array().expect("rows").clone();
@@ -114,7 +131,12 @@ impl Reply {
 
 /// A new client: one cannot outlive its test's runtime.
 pub(crate) fn client() -> Client {
-    Client::default().with_url(&store().url)
+    Client::default().with_url(engine_url())
+}
+
+/// Where the engine is asked.
+pub(crate) fn engine_url() -> &'static str {
+    &store().url
 }
 
 /// For tests with hundreds of small questions: a thread more costs them more than it gives.
@@ -236,7 +258,8 @@ fn fresh_data_dir() -> PathBuf {
 async fn reply(request: reqwest::RequestBuilder) -> Reply {
     let response = request.send().await.unwrap();
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
-    Reply { status, headers, text: response.text().await.unwrap() }
+    let bytes = response.bytes().await.unwrap().to_vec();
+    Reply { status, headers, text: String::from_utf8_lossy(&bytes).into_owned(), bytes }
 }
 
 unsafe extern "C" {

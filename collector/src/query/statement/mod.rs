@@ -58,11 +58,7 @@ impl Statement {
         tail: &str,
     ) -> Self {
         if !scope.has_nodes() {
-            let nodes = Sql::of(|values| {
-                let nodes = nodes().write(values);
-                format!("(pod_cluster, pod_node) IN ({nodes})")
-            });
-            condition.own = condition.own.and(&nodes);
+            condition.own = condition.own.and(&nodes().has("(pod_cluster, pod_node)"));
         }
         Self::of_table(Sql::from(columns), "profile.losses", scope.of_cluster(), condition, tail)
     }
@@ -75,17 +71,8 @@ impl Statement {
         text: Option<&str>,
         tail: &str,
     ) -> Self {
-        let own = Sql::of(|values| {
-            values.push(Value::Text(app_service.to_owned()));
-            let ids = ids.write(values);
-            format!("app_service = ? AND stack_id IN ({ids})")
-        });
-        let text = text.map(|text| {
-            Sql::of(|values| {
-                values.push(Value::Text(text.to_owned()));
-                "position(frames, ?) != 0".to_owned()
-            })
-        });
+        let own = Sql::about("app_service = ?", app_service).and(&ids.has("stack_id"));
+        let text = text.map(|text| Sql::about("position(frames, ?) != 0", text));
         let condition = Condition { own, more: text.into_iter().collect() };
         Self::of_table(Sql::from(columns), "profile.stacks AS s", None, condition, tail)
     }
@@ -102,6 +89,11 @@ impl Statement {
     pub(super) fn then(mut self, tail: &str) -> Self {
         self.sql.push_str(tail);
         self
+    }
+
+    /// The condition that these columns of a row are what this statement finds.
+    pub(super) fn has(self, columns: &str) -> Sql {
+        Sql { text: format!("{columns} IN ({})", self.sql), values: self.values }
     }
 
     fn of_table(
@@ -151,6 +143,11 @@ impl Sql {
     pub(super) fn of(write: impl FnOnce(&mut Vec<Value>) -> String) -> Self {
         let mut values = Vec::new();
         Self { text: write(&mut values), values }
+    }
+
+    /// A condition with one `?`, which stands for `value`.
+    pub(super) fn about(text: &str, value: &str) -> Self {
+        Self { text: text.to_owned(), values: vec![Value::Text(value.to_owned())] }
     }
 
     /// Both conditions.
