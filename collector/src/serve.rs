@@ -1,6 +1,5 @@
 //! The collector as a whole: what `main` starts, and how it stops.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -108,20 +107,13 @@ async fn with_store(
     let state = QueryState::new(client.clone(), limits, http_metrics, Arc::new(registry));
     let for_machines = http::for_machines(state.clone());
     let refusals = metrics.tls_refused.clone();
-    let https = https
-        .map(|https| {
-            let cluster = cluster.clone().context(
-                "--https shows the rows of one cluster, and outside of a pod nobody says which: give --cluster NAME",
-            )?;
-            tracing::info!(
-                "whoever may see profiles of {cluster} asks https://{}",
-                https.local_addr().context("--https")?
-            );
-            let (state, refusals) = (state.clone(), refusals.clone());
-            let behind = Behind { state, cluster, metrics: access_metrics, refusals };
-            anyhow::Ok(https.serve(behind, stop.clone()))
-        })
-        .transpose()?;
+    let behind = Behind {
+        state: state.clone(),
+        cluster: cluster.clone(),
+        metrics: access_metrics,
+        refusals: refusals.clone(),
+    };
+    let letting_in = https.map(|https| https.start(behind, stop.clone())).transpose()?;
     // Loopback, or whoever has the token.
     let router = http::router(state, Reader(Scope::All));
     // A page whose name points here does not know the token.
@@ -167,7 +159,6 @@ async fn with_store(
     let answering = tokio::spawn(
         axum::serve(http, router).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future(),
     );
-    let letting_in = https.map(|serving| tokio::spawn(async { Ok::<_, Infallible>(serving.await) }));
     let telling = machines.map(|listener| {
         let router = axum::serve(listener, for_machines);
         tokio::spawn(router.with_graceful_shutdown(stop.clone().cancelled_owned()).into_future())

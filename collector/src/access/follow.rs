@@ -74,10 +74,12 @@ async fn ask(config_maps: &Api<ConfigMap>, patience: Duration) -> Found {
             Settings::parse(&data).map_or_else(|error| Found::None(error.to_string()), Found::FrontProxy)
         }
         Ok(Ok(None)) => Found::None("it does not exist yet".to_owned()),
-        Ok(Err(kube::Error::Api(status))) if status.code == 401 || status.code == 403 => Found::Away(format!(
-            "may not be read: bind the role extension-apiserver-authentication-reader in {NAMESPACE} ({})",
-            status.message
-        )),
+        Ok(Err(kube::Error::Api(status))) if status.code == 401 || status.code == 403 => {
+            Found::Away(format!(
+                "may not be read: bind the role extension-apiserver-authentication-reader in {NAMESPACE} ({})",
+                status.message
+            ))
+        }
         Ok(Err(error)) => Found::Away(format!("cannot be read: {error}")),
         Err(_) => Found::Away(format!("cannot be read: no answer within {patience:?}")),
     }

@@ -109,8 +109,12 @@ impl Settings {
         for prefix in &self.extra {
             for name in headers.keys() {
                 let Some(key) = name.as_str().strip_prefix(prefix.as_str()) else { continue };
-                let key = percent_decode_str(key).decode_utf8().map_err(|_| Untrusted::Header(name.clone()))?;
-                extra.entry(key.into_owned()).or_default().extend(values(headers, std::slice::from_ref(name))?);
+                let key =
+                    percent_decode_str(key).decode_utf8().map_err(|_| Untrusted::Header(name.clone()))?;
+                extra
+                    .entry(key.into_owned())
+                    .or_default()
+                    .extend(values(headers, std::slice::from_ref(name))?);
             }
         }
         let (uid, groups) = (first(&self.uid)?.unwrap_or_default(), values(headers, &self.group)?);
@@ -143,7 +147,8 @@ fn headers(data: &BTreeMap<String, String>, key: &'static str) -> Result<Vec<Hea
 
 /// All values of these headers that say something.
 fn values(headers: &HeaderMap, names: &[HeaderName]) -> Result<Vec<String>, Untrusted> {
-    let named = names.iter().flat_map(|name| headers.get_all(name).into_iter().map(move |value| (name, value)));
+    let named =
+        names.iter().flat_map(|name| headers.get_all(name).into_iter().map(move |value| (name, value)));
     named
         .filter(|(_, value)| !value.is_empty())
         .map(|(name, value)| {
@@ -300,7 +305,10 @@ mod tests {
     fn check(settings: &Settings, lines: &[(&str, &[u8])], expected: &str) {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
-            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_bytes(value).unwrap());
+            headers.append(
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                HeaderValue::from_bytes(value).unwrap(),
+            );
         }
         let text = match settings.caller(&headers) {
             Ok(Some(Caller { user, groups, uid, extra })) => format!("{user} {groups:?} {uid:?} {extra:?}"),
@@ -342,7 +350,8 @@ mod tests {
         let settings = Settings::parse(&data).unwrap();
         check(&settings, &[("x-remote-user", b"a"), ("x-who", b"b")], r#"b [] "" {}"#);
         check(&settings, &[("x-remote-user", b"a"), ("x-who", b"")], r#"a [] "" {}"#);
-        let more: &[(&str, &[u8])] = &[("x-who", b"b"), ("x-also-k", b"1"), ("x-more-k", b"2"), ("x-remote-extra-k", b"3")];
+        let more: &[(&str, &[u8])] =
+            &[("x-who", b"b"), ("x-also-k", b"1"), ("x-more-k", b"2"), ("x-remote-extra-k", b"3")];
         check(&settings, more, r#"b [] "" {"k": ["2", "1"]}"#);
     }
 

@@ -1,5 +1,6 @@
 //! The HTTPS port as the command line asks for it.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -8,6 +9,7 @@ use hearth_identity::{Reviewer, api_server};
 use hearth_tls::{Listener, Protocols, Refusals, ServerTls};
 use kube::Client;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::follow::{Pace, follow};
@@ -28,7 +30,7 @@ pub struct Behind {
     /// Answers questions.
     pub state: QueryState,
     /// Whose rows: this cluster's.
-    pub cluster: String,
+    pub cluster: Option<String>,
     /// Counts requests.
     pub metrics: AccessMetrics,
     /// Counts connections that did not come about.
@@ -54,27 +56,34 @@ impl Https {
         Ok(Self { tcp, tls, api_server })
     }
 
-    /// Where it listens.
+    /// Serves until `stop`, and until what was asked before is answered.
     ///
     /// # Errors
-    /// The system does not know.
-    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        self.tcp.local_addr()
-    }
-
-    /// Serves until `stop`, and until what was asked before is answered.
-    pub async fn serve(self, behind: Behind, stop: CancellationToken) {
+    /// It is not known whose rows are to be shown.
+    pub fn start(
+        self,
+        behind: Behind,
+        stop: CancellationToken,
+    ) -> anyhow::Result<JoinHandle<Result<(), Infallible>>> {
         let Self { tcp, tls, api_server } = self;
         let Behind { state, cluster, metrics, refusals } = behind;
+        let cluster = cluster.context(
+            "--https shows the rows of one cluster, and outside of a pod nobody says which: give --cluster NAME",
+        )?;
+        let address = tcp.local_addr().context("--https")?;
+        tracing::info!("whoever may see profiles of the cluster {cluster} asks https://{address}");
         let trusted = Trusted::nobody(tls.clone(), "the API server has not been asked yet");
         let reviewer = Reviewer::users(api_server.clone());
         let access = Access::new(state, cluster.into(), reviewer, trusted.clone(), metrics);
         let limits = Limits::default();
         let listener =
             Listener::tls(tcp, tls, Protocols::Https, refusals).with_max_connections(limits.connections);
-        tokio::select! {
-            () = follow(api_server, trusted, Pace::default()) => {}
-            () = port::serve(listener, access, limits, stop) => {}
-        }
+        Ok(tokio::spawn(async move {
+            tokio::select! {
+                () = follow(api_server, trusted, Pace::default()) => {}
+                () = port::serve(listener, access, limits, stop) => {}
+            }
+            Ok(())
+        }))
     }
 }

@@ -93,7 +93,8 @@ impl Namespaces {
             Ok::<_, Unknown>((namespace, open))
         });
         // In the order of names: a statement is made of them.
-        let reviewed: Vec<(Arc<str>, bool)> = futures::stream::iter(reviews).buffered(REVIEWS).try_collect().await?;
+        let reviewed: Vec<(Arc<str>, bool)> =
+            futures::stream::iter(reviews).buffered(REVIEWS).try_collect().await?;
         let (open, closed): (Vec<_>, Vec<_>) = reviewed.into_iter().partition(|(_, open)| *open);
         self.close(key, closed.into_iter().map(|(namespace, _)| namespace));
         Ok(open.into_iter().map(|(namespace, _)| namespace.to_string()).collect())
@@ -120,7 +121,8 @@ impl Namespaces {
     fn not_closed(&self, key: &[u8; 32], stored: &[Arc<str>]) -> Vec<Arc<str>> {
         let mut closed = self.0.closed.lock().unwrap_or_else(PoisonError::into_inner);
         let closed = closed.get(key).filter(|closed| Instant::now() < closed.until);
-        let open = |namespace: &&Arc<str>| closed.is_none_or(|closed| !closed.namespaces.contains(*namespace));
+        let open =
+            |namespace: &&Arc<str>| closed.is_none_or(|closed| !closed.namespaces.contains(*namespace));
         stored.iter().filter(open).cloned().collect()
     }
 

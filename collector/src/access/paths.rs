@@ -164,7 +164,10 @@ mod tests {
         check("/apis/query.hearth.dev/v1alpha1/profiles/flamegraph", "* flamegraph");
         check("/apis/query.hearth.dev/v1alpha1/namespaces/app/profiles/flamegraph", "app flamegraph");
         for name in NAMES {
-            check(&format!("/apis/query.hearth.dev/v1alpha1/namespaces/a-1/profiles/{name}"), &format!("a-1 {name}"));
+            check(
+                &format!("/apis/query.hearth.dev/v1alpha1/namespaces/a-1/profiles/{name}"),
+                &format!("a-1 {name}"),
+            );
         }
     }
 
@@ -199,7 +202,10 @@ mod tests {
         check("/apis/query.hearth.device/v1alpha1/profiles/flamegraph", "nowhere");
         check("/apis/apps/v1", "nowhere");
         check("/openapi/v4", "nowhere");
-        check(&format!("/apis/query.hearth.dev/v1alpha1/namespaces/{}/profiles/apps", "a".repeat(64)), "nowhere");
+        check(
+            &format!("/apis/query.hearth.dev/v1alpha1/namespaces/{}/profiles/apps", "a".repeat(64)),
+            "nowhere",
+        );
     }
 
     #[test]
@@ -213,7 +219,8 @@ mod tests {
         check("/livez", "health /healthz");
         check("/readyz", "health /readyz");
         check("/metrics", "nowhere");
-        for path in ["/", "/style.css", "/api/v1/apps", "/v1/profile/ProfileTracing", "/x", "*", "", "//apis"] {
+        for path in ["/", "/style.css", "/api/v1/apps", "/v1/profile/ProfileTracing", "/x", "*", "", "//apis"]
+        {
             check(path, "own");
         }
     }
@@ -226,10 +233,18 @@ mod tests {
 
     #[test]
     fn each_is_answered_by_our_own_api() {
-        check_own("flamegraph", "app_service=a&filter=x%3D1", "/api/v1/flamegraph?app_service=a&filter=x%3D1");
+        check_own(
+            "flamegraph",
+            "app_service=a&filter=x%3D1",
+            "/api/v1/flamegraph?app_service=a&filter=x%3D1",
+        );
         check_own("tags", "", "/api/v1/tags?");
         check_own("values", "tag=pod&limit=5", "/api/v1/tags/pod/values?limit=5");
-        check_own("values", "limit=5&tag=k8s.label.a%2Fb+c&from=1", "/api/v1/tags/k8s.label.a%2Fb%20c/values?limit=5&from=1");
+        check_own(
+            "values",
+            "limit=5&tag=k8s.label.a%2Fb+c&from=1",
+            "/api/v1/tags/k8s.label.a%2Fb%20c/values?limit=5&from=1",
+        );
         let missing = "tag is missing: give the name of a tag, as …/profiles/tags lists them";
         check_own("values", "", missing);
         check_own("values", "tags=pod", missing);
@@ -247,7 +262,9 @@ mod tests {
         }
         assert_eq!(name_of_own("/v1/profile/ProfileTracing"), Some("flamegraph"));
         assert_eq!(name_of_own("/"), Some("apps"));
-        for path in ["/style.css", "/api/v1", "/api/v1/", "/api/v1/values", "/api/v1/apps/", "/api/v2/apps", "/x"] {
+        for path in
+            ["/style.css", "/api/v1", "/api/v1/", "/api/v1/values", "/api/v1/apps/", "/api/v2/apps", "/x"]
+        {
             assert_eq!(name_of_own(path), None, "{path}");
         }
     }

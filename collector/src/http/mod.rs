@@ -30,8 +30,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::query::{Limits, QueryError, Store};
 
 pub use metrics::HttpMetrics;
-pub use reader::Reader;
 pub(crate) use parameters::{decode, encode};
+pub use reader::Reader;
 pub(crate) use reply::{invalid, not_answered, refused};
 
 /// What the handlers share. Cheap to clone.

@@ -26,7 +26,7 @@ impl Store {
     }
 }
 
-fn statement(scope: &Scope, limit: usize) -> Statement {
+pub(super) fn statement(scope: &Scope, limit: usize) -> Statement {
     // At all times: the range says nothing of which tables are asked.
     let sources = Sources::raw(scope.clone(), TimeRange { from: 0, until: 0 });
     let of_table = |branch: Branch<'_>| {
@@ -46,6 +46,23 @@ mod tests {
     #[test]
     fn they_are_those_of_all_tables() {
         let statement = statement(&Scope::Cluster("c1".into()), 7);
-        assert_snapshot!(format!("{}\n{:?}", statement.sql(), statement.values()), @"");
+        assert_snapshot!(format!("{}\n{:?}", statement.sql(), statement.values()), @r#"
+        SELECT DISTINCT pod_ns
+        FROM (
+        SELECT DISTINCT pod_ns
+        FROM profile.in_process_1h
+        PREWHERE pod_cluster = ? AND pod_ns != ''
+        UNION ALL
+        SELECT DISTINCT pod_ns
+        FROM profile.in_process_1m
+        PREWHERE pod_cluster = ? AND pod_ns != ''
+        UNION ALL
+        SELECT DISTINCT pod_ns
+        FROM profile.in_process_local
+        PREWHERE pod_cluster = ? AND pod_ns != ''
+        )
+        ORDER BY pod_ns LIMIT 7
+        [Text("c1"), Text("c1"), Text("c1")]
+        "#);
     }
 }

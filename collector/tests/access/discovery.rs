@@ -46,7 +46,8 @@ async fn the_documents_are_for_everybody() {
 #[tokio::test]
 async fn what_there_is_not_is_said_as_kubernetes_does() {
     let port = Port::start("nowhere").await;
-    let (status, message) = port.get("/apis/query.hearth.dev/v1alpha1/namespaces/a/profiles", &[]).await.refusal();
+    let (status, message) =
+        port.get("/apis/query.hearth.dev/v1alpha1/namespaces/a/profiles", &[]).await.refusal();
     assert_eq!(status, 404);
     assert_eq!(
         message,

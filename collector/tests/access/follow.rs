@@ -11,8 +11,11 @@ use serde_json::{Value, json};
 use crate::port::{PROXY, Port, get, until};
 
 const PATH: &str = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
-const PACE: Pace =
-    Pace { usual: Duration::from_millis(50), least: Duration::from_millis(5), patience: Duration::from_secs(5) };
+const PACE: Pace = Pace {
+    usual: Duration::from_millis(50),
+    least: Duration::from_millis(5),
+    patience: Duration::from_secs(5),
+};
 
 /// An API server that has one ConfigMap, or answers with a status.
 #[derive(Clone)]
@@ -88,7 +91,8 @@ async fn the_front_proxy_is_who_the_api_server_says_it_is_now() {
     assert_eq!(port.get("/api/v1/tags", &[(name, &value)]).await.status, 200);
 
     api_server.set(Err(403));
-    ready("may not be read: bind the role extension-apiserver-authentication-reader in kube-system (no)").await;
+    ready("may not be read: bind the role extension-apiserver-authentication-reader in kube-system (no)")
+        .await;
 
     api_server.set(Ok(config_map(&old)));
     until("the old one is believed", async || asked(&port, &old).await == Some(200)).await;

@@ -65,7 +65,11 @@ async fn whoever_has_no_right_is_told_which() {
                    profiles, allows it";
     assert_eq!(refused.refusal(), (403, message.to_owned()));
     let (_, message) = get(&proxy, &port.url(&apps("*")), &JANE).await.refusal();
-    assert!(message.ends_with("at the cluster scope: a ClusterRoleBinding, to a role with get on profiles, allows it"));
+    assert!(
+        message.ends_with(
+            "at the cluster scope: a ClusterRoleBinding, to a role with get on profiles, allows it"
+        )
+    );
 }
 
 #[tokio::test]
@@ -86,8 +90,9 @@ async fn groups_and_all_else_of_a_user_come_to_the_review() {
     assert_eq!(reviews(&[JANE[0], ("x-remote-group", "dev")]).await, 1);
     assert_eq!(reviews(&[JANE[0], ("x-remote-extra-scopes", "some")]).await, 1);
     assert_eq!(reviews(&[JANE[0], ("x-remote-uid", "7")]).await, 1);
-    let many: Vec<(&str, String)> =
-        (0..1000).map(|n| ("x-remote-group", format!("a-group-with-a-long-name-in-a-directory-{n}"))).collect();
+    let many: Vec<(&str, String)> = (0..1000)
+        .map(|n| ("x-remote-group", format!("a-group-with-a-long-name-in-a-directory-{n}")))
+        .collect();
     let mut headers: Vec<(&str, &str)> = many.iter().map(|(name, value)| (*name, value.as_str())).collect();
     headers.push(JANE[0]);
     assert_eq!(reviews(&headers).await, 1);
@@ -116,9 +121,19 @@ async fn answers_are_those_of_our_own_api_byte_for_byte() {
             let url = port.url(&format!("{API}/{namespace}profiles/{aggregated}&{RANGE}"));
             let given = get(&proxy, &url, &JANE).await;
             let expected = from_within("same", namespace, &format!("/api/v1/{own}&{RANGE}")).await;
-            assert_eq!((given.status, &given.text), (expected.status, &expected.text), "{namespace}{aggregated}");
-            for header in ["content-type", "hearth-note", "hearth-quality", "content-disposition", "x-go-pprof"] {
-                assert_eq!(given.header(header), expected.header(header), "{namespace}{aggregated}: {header}");
+            assert_eq!(
+                (given.status, &given.text),
+                (expected.status, &expected.text),
+                "{namespace}{aggregated}"
+            );
+            for header in
+                ["content-type", "hearth-note", "hearth-quality", "content-disposition", "x-go-pprof"]
+            {
+                assert_eq!(
+                    given.header(header),
+                    expected.header(header),
+                    "{namespace}{aggregated}: {header}"
+                );
             }
         }
     }
@@ -126,7 +141,10 @@ async fn answers_are_those_of_our_own_api_byte_for_byte() {
     assert_eq!(tags.text, from_within("same", "", "/api/v1/tags").await.text);
     let missing = get(&proxy, &port.url(&format!("{API}/profiles/values?{RANGE}")), &JANE).await;
     let error = "tag is missing: give the name of a tag, as …/profiles/tags lists them";
-    assert_eq!((missing.status, missing.json()), (400, serde_json::json!({ "error": error, "field": "tag" })));
+    assert_eq!(
+        (missing.status, missing.json()),
+        (400, serde_json::json!({ "error": error, "field": "tag" }))
+    );
 }
 
 /// What the router answers to whoever sees the cluster, or the namespace a.
@@ -157,7 +175,8 @@ async fn headers_are_believed_of_the_front_proxy_alone() {
 
     port.trust(&ca);
     let refused = port.get(&apps("*"), &JANE).await;
-    let message = "only the API server's front proxy may say who asks: this connection has no client certificate";
+    let message =
+        "only the API server's front proxy may say who asks: this connection has no client certificate";
     assert_eq!(refused.refusal(), (401, message.to_owned()));
     let other_name = port.client(Some(&ca.client("kubelet")));
     let refused = get(&other_name, &port.url(&apps("*")), &JANE).await;
@@ -231,7 +250,8 @@ async fn a_certificate_that_runs_out_on_an_open_connection_is_not_believed_any_m
     port.trust(&ca);
     port.api.grant("jane", None, None);
     let now = SystemTime::now();
-    let short = ca.client_valid(PROXY, Valid::Between(now - Duration::from_secs(60), now + Duration::from_secs(2)));
+    let short =
+        ca.client_valid(PROXY, Valid::Between(now - Duration::from_secs(60), now + Duration::from_secs(2)));
     let proxy = port.client(Some(&short));
     let url = port.url(&apps("*"));
     let mut last = get(&proxy, &url, &JANE).await;
@@ -241,7 +261,8 @@ async fn a_certificate_that_runs_out_on_an_open_connection_is_not_believed_any_m
         last.status != 200
     })
     .await;
-    let message = "only the API server's front proxy may say who asks: this connection's client certificate is expired";
+    let message =
+        "only the API server's front proxy may say who asks: this connection's client certificate is expired";
     assert_eq!(last.refusal(), (401, message.to_owned()));
 }
 

@@ -75,7 +75,12 @@ async fn each_question_is_answered_to_a_token() {
         ("/style.css".to_owned(), "table"),
     ] {
         let answer = port.get(&path, &[(name, &value)]).await;
-        assert!(answer.status == 200 && answer.text.contains(part), "{path}: {} {}", answer.status, answer.text);
+        assert!(
+            answer.status == 200 && answer.text.contains(part),
+            "{path}: {} {}",
+            answer.status,
+            answer.text
+        );
     }
     let nowhere = port.get("/api/v1/nowhere", &[(name, &value)]).await;
     assert_eq!(nowhere.status, 404, "{}", nowhere.text);
