@@ -355,6 +355,30 @@ mod tests {
         check(&settings, more, r#"b [] "" {"k": ["2", "1"]}"#);
     }
 
+    #[test]
+    fn nothing_that_a_front_proxy_may_say_goes_further() {
+        let left = |trusted: &Trusted| {
+            let names = ["x-who", "x-more-k", "x-remote-user", "x-remote-extra-k", "x-remote-else", "accept"];
+            let mut headers: HeaderMap =
+                names.map(|name| (HeaderName::from_static(name), HeaderValue::from_static("x"))).into_iter().collect();
+            trusted.strip(&mut headers);
+            headers.keys().map(HeaderName::as_str).collect::<Vec<_>>().join(" ")
+        };
+        let ca = hearth_tls::testing::Ca::new("ca");
+        let tls = ServerTls::new(&ca.server(&["localhost"])).unwrap();
+        let trusted = Trusted::nobody(tls, "nobody");
+        assert_eq!(left(&trusted), "x-who x-more-k accept");
+        let mut data = changed("requestheader-username-headers", r#"["X-Who"]"#);
+        data.insert("requestheader-extra-headers-prefix".to_owned(), r#"["X-More-"]"#.to_owned());
+        data.insert(CAS.to_owned(), ca.pem());
+        trusted.set(Settings::parse(&data).unwrap()).unwrap();
+        assert_eq!(left(&trusted), "accept");
+        data.insert(CAS.to_owned(), "no PEM".to_owned());
+        let broken = trusted.set(Settings::parse(&data).unwrap()).unwrap_err().to_string();
+        let expected = "requestheader-client-ca-file: there is no CA certificate: give PEM, with -----BEGIN CERTIFICATE-----";
+        assert_eq!(broken, expected);
+    }
+
     /// A change of the ConfigMap, and what is wrong with it.
     fn check_parse(key: &str, value: &str, expected: &str) {
         let parsed = Settings::parse(&changed(key, value));
