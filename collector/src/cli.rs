@@ -95,7 +95,11 @@ pub struct ServeArgs {
     /// Engine of the embedded ClickHouse [beside hearth-clickhouse, else where scripts/setup-chdb.sh puts it]
     #[arg(long, env = "HEARTH_COLLECTOR_LIBCHDB")]
     pub libchdb: Option<PathBuf>,
-    /// Certificate of --grpc in PEM, with those between it and its CA; both files are read again when they change
+    /// Address of the aggregated API and of the API for bearer tokens, by TLS: the API server says who asks, and what
+    /// they may see
+    #[arg(long, env = "HEARTH_COLLECTOR_HTTPS", requires = "tls_cert")]
+    pub https: Option<SocketAddr>,
+    /// Certificate of --grpc and --https in PEM, with those between it and its CA; both files are read again when they change
     #[arg(long, env = "HEARTH_COLLECTOR_TLS_CERT", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
     /// Key of --tls-cert, in PEM
@@ -159,6 +163,8 @@ Examples:
   hearth-collector --data-dir /var/lib/hearth              with the embedded ClickHouse
   hearth-collector --clickhouse-url http://clickhouse:8123 --clickhouse-user hearth \\
                    --clickhouse-password-file /etc/hearth/password
+  hearth-collector --data-dir /var/lib/hearth --https 0.0.0.0:20443 --tls-cert tls.crt --tls-key tls.key
+                                                           in Kubernetes, for whoever has the right
   hearth-collector schema --retention-raw 7d               the tables it makes
   curl 'http://127.0.0.1:20416/api/v1/flamegraph?app_service=Total&format=folded'
 
@@ -371,6 +377,9 @@ mod tests {
         check("--data-dir d --grpc 0.0.0.0:1", "--grpc 0.0.0.0:1 is not a loopback address");
         check("--data-dir d --grpc 0.0.0.0:1 --grpc-insecure", "ok");
         check("--data-dir d --grpc 0.0.0.0:1 --tls-cert c --tls-key k", "agents need not prove who they are");
+        check("--data-dir d --https 0.0.0.0:1 --tls-cert c --tls-key k", "ok");
+        check("--data-dir d --https 0.0.0.0:1", "--tls-cert <TLS_CERT>");
+        check("--data-dir d --https 0.0.0.0:1 --tls-cert c", "--tls-key <TLS_KEY>");
         check("--data-dir d --tls-cert c", "--tls-key <TLS_KEY>");
         check("--data-dir d --tls-key k", "--tls-cert <TLS_CERT>");
         check("--data-dir d --grpc 0.0.0.0:1 --tls-cert c --tls-key k --agent-account a/b", "ok");

@@ -3,8 +3,9 @@
 //! Agents → [`ingest`] (gRPC, checks) → [`store`] (queue, shared INSERTs) →
 //! ClickHouse, which [`embedded`] starts, or [`store_check`] looks at,
 //! [`schema`] fills with tables and [`rollup`] with sums of them → [`query`] →
-//! [`http`].
+//! [`http`], and over HTTPS by [`access`].
 
+pub mod access;
 pub mod auth;
 pub mod cli;
 pub mod cluster;

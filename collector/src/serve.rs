@@ -12,6 +12,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{AccessMetrics, Behind, Https};
 use crate::auth::Token;
 use crate::cli::ServeArgs;
 use crate::cluster::{self, ClusterError};
@@ -41,13 +42,15 @@ struct Ports {
     grpc: TcpListener,
     /// That of gRPC.
     tls: Option<ServerTls>,
+    https: Option<Https>,
     metrics: Option<TcpListener>,
 }
 
 /// Serves until `stop`, then stores what is queued and stops the engine.
 pub async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let token = args.token_file.as_deref().map(Token::read).transpose()?;
-    let tls = match args.tls_cert.clone().zip(args.tls_key.clone()) {
+    let certificate = args.tls_cert.clone().zip(args.tls_key.clone());
+    let tls = match certificate.clone() {
         Some((cert, key)) => Some(
             ServerTls::followed(cert, key, stop.clone().cancelled_owned())
                 .await
@@ -63,7 +66,11 @@ pub async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<(
         Some(address) => Some(bind("--metrics", address).await?),
         None => None,
     };
-    let ports = Ports { http, grpc, tls, metrics };
+    let https = match args.https {
+        Some(address) => Some(Https::bind(address, certificate, stop.clone()).await?),
+        None => None,
+    };
+    let ports = Ports { http, grpc, tls, https, metrics };
     let (client, embedded) = tokio::select! {
         store = open_store(&args) => store?,
         () = stop.cancelled() => return Ok(()),
@@ -87,7 +94,7 @@ async fn with_store(
     cluster: Option<String>,
     token: Option<Token>,
     agents: Option<Agents>,
-    Ports { http, grpc, tls, metrics: machines }: Ports,
+    Ports { http, grpc, tls, https, metrics: machines }: Ports,
     client: Client,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -98,10 +105,19 @@ async fn with_store(
     let metrics = Metrics::register(&mut registry);
     let rollup_metrics = RollupMetrics::register(&mut registry);
     let http_metrics = HttpMetrics::register(&mut registry);
+    let access_metrics = AccessMetrics::register(&mut registry);
     let window_seconds = u32::try_from(args.window.as_secs()).context("--window")?;
     let limits = args.query.limits(window_seconds);
     let state = QueryState::new(client.clone(), limits, http_metrics, Arc::new(registry));
     let for_machines = http::for_machines(state.clone());
+    let refusals = metrics.tls_refused.clone();
+    let behind = Behind {
+        state: state.clone(),
+        cluster: cluster.clone(),
+        metrics: access_metrics,
+        refusals: refusals.clone(),
+    };
+    let letting_in = https.map(|https| https.start(behind, stop.clone())).transpose()?;
     // Loopback, or whoever has the token.
     let router = http::router(state, Reader(Scope::All));
     // A page whose name points here does not know the token.
@@ -146,7 +162,6 @@ async fn with_store(
     let answering = tokio::spawn(
         axum::serve(http, router).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future(),
     );
-
     let telling = machines.map(|listener| {
         let router = axum::serve(listener, for_machines);
         tokio::spawn(router.with_graceful_shutdown(stop.clone().cancelled_owned()).into_future())
@@ -164,6 +179,9 @@ async fn with_store(
     building.await.context("the builder of rollups failed")?;
     within(REQUEST_PATIENCE, receiving).await.context("gRPC")?;
     within(REQUEST_PATIENCE, answering).await.context("HTTP")?;
+    if let Some(letting_in) = letting_in {
+        within(REQUEST_PATIENCE, letting_in).await.context("HTTPS")?;
+    }
     if let Some(telling) = telling {
         within(REQUEST_PATIENCE, telling).await.context("metrics")?;
     }

@@ -30,8 +30,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::query::{Limits, QueryError, Store};
 
 pub use metrics::HttpMetrics;
+pub(crate) use parameters::{decode, encode};
 pub use reader::Reader;
-pub(crate) use reply::refused;
+pub(crate) use reply::{invalid, not_answered, refused};
 
 /// What the handlers share. Cheap to clone.
 #[derive(Clone)]
@@ -74,14 +75,15 @@ pub fn for_machines(state: QueryState) -> Router {
 }
 
 fn machines() -> Router<QueryState> {
-    Router::new()
-        .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(health::metrics))
+    health().route("/metrics", get(health::metrics))
+}
+
+fn health() -> Router<QueryState> {
+    Router::new().route("/healthz", get(health::healthz)).route("/readyz", get(health::readyz))
 }
 
 /// What is asked of the store. Whoever serves it says for whom: by a [`Reader`] among the extensions of each request.
-pub fn questions() -> Router<QueryState> {
+fn questions() -> Router<QueryState> {
     Router::new()
         .route(deepflow::PATH, post(deepflow::profile_tracing))
         .route("/api/v1/flamegraph", get(api::flamegraph::flamegraph))
@@ -94,12 +96,20 @@ pub fn questions() -> Router<QueryState> {
 
 /// All routes, for readers who may see the same.
 pub fn router(state: QueryState, reader: Reader) -> Router {
-    Router::new()
-        .route("/", get(page::index))
-        .route("/style.css", get(page::style))
-        .merge(questions())
-        .layer(Extension(reader))
-        .merge(machines())
+    finished(with_page().layer(Extension(reader)).merge(machines()), state)
+}
+
+/// All but `/metrics`, for readers who may see different rows: a [`Reader`] comes with each request.
+pub fn for_readers(state: QueryState) -> Router {
+    finished(with_page().merge(health()), state)
+}
+
+fn with_page() -> Router<QueryState> {
+    Router::new().route("/", get(page::index)).route("/style.css", get(page::style)).merge(questions())
+}
+
+fn finished(router: Router<QueryState>, state: QueryState) -> Router {
+    router
         .method_not_allowed_fallback(reply::no_such_method)
         .fallback(reply::no_such_path)
         .layer(middleware::from_fn_with_state(state.clone(), metrics::count))
@@ -107,7 +117,7 @@ pub fn router(state: QueryState, reader: Reader) -> Router {
 }
 
 /// Now, in Unix seconds.
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

@@ -51,7 +51,7 @@ impl Parameters {
 }
 
 /// The opposite of [`decode`], for links: everything but letters, digits and `-._~`.
-pub(super) fn encode(text: &str) -> String {
+pub(crate) fn encode(text: &str) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {
         match byte {
@@ -65,7 +65,7 @@ pub(super) fn encode(text: &str) -> String {
 }
 
 /// `+` is a space, `%41` an A, as forms write it; `None` if it is no UTF-8 or an escape is broken.
-fn decode(text: &str) -> Option<String> {
+pub(crate) fn decode(text: &str) -> Option<String> {
     let mut bytes = text.bytes();
     let mut decoded = Vec::with_capacity(text.len());
     while let Some(byte) = bytes.next() {

@@ -142,6 +142,17 @@ pub(crate) fn refused(uri: &Uri, status: StatusCode, error: String) -> Response 
     }
 }
 
+/// That a request was wrong.
+pub(crate) fn invalid(invalid: Invalid) -> Response {
+    ApiError::from(invalid).into_response()
+}
+
+/// That the store did not answer what a request to `uri` needs.
+pub(crate) fn not_answered(uri: &Uri, error: &QueryError) -> Response {
+    let (status, headers) = status_of(error);
+    (headers, refused(uri, status, error.advice())).into_response()
+}
+
 pub(super) async fn no_such_path() -> ApiError {
     let error = "no such path: see / for a page, GET /api/v1/apps, /api/v1/flamegraph, /api/v1/diff, \
                  /api/v1/timeline, /api/v1/tags and /api/v1/tags/{tag}/values, \

@@ -18,6 +18,7 @@ mod error;
 pub mod filter;
 mod grouped;
 pub mod labelled;
+mod namespaces;
 pub mod plan;
 pub mod quality;
 pub mod request;

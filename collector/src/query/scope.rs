@@ -70,7 +70,7 @@ mod tests {
     use crate::query::source::{Need, Sources};
     use crate::query::statement::Statement;
     use crate::query::timeline::{self, Steps};
-    use crate::query::{Request, Subject, TimeRange, filter, labelled, plan, values};
+    use crate::query::{Request, Subject, TimeRange, filter, labelled, namespaces, plan, values};
     use crate::rollup::coverage::tests::coverage;
 
     const RANGE: TimeRange = TimeRange { from: 23 * 3600, until: 51 * 3600 - 1 };
@@ -78,7 +78,7 @@ mod tests {
     /// As it is written in SQL.
     const WRITTEN: &str = "(`thread_name` = 'x' OR `pod_ns` = 'b')";
 
-    fn namespaces(names: &[&str]) -> Scope {
+    fn in_namespaces(names: &[&str]) -> Scope {
         let namespaces = names.iter().map(|name| (*name).to_owned()).collect();
         Scope::Namespaces { cluster: "own".into(), namespaces }
     }
@@ -108,6 +108,7 @@ mod tests {
             ("seen_app", plan::seen_app(&of_app, &sources, "app")),
             ("seen_ever", plan::seen_ever(&of_app, &sources, 10)),
             ("first_and_last", plan::first_and_last(scope, RANGE)),
+            ("statement", namespaces::statement(scope, 10)),
             ("statement", timeline::statement(&of_app, &sources, steps)),
             ("statement", labelled::statement(&of_app, &sources)),
             ("statement", labelled::statement(&total, &sources)),
@@ -155,14 +156,14 @@ mod tests {
     #[test]
     fn every_statement_reads_through_the_scope() {
         check(
-            &namespaces(&["a", "it's", ""]),
+            &in_namespaces(&["a", "it's", ""]),
             "PREWHERE pod_cluster = 'own' AND pod_ns IN ('a', 'it's') AND ",
             "PREWHERE pod_cluster = 'own' AND time >= toDateTime(82800, 'UTC') AND time <= toDateTime(183599, 'UTC') \
              AND (pod_cluster, pod_node) IN (SELECT pod_cluster, pod_node\n",
         );
         let nothing = "PREWHERE false AND ";
         for names in [&[][..], &[""]] {
-            check(&namespaces(names), nothing, "PREWHERE pod_cluster = 'own' AND ");
+            check(&in_namespaces(names), nothing, "PREWHERE pod_cluster = 'own' AND ");
         }
         let cluster = "PREWHERE pod_cluster = 'own' AND ";
         check(&Scope::Cluster("own".into()), cluster, cluster);

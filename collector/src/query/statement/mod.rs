@@ -126,7 +126,7 @@ impl Statement {
         &self.values
     }
 
-    fn write(self, values: &mut Vec<Value>) -> String {
+    pub(super) fn write(self, values: &mut Vec<Value>) -> String {
         values.extend(self.values);
         self.sql
     }

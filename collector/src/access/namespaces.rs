@@ -1,0 +1,146 @@
+//! In which namespaces whoever asks may see profiles.
+//!
+//! Kubernetes has no such question, so it is asked for each namespace that has profiles at all. A yes is known for a
+//! minute by [`Reviewer`], which asks the API server; so is a no here, as most are.
+
+use std::collections::HashSet;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use hearth_identity::{Caller, Reviewer, Unavailable};
+use lru::LruCache;
+use tokio::time::Instant;
+
+use super::ask;
+use super::paths::{Profiles, is_namespace};
+use crate::query::{QueryError, Scope, Store};
+
+/// Namespaces that are asked for.
+pub const MAX_NAMESPACES: usize = 1000;
+/// How long what is known holds.
+const KNOWN_FOR: Duration = Duration::from_secs(60);
+/// Reviews of one request at once.
+const REVIEWS: usize = 16;
+/// Of so many who ask it is known what they may not see.
+const CALLERS: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+
+/// Why it is not known.
+#[derive(Debug)]
+pub enum Unknown {
+    /// The API server does not answer.
+    Unavailable,
+    /// The store does not.
+    Store(QueryError),
+    /// There are more than [`MAX_NAMESPACES`].
+    TooMany,
+}
+
+/// Finds out. Cheap to clone.
+#[derive(Clone)]
+pub struct Namespaces(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    /// The cluster.
+    scope: Scope,
+    reviewer: Reviewer,
+    /// Held while the store is asked: it is asked once.
+    stored: tokio::sync::Mutex<Option<Stored>>,
+    closed: Mutex<LruCache<[u8; 32], Closed>>,
+}
+
+/// The namespaces that have profiles.
+#[derive(Clone)]
+struct Stored {
+    namespaces: Arc<[Arc<str>]>,
+    until: Instant,
+}
+
+/// The namespaces that somebody may not see.
+struct Closed {
+    namespaces: HashSet<Arc<str>>,
+    until: Instant,
+}
+
+impl From<Unavailable> for Unknown {
+    fn from(_: Unavailable) -> Self {
+        // The reviewer has logged it.
+        Self::Unavailable
+    }
+}
+
+impl Namespaces {
+    /// Of this cluster, as `store` knows them.
+    pub fn new(store: Store, cluster: Arc<str>, reviewer: Reviewer) -> Self {
+        let scope = Scope::Cluster(cluster);
+        let closed = Mutex::new(LruCache::new(CALLERS));
+        Self(Arc::new(Inner { store, scope, reviewer, stored: tokio::sync::Mutex::default(), closed }))
+    }
+
+    /// Those in which `caller` may see profiles by this name.
+    ///
+    /// # Errors
+    /// It is not known.
+    pub async fn of(&self, caller: &Caller, name: &'static str) -> Result<Vec<String>, Unknown> {
+        let stored = self.stored().await?;
+        let key = key(caller, name);
+        let asked = self.not_closed(&key, &stored);
+        let reviews = asked.into_iter().map(|namespace| async move {
+            let profiles = Profiles { namespace: Some(namespace.to_string()), name };
+            let open = self.0.reviewer.may(caller, &ask(&profiles)).await?;
+            Ok::<_, Unknown>((namespace, open))
+        });
+        // In the order of names: a statement is made of them.
+        let reviewed: Vec<(Arc<str>, bool)> =
+            futures::stream::iter(reviews).buffered(REVIEWS).try_collect().await?;
+        let (open, closed): (Vec<_>, Vec<_>) = reviewed.into_iter().partition(|(_, open)| *open);
+        self.close(key, closed.into_iter().map(|(namespace, _)| namespace));
+        Ok(open.into_iter().map(|(namespace, _)| namespace.to_string()).collect())
+    }
+
+    async fn stored(&self) -> Result<Arc<[Arc<str>]>, Unknown> {
+        let mut stored = self.0.stored.lock().await;
+        if let Some(Stored { namespaces, until }) = &*stored
+            && Instant::now() < *until
+        {
+            return Ok(Arc::clone(namespaces));
+        }
+        let namespaces = self.0.store.namespaces(&self.0.scope, MAX_NAMESPACES + 1).await;
+        let namespaces = namespaces.map_err(Unknown::Store)?;
+        if namespaces.len() > MAX_NAMESPACES {
+            return Err(Unknown::TooMany);
+        }
+        // Nobody has a right in one that cannot be, whatever an agent has sent.
+        let namespaces = namespaces.into_iter().filter(|name| is_namespace(name)).map(Arc::from).collect();
+        *stored = Some(Stored { namespaces: Arc::clone(&namespaces), until: Instant::now() + KNOWN_FOR });
+        Ok(namespaces)
+    }
+
+    fn not_closed(&self, key: &[u8; 32], stored: &[Arc<str>]) -> Vec<Arc<str>> {
+        let mut closed = self.0.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        let closed = closed.get(key).filter(|closed| Instant::now() < closed.until);
+        let open =
+            |namespace: &&Arc<str>| closed.is_none_or(|closed| !closed.namespaces.contains(*namespace));
+        stored.iter().filter(open).cloned().collect()
+    }
+
+    fn close(&self, key: [u8; 32], namespaces: impl Iterator<Item = Arc<str>>) {
+        let mut all = self.0.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        match all.get_mut(&key).filter(|closed| now < closed.until) {
+            // From when the first of them was found out.
+            Some(closed) => closed.namespaces.extend(namespaces),
+            None => {
+                all.put(key, Closed { namespaces: namespaces.collect(), until: now + KNOWN_FOR });
+            }
+        }
+    }
+}
+
+fn key(caller: &Caller, name: &str) -> [u8; 32] {
+    let Caller { user, groups, uid, extra } = caller;
+    let text = serde_json::json!([user, groups, uid, extra, name]).to_string();
+    blake3::hash(text.as_bytes()).into()
+}
