@@ -52,11 +52,14 @@ func TestWhatIsNotSaidIsAnError(t *testing.T) {
 }
 
 func TestTheReadmeHasADefaultAndASentenceForEachLeaf(t *testing.T) {
-	values, err := parse([]byte("# Some.\n# @schema {enum: [x, y]}\na: x\nb:\n  # More|less.\n  c: 1\n"))
+	values, err := parse([]byte("# Some.\n# @schema {enum: [x, y]}\na: x\nb:\n  # More|less.\n  c: 1\n  # `x` or `y`.\n  # @schema {enum: [x, y]}\n  d: x\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	text := string(readme("# T\n", values))
+	if strings.Count(text, "One of") != 1 {
+		t.Errorf("%s\nnames the choices of d again", text)
+	}
 	for _, expected := range []string{"| `a` | `\"x\"` | Some. One of `x`, `y`. |", "### `b`", "| `b.c` | `1` | More\\|less. |"} {
 		if !strings.Contains(text, expected) {
 			t.Errorf("%s\nhas no\n%s", text, expected)

@@ -85,15 +85,21 @@ func leaves(values []value) []value {
 	return found
 }
 
-// choices names what may be written where that is one of a few.
+// choices names what may be written where that is one of a few, unless the sentence does.
 func choices(v value) string {
 	list, ok := v.schema["enum"].([]any)
 	if !ok {
 		return ""
 	}
 	var words []string
+	said := true
 	for _, choice := range list {
-		words = append(words, fmt.Sprintf("`%v`", choice))
+		word := fmt.Sprintf("`%v`", choice)
+		words = append(words, word)
+		said = said && strings.Contains(v.doc, word)
+	}
+	if said {
+		return ""
 	}
 	return " One of " + strings.Join(words, ", ") + "."
 }
