@@ -7,6 +7,7 @@
 
 mod bounds;
 mod capabilities;
+mod chart;
 mod departures;
 mod nodes;
 mod operator;
@@ -51,6 +52,8 @@ fn main() -> ExitCode {
     let tests = run(
         &arguments,
         [
+            // First: it brings the kinds, and takes them away again.
+            chart::tests(),
             bounds::tests(),
             nodes::tests(),
             operator::tests(),
