@@ -1,6 +1,6 @@
 //! Helm, and the chart that users install by it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use crate::cluster::{Cluster, text};
@@ -25,6 +25,11 @@ impl<'a> Helm<'a> {
         let folder = std::env::var_os(BIN).map(PathBuf::from);
         let folder = folder.unwrap_or_else(|| panic!("{BIN} is not set: run make e2e, or make test"));
         Self { cluster, program: folder.join("helm") }
+    }
+
+    /// The program.
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// Runs it.

@@ -41,9 +41,10 @@ pub(crate) fn on_hearth(name: &str, test: impl FnOnce(&Cluster) + Send + 'static
 /// A program in an image of its own, with functions whose names were drawn a moment ago, and with code of its own: a
 /// build id is of the code alone, so two that differ in names would be named by the one that is seen first.
 pub(crate) struct Workload {
-    image: String,
+    pub(crate) image: String,
     outer: String,
-    inner: String,
+    /// The function that takes the time.
+    pub(crate) inner: String,
 }
 
 impl Workload {
