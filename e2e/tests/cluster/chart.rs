@@ -127,7 +127,9 @@ impl Life<'_> {
         assert!(!refused.status.success(), "{}", text(&refused));
         assert!(text(&refused).contains("cannot be imported into the current release"), "{}", text(&refused));
 
-        self.helm.run(&[&upgrade[..], &["--take-ownership", "--wait", "--timeout=180s"]].concat());
+        // The second flag is for what kubectl wrote above.
+        let take = ["--take-ownership", "--force-conflicts", "--wait", "--timeout=180s"];
+        self.helm.run(&[&upgrade[..], &take].concat());
         for kind in KINDS {
             assert_eq!(self.owner_of(kind), SECOND.name);
             let digest = self.get(&["crd", kind], ".metadata.annotations.hearth\\.dev/crd-digest");
