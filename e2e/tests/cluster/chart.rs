@@ -38,8 +38,7 @@ struct Release {
 }
 
 const FIRST: Release = Release { name: "profiler", namespace: "chart-first", fullname: "profiler-hearth" };
-const SECOND: Release =
-    Release { name: "hearth-again", namespace: "chart-second", fullname: "hearth-again" };
+const SECOND: Release = Release { name: "hearth-again", namespace: "chart-second", fullname: "hearth-again" };
 
 /// What the test images are called, and a small volume. Where a claim of 20 GiB looks, this one does not fit.
 const VALUES: [&str; 6] =
@@ -153,7 +152,11 @@ impl Life<'_> {
             release.name,
             folder.display(),
         ));
-        self.release("install", release, &[&VALUES[..], &["--create-namespace", "--wait", "--timeout=180s"]].concat())
+        self.release(
+            "install",
+            release,
+            &[&VALUES[..], &["--create-namespace", "--wait", "--timeout=180s"]].concat(),
+        )
     }
 
     fn uninstall(&self, release: &Release) {
