@@ -35,5 +35,8 @@ if [ ! -x "$venv/bin/python3" ]; then
   "$venv.part/bin/python3" -m pip install --quiet --disable-pip-version-check -r "$tools/requirements.txt" >&2
   mv "$venv.part" "$venv"
 fi
-ln -sfn "$venv/bin/python3" "$bin/python3"
+# Not a link: a python finds its packages by where it is called.
+printf '#!/bin/sh\nexec "%s" "$@"\n' "$venv/bin/python3" >"$bin/python3.part"
+chmod +x "$bin/python3.part"
+mv "$bin/python3.part" "$bin/python3"
 echo "$bin"

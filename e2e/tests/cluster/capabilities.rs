@@ -133,7 +133,9 @@ impl<'a> Stage<'a> {
         let names: Vec<&str> = capabilities.iter().map(AsRef::as_ref).collect();
         container["securityContext"]["capabilities"]["add"] = json!(names);
         // So that nobody waits ten seconds for rows.
-        container["args"].as_array_mut().unwrap().push(json!("--window=1s"));
+        let arguments = container["args"].as_array_mut().unwrap();
+        arguments.retain(|argument| !argument.as_str().unwrap().starts_with("--window="));
+        arguments.push(json!("--window=1s"));
         self.replace(&daemon_set);
         delete_agent(self.cluster, NODE, &[]);
         let name = format!("caps-{name}");

@@ -38,8 +38,7 @@ struct Release {
 }
 
 const FIRST: Release = Release { name: "profiler", namespace: "chart-first", fullname: "profiler-hearth" };
-const SECOND: Release =
-    Release { name: "hearth-again", namespace: "chart-second", fullname: "hearth-again" };
+const SECOND: Release = Release { name: "hearth-again", namespace: "chart-second", fullname: "hearth-again" };
 
 /// What the test images are called, and a small volume. Where a claim of 20 GiB looks, this one does not fit.
 const VALUES: [&str; 6] =
@@ -127,7 +126,9 @@ impl Life<'_> {
         assert!(!refused.status.success(), "{}", text(&refused));
         assert!(text(&refused).contains("cannot be imported into the current release"), "{}", text(&refused));
 
-        self.helm.run(&[&upgrade[..], &["--take-ownership", "--wait", "--timeout=180s"]].concat());
+        // The second flag is for what kubectl wrote above.
+        let take = ["--take-ownership", "--force-conflicts", "--wait", "--timeout=180s"];
+        self.helm.run(&[&upgrade[..], &take].concat());
         for kind in KINDS {
             assert_eq!(self.owner_of(kind), SECOND.name);
             let digest = self.get(&["crd", kind], ".metadata.annotations.hearth\\.dev/crd-digest");
@@ -151,7 +152,11 @@ impl Life<'_> {
             release.name,
             folder.display(),
         ));
-        self.release("install", release, &[&VALUES[..], &["--create-namespace", "--wait", "--timeout=180s"]].concat())
+        self.release(
+            "install",
+            release,
+            &[&VALUES[..], &["--create-namespace", "--wait", "--timeout=180s"]].concat(),
+        )
     }
 
     fn uninstall(&self, release: &Release) {
