@@ -14,6 +14,10 @@ run: ## profile this machine: sets up, builds, starts everything (RUN_SECONDS=30
 test: ## set up and run every test
 	@scripts/test.sh
 
+.PHONY: test-chart
+test-chart: ## the tests of the Helm chart alone, which are part of `make test`
+	@scripts/test-chart.sh
+
 .PHONY: e2e
 e2e: ## the tests on a real Kubernetes cluster alone, which is part of `make test`
 	@scripts/e2e.sh
@@ -39,8 +43,9 @@ images: ## container images for deploy/, by docker, podman or buildah
 	@scripts/images.sh
 
 .PHONY: generate
-generate: ## write what is generated from the code (deploy/crds)
-	@cargo run --quiet --package hearth-policy --features crd --bin hearth-crds -- deploy/crds
+generate: ## write what is generated from the code and the chart (CRDs, schema, README, deploy/kubernetes)
+	@cargo run --quiet --package hearth-policy --features crd --bin hearth-crds -- deploy/crds charts/hearth/files/crds
+	@scripts/generate.sh
 
 .PHONY: fmt
 fmt: ## format the code

@@ -15,6 +15,8 @@ say "Go"
 "$root/scripts/setup-cluster.sh" >/dev/null
 (cd e2e/cluster && test -z "$(gofmt -l . | tee /dev/stderr)" && CGO_ENABLED=0 go vet -trimpath ./... && go mod tidy -diff)
 (cd e2e/cluster/dns && CGO_ENABLED=0 go vet -trimpath ./... && go mod tidy -diff)
+"$root/scripts/setup-helm.sh" >/dev/null
+(cd charts/tools && test -z "$(gofmt -l . | tee /dev/stderr)" && CGO_ENABLED=0 go vet -trimpath ./... && go mod tidy -diff)
 say "fuzz targets"
 # A workspace of its own; its versions are those of the project's. Stable Rust compiles it, only fuzzing needs nightly.
 cp Cargo.lock fuzz/Cargo.lock

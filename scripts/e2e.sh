@@ -9,7 +9,8 @@ cd "$root"
 
 HEARTH_LIBCHDB=$("$root/scripts/setup-chdb.sh" | tail -n 1)
 HEARTH_KCLUSTER=$("$root/scripts/setup-cluster.sh" | tail -n 1)
-export HEARTH_LIBCHDB HEARTH_KCLUSTER
+HEARTH_HELM=$("$root/scripts/setup-helm.sh" | tail -n 1)
+export HEARTH_LIBCHDB HEARTH_KCLUSTER HEARTH_HELM
 say "building"
 cargo build --quiet --workspace --bins --locked
 say "testing"

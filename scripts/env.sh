@@ -7,6 +7,8 @@ HEARTH_CACHE=${HEARTH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/hearth}
 bpf_linker_version=0.13.0
 bpf_linker=${HEARTH_BPF_LINKER:-$HEARTH_CACHE/bpf-linker-$bpf_linker_version/bin/bpf-linker}
 target=${CARGO_TARGET_DIR:-$root/target}
+# A go that is older than a go.mod asks for fetches the newer one; some distributions have that switched off.
+export GOTOOLCHAIN=${GOTOOLCHAIN:-auto}
 
 say() { printf '\n== %s\n' "$*" >&2; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }

@@ -1,15 +1,20 @@
 #!/usr/bin/env bash
 # Builds release binaries into target/images, the context of deploy/images/*.Dockerfile, and the images by docker,
-# podman or buildah, whichever is there. HEARTH_REGISTRY [localhost] and HEARTH_TAG [latest] name them.
+# podman or buildah, whichever is there, and prints how large each is. HEARTH_REGISTRY [localhost] and HEARTH_TAG [latest]
+# name them; HEARTH_CARGO [cargo] is what builds, such as "cargo auditable".
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 cd "$root"
 "$root/scripts/setup.sh" build
 context=$target/images
 say "building into $context"
-cargo build --quiet --release --locked -p hearth-operator -p hearth-node-agent -p hearth-collector -p hearth-clickhouse --bins
+${HEARTH_CARGO:-cargo} build --quiet --release --locked -p hearth-operator -p hearth-node-agent -p hearth-collector -p hearth-clickhouse --bins
 mkdir -p "$context"
 cp "$target"/release/hearth-{operator,node-agent,collector,clickhouse} "$("$root/scripts/setup-chdb.sh" | tail -n 1)" "$context"/
+
+# The engine is the most of the collector's.
+mib() { du -ck --apparent-size "$@" | awk 'END {printf "%.1f MiB", $1 / 1024}'; }
+echo "hearth-operator $(mib "$context/hearth-operator"), hearth-node-agent $(mib "$context/hearth-node-agent"), hearth-collector $(mib "$context"/{hearth-collector,hearth-clickhouse,libchdb.so}), without the base" >&2
 
 for builder in docker podman buildah none; do
   command -v "$builder" >/dev/null && break

@@ -60,12 +60,15 @@ case $want in
     go tool -n pprof >/dev/null
     "$root/scripts/setup-speedscope.sh" >/dev/null
     ;;&
+  test)
+    "$root/scripts/setup-helm.sh" >/dev/null
+    ;;
   bench | kernels)
     packages bpftrace
     ;;&
   kernels)
     packages qemu-system-x86 cpio busybox-static
     ;;
-  test | bench) ;;
+  bench) ;;
   *) echo "usage: scripts/setup.sh [build|test|bench|kernels]" >&2; exit 2 ;;
 esac

@@ -114,6 +114,9 @@ func (c *cluster) startControlPlane([]node) error {
 	}); err != nil {
 		return err
 	}
+	if err := c.render("audit.yaml", c.path("audit.yaml"), nil); err != nil {
+		return err
+	}
 	own := func(name string) []string { // kubeconfig flags of a control-plane process
 		file := c.kubeconfig(name)
 		return []string{"--kubeconfig=" + file, "--authentication-kubeconfig=" + file, "--authorization-kubeconfig=" + file,
@@ -140,6 +143,7 @@ func (c *cluster) startControlPlane([]node) error {
 			"--requestheader-group-headers=X-Remote-Group", "--requestheader-extra-headers-prefix=X-Remote-Extra-",
 			"--proxy-client-cert-file=" + keys + "/front-proxy-client.crt",
 			"--proxy-client-key-file=" + keys + "/front-proxy-client.key",
+			"--audit-policy-file=" + c.path("audit.yaml"), "--audit-log-path=" + c.path("log/audit"),
 			// Webhooks and aggregated APIs are dialled at their endpoints: the host has no kube-proxy.
 			"--enable-aggregator-routing=true", "--allow-privileged=true", "--profiling=false", "--event-ttl=2h"},
 		append([]string{"kube-controller-manager", "--root-ca-file=" + keys + "/ca.crt",

@@ -85,9 +85,14 @@ impl Cluster {
         assert!(output.status.success(), "{}", text(&output));
     }
 
+    /// The program.
+    pub fn kubectl_path(&self) -> PathBuf {
+        self.bin.join("kubectl")
+    }
+
     /// `kubectl` as the administrator.
     pub fn kubectl_command(&self) -> Command {
-        let mut command = Command::new(self.bin.join("kubectl"));
+        let mut command = Command::new(self.kubectl_path());
         command.env("KUBECONFIG", self.kubeconfig());
         command
     }

@@ -43,6 +43,11 @@ impl Base {
 
 /// Makes the images by the Dockerfiles of `deploy/images`, from the binaries that were built for the tests.
 pub fn build_images(cluster: &Cluster) {
+    build_images_as(cluster, "kc.local", "test");
+}
+
+/// The same, as images of this registry with this tag.
+pub fn build_images_as(cluster: &Cluster, registry: &str, tag: &str) {
     let binaries =
         ["hearth-operator", "hearth-collector", "hearth-clickhouse", "hearth-node-agent"].map(binary);
     let engine = libchdb();
@@ -60,7 +65,7 @@ pub fn build_images(cluster: &Cluster) {
     }
     for name in ["operator", "collector", "node-agent"] {
         let recipe = format!("{}/../deploy/images/{name}.Dockerfile", env!("CARGO_MANIFEST_DIR"));
-        let reference = format!("kc.local/hearth-{name}:test");
+        let reference = format!("{registry}/hearth-{name}:{tag}");
         let (context, base) = (context.path().to_str(), base.path().to_str());
         let arguments = ["build", &reference, &recipe, context.expect("text"), base.expect("text")];
         let output = cluster.kcluster(arguments);
@@ -159,6 +164,27 @@ pub fn agent_pod(cluster: &Cluster, node: &str, field: &str) -> Option<String> {
 pub fn agent_log(cluster: &Cluster, node: &str) -> String {
     let name = wait_for("the node's agent", || agent_pod(cluster, node, ".metadata.name"));
     cluster.kubectl(&["-n", NAMESPACE, "logs", &name])
+}
+
+/// What the agent of a node proves by that it runs there: a token of now.
+pub fn agent_token(cluster: &Cluster, node: &str) -> String {
+    let pod = wait_for("the node's agent", || agent_pod(cluster, node, ".metadata.name"));
+    let bound = format!("--bound-object-name={pod}");
+    let token = ["create", "token", "hearth-node-agent", "--audience=hearth", "--bound-object-kind=Pod", &bound];
+    cluster.kubectl(&[&["-n", NAMESPACE], &token[..]].concat()).trim().to_owned()
+}
+
+/// The certificates that agents trust, as PEM.
+pub fn authority(cluster: &Cluster) -> String {
+    let path = "jsonpath={.data.ca\\.crt}";
+    cluster.kubectl(&["-n", NAMESPACE, "get", "configmap", "hearth-operator-ca", "-o", path])
+}
+
+/// The address of the collector's pod.
+pub fn collector_pod(cluster: &Cluster) -> IpAddr {
+    let path = "jsonpath={.status.podIP}";
+    let address = cluster.kubectl(&["-n", NAMESPACE, "get", "pod", "hearth-collector-0", "-o", path]);
+    address.parse().expect("the pod has an address")
 }
 
 /// What the operators that run now have logged.

@@ -15,6 +15,7 @@ pub mod daemon;
 pub mod fixture;
 pub mod flame;
 pub mod hearth;
+pub mod helm;
 pub mod machine;
 pub mod operator;
 pub mod proc_fs;

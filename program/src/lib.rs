@@ -56,14 +56,15 @@ pub fn check_grpc(port: GrpcPort) -> Result<(), GrpcOpen> {
     Err(GrpcOpen { address, lacking, give })
 }
 
-/// What is logged where `HEARTH_LOG` asks for nothing. kube says of each request that it failed; what matters of
-/// that is said where it is known for how long.
-const LOGGED: &str = "info,kube_client::client::builder=off";
+/// kube says of each request that it failed; what matters of that is said where it is known for how long. Whatever
+/// level is asked for: a cluster sets `info`.
+const QUIET: &str = "kube_client::client::builder=off";
 
 /// Logs to standard error what `HEARTH_LOG` asks for, or from `info` on. Once, at the start.
 pub fn start_log() {
+    let filter = EnvFilter::try_from_env("HEARTH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_env("HEARTH_LOG").unwrap_or_else(|_| EnvFilter::new(LOGGED)))
+        .with_env_filter(filter.add_directive(QUIET.parse().expect("a directive of ours")))
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)

@@ -99,11 +99,27 @@ impl Running {
         answer.text().await.unwrap()
     }
 
-    /// Its exit code after SIGTERM.
-    async fn stop(mut self) -> Option<i32> {
+    /// Asks it to end, its engine with it.
+    fn terminate(&self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        tokio::task::spawn_blocking(move || self.child.wait()).await.unwrap().unwrap().code()
+    }
+
+    /// Its exit code after SIGTERM.
+    async fn stop(self) -> Option<i32> {
+        let mut ending = self;
+        ending.terminate();
+        tokio::task::spawn_blocking(move || ending.child.wait()).await.unwrap().unwrap().code()
+    }
+}
+
+impl Drop for Running {
+    /// A failed test leaves no engine behind.
+    fn drop(&mut self) {
+        if self.child.try_wait().unwrap().is_none() {
+            self.terminate();
+            self.child.wait().unwrap();
+        }
     }
 }
 

@@ -7,11 +7,15 @@
 
 mod bounds;
 mod capabilities;
+mod chart;
 mod departures;
 mod nodes;
 mod operator;
 mod outages;
 mod profiles;
+mod readers;
+mod readme;
+mod rights;
 mod status;
 mod trace;
 
@@ -51,14 +55,20 @@ fn main() -> ExitCode {
     let tests = run(
         &arguments,
         [
+            // First: they bring the kinds, and take them away again.
+            chart::tests(),
+            readme::tests(),
+            rights::tests(),
             bounds::tests(),
             nodes::tests(),
             operator::tests(),
             profiles::tests(),
+            readers::tests(),
             status::tests(),
             capabilities::tests(),
             departures::tests(),
             outages::tests(),
+            rights::last_tests(),
         ]
         .into_iter()
         .flatten()

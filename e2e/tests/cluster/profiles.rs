@@ -1,6 +1,7 @@
 //! What a user does: installs Hearth, applies a policy, looks at a flame graph of the pods it names.
 
 use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hearth_e2e::cluster::text;
@@ -37,21 +38,25 @@ pub(crate) fn on_hearth(name: &str, test: impl FnOnce(&Cluster) + Send + 'static
     })
 }
 
-/// A program in an image of its own, with functions whose names were drawn a moment ago.
+/// A program in an image of its own, with functions whose names were drawn a moment ago, and with code of its own: a
+/// build id is of the code alone, so two that differ in names would be named by the one that is seen first.
 pub(crate) struct Workload {
-    image: String,
+    pub(crate) image: String,
     outer: String,
-    inner: String,
+    /// The function that takes the time.
+    pub(crate) inner: String,
 }
 
 impl Workload {
     /// `comm` is what its process is called.
     pub(crate) fn new(cluster: &Cluster, comm: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
         let (outer, inner) = (format!("o_{}", random_letters(10)), format!("i_{}", random_letters(10)));
+        let rounds = 200_000 + COUNT.fetch_add(1, Ordering::Relaxed);
         let program = Program::compile(
             comm,
             &format!(
-                "FUNCTION void {inner}(void) {{ BURN(200000); }}
+                "FUNCTION void {inner}(void) {{ BURN({rounds}); }}
                 FUNCTION void {outer}(void) {{ for (;;) {{ {inner}(); usleep(500); }} }}
                 int main(void) {{ {outer}(); }}"
             ),

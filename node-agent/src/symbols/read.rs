@@ -59,6 +59,9 @@ pub(super) fn fill_at(reader: &(impl ReadAt + ?Sized), offset: u64, buffer: &mut
 pub(super) struct FileIdentity {
     pub(super) inode: Inode,
     pub(super) modified: (i64, u64),
+    /// Images often give all files one time of modification, and an inode of a container that is gone comes again:
+    /// nobody can set this one.
+    pub(super) changed: (i64, u64),
     pub(super) size: u64,
 }
 
@@ -71,6 +74,7 @@ impl FileIdentity {
                 number: stat.st_ino,
             },
             modified: (stat.st_mtime, stat.st_mtime_nsec),
+            changed: (stat.st_ctime, stat.st_ctime_nsec),
             size: u64::try_from(stat.st_size).unwrap_or(0),
         }
     }

@@ -1,15 +1,20 @@
-//! Writes the CRDs into a folder, a file each: `hearth-crds FOLDER`.
+//! Writes the CRDs into folders, a file each: `hearth-crds FOLDER...`.
 
 use std::path::PathBuf;
 
 use hearth_policy::crd::{crds, file};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let folder: PathBuf = std::env::args_os().nth(1).ok_or("usage: hearth-crds FOLDER")?.into();
+    let folders: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    if folders.is_empty() {
+        return Err("usage: hearth-crds FOLDER...".into());
+    }
     for crd in crds() {
         let (name, text) = file(&crd)?;
-        let path = folder.join(name);
-        std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+        for folder in &folders {
+            let path = folder.join(&name);
+            std::fs::write(&path, &text).map_err(|error| format!("{}: {error}", path.display()))?;
+        }
     }
     Ok(())
 }
