@@ -137,7 +137,6 @@ async fn with_store(
     };
     let builder = rollup::Builder::new(client.clone(), rollups, rollup_metrics);
     let writer = Writer::new(client, config, metrics.clone(), receiver);
-    let refusals = metrics.tls_refused.clone();
     let ingest = Ingest::new(queue, metrics, args.retention.retention_raw, stop.clone()).with_agents(agents);
 
     let scheme = if tls.is_some() { "https" } else { "http" };
