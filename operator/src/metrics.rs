@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
+use hearth_tls::Refusals;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -46,6 +47,19 @@ pub enum Write {
     Lease,
     /// The first policy.
     Install,
+    /// CA and certificates, read and written.
+    Certificates,
+}
+
+/// Which certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// The CA that signs.
+    Ca,
+    /// That of this operator.
+    Operator,
+    /// That of the collector.
+    Collector,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -56,6 +70,11 @@ struct ReasonLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResourceLabel {
     resource: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WhichLabel {
+    which: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -72,6 +91,10 @@ pub struct Metrics {
     watch_errors: Family<ResourceLabel, Counter>,
     objects_malformed: Family<ResourceLabel, Counter>,
     writes: Family<WriteLabels, Counter>,
+    certificate_expires: Family<WhichLabel, Gauge>,
+    certificate_failures: Counter,
+    /// Connections of agents that did not come about.
+    pub refusals: Refusals,
     /// Configurations that were sent to nodes.
     pub configs_sent: Counter,
     /// Those that a node refused.
@@ -91,6 +114,9 @@ impl Default for Metrics {
             watch_errors: Family::default(),
             objects_malformed: Family::default(),
             writes: Family::default(),
+            certificate_expires: Family::default(),
+            certificate_failures: Counter::default(),
+            refusals: Refusals::default(),
             configs_sent: Counter::default(),
             configs_refused: Counter::default(),
             leading: Gauge::default(),
@@ -110,6 +136,17 @@ impl Default for Metrics {
             metrics.objects_malformed.clone(),
         );
         registry.register("api_writes", "Writes to the API server, by outcome", metrics.writes.clone());
+        registry.register(
+            "certificate_expires_timestamp_seconds",
+            "When certificates expire that operators make, in seconds since 1970",
+            metrics.certificate_expires.clone(),
+        );
+        registry.register(
+            "certificate_failures",
+            "Looks after certificates that ended with an error",
+            metrics.certificate_failures.clone(),
+        );
+        metrics.refusals.register(&mut registry);
         registry.register("configs_sent", "Configurations sent to nodes", metrics.configs_sent.clone());
         registry.register(
             "configs_refused",
@@ -152,6 +189,7 @@ impl Metrics {
             Write::Event => "event",
             Write::Lease => "lease",
             Write::Install => "install",
+            Write::Certificates => "certificates",
         };
         let outcome = match outcome {
             Outcome::Ok => "ok",
@@ -159,6 +197,21 @@ impl Metrics {
             Outcome::Timeout => "timeout",
         };
         self.writes.get_or_create(&WriteLabels { write, outcome }).inc();
+    }
+
+    /// A certificate is valid until then, in seconds since 1970.
+    pub fn certificate_expires(&self, which: Which, until: i64) {
+        let which = match which {
+            Which::Ca => "ca",
+            Which::Operator => "operator",
+            Which::Collector => "collector",
+        };
+        self.certificate_expires.get_or_create(&WhichLabel { which }).set(until);
+    }
+
+    /// Certificates could not be looked after.
+    pub fn certificates_failed(&self) {
+        self.certificate_failures.inc();
     }
 
     /// OpenMetrics text.

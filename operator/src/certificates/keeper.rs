@@ -29,8 +29,10 @@ use crate::metrics::{Metrics, Which};
 
 /// Between looks when all is well.
 const LOOK: Duration = Duration::from_secs(30);
-/// The same while this replica has no certificate, and after a failure.
+/// The same while this replica has no certificate.
 const LOOK_SOON: Duration = Duration::from_secs(1);
+/// And after a failure while it has one.
+const RETRY: Duration = Duration::from_secs(5);
 /// A replica that has waited for a certificate for so long makes what it lacks, though another holds the lease. That
 /// one may be of a version that makes none: it leads until this one is ready, and this one is not before it has a
 /// certificate.
@@ -106,7 +108,11 @@ impl Keeper {
             let why = waits.as_deref().unwrap_or("it has expired, or is not valid yet by this machine's clock");
             self.readiness.set(Some(format!("this operator has no certificate to serve with: {why}")));
         }
-        if served && self.failing.is_none() { LOOK } else { LOOK_SOON }
+        match (served, &self.failing) {
+            (false, _) => LOOK_SOON,
+            (true, Some(_)) => RETRY,
+            (true, None) => LOOK,
+        }
     }
 
     /// Takes steps until there is none left that is ours to take. What this replica's certificate waits for, if it

@@ -16,7 +16,7 @@ mod objects;
 pub mod plan;
 pub mod read;
 
-pub use keeper::{Keeper, Readiness};
+pub use keeper::{Keeper, Readiness, Serve, ServeError};
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
-use rcgen::{KeyPair, PublicKeyData as _};
+use rcgen::KeyPair;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
@@ -158,7 +158,7 @@ pub fn pair(certificate_text: &[u8], key_text: &[u8]) -> Result<Pair, Unreadable
     }
     let text = str::from_utf8(key_text).map_err(|_| Unreadable::NotText)?;
     let key = KeyPair::from_pem(text).map_err(|_| Unreadable::Key)?;
-    if key.der_bytes() != certificate.public_key {
+    if key.public_key_raw() != certificate.public_key {
         return Err(Unreadable::OtherKey);
     }
     Ok(Pair { certificate, key: Key(text.to_owned()) })

@@ -4,6 +4,7 @@
 //! stream and keeps it, 100 KB for each of 5,000 nodes whose policies are the same. Here they are one piece of
 //! memory for all of them. Requests are read by tonic's own decoder.
 
+pub mod port;
 mod reports;
 mod session;
 

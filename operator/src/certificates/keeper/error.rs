@@ -40,7 +40,6 @@ pub enum KeepError {
 impl KeepError {
     /// Somebody else has written first.
     pub(super) fn is_conflict(&self) -> bool {
-        // An object that is gone when it is replaced is a conflict too.
-        matches!(self, Self::Api { error, done: "written", .. } if matches!(error.code(), Some(409 | 404)))
+        matches!(self, Self::Api { error, .. } if error.code() == Some(409))
     }
 }

@@ -124,7 +124,12 @@ impl Objects {
         let name = self.names.authority();
         let map = publication_map(publication, stored, read.map, self.created(&name).await?);
         self.put(&map).await?;
-        info!("{} CA(s) are published in ConfigMap {}/{name}", publication.bundle.len(), self.names.namespace);
+        let before = read.seen.publication.map(|publication| publication.bundle);
+        // Else it is an annotation that has changed, of which the certificate's own line tells.
+        if before.as_ref() != Some(&publication.bundle) {
+            let count = publication.bundle.len();
+            info!("{count} CA(s) are published in ConfigMap {}/{name}", self.names.namespace);
+        }
         Ok(())
     }
 
@@ -142,8 +147,8 @@ impl Objects {
         let patch = api_service::patch(service, stored.bundle(bundle));
         let api: Api<APIService> = Api::all(self.client.clone());
         let params = PatchParams::default();
-        let patched = self.ask(WRITTEN, &object(service), api.patch(api_service::NAME, &params, &patch));
-        patched.await?;
+        let asked = api.patch(api_service::NAME, &params, &patch);
+        self.ask(WRITTEN, &object(service), asked).await?;
         info!("{} CA(s) are in APIService {}", bundle.len(), api_service::NAME);
         Ok(())
     }
