@@ -38,7 +38,8 @@ impl Identity {
     pub fn arguments(&self, namespace: &str) -> Vec<String> {
         let Self { name, grpc, metrics, issues_certificates } = self;
         let (grpc, metrics) = (grpc.to_string(), metrics.to_string());
-        let arguments = ["--namespace", namespace, "--pod-name", name, "--grpc", &grpc, "--metrics", &metrics];
+        let arguments =
+            ["--namespace", namespace, "--pod-name", name, "--grpc", &grpc, "--metrics", &metrics];
         arguments
             .into_iter()
             .chain(issues_certificates.then_some("--issue-certificates"))

@@ -153,7 +153,11 @@ fn service(name: &str) -> Result<String, String> {
         && bytes.iter().all(|byte| inner(*byte) || *byte == b'-')
         && bytes.first().is_some_and(u8::is_ascii_lowercase)
         && bytes.last().is_some_and(|byte| inner(*byte));
-    if fits { Ok(name.to_owned()) } else { Err("is not the name of a Service, such as hearth-operator".to_owned()) }
+    if fits {
+        Ok(name.to_owned())
+    } else {
+        Err("is not the name of a Service, such as hearth-operator".to_owned())
+    }
 }
 
 fn life(text: &str) -> Result<Duration, String> {
@@ -203,7 +207,10 @@ mod tests {
         check("--issue-certificates", "ok");
         check("--issue-certificates --certificate-life 1h --ca-life 3h", "ok");
         check("--issue-certificates --ca-life 90d", "ok");
-        check("--issue-certificates --ca-life 89d", "--ca-life 2136h is less than three times --certificate-life 720h");
+        check(
+            "--issue-certificates --ca-life 89d",
+            "--ca-life 2136h is less than three times --certificate-life 720h",
+        );
         check("--certificate-life 59m", "is not a time from 1h to 87600h, such as 720h");
         check("--certificate-life never", "is not a time from 1h to 87600h, such as 720h");
         check("--ca-life 87601h", "is not a time from 1h to 87600h, such as 720h");

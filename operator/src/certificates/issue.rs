@@ -52,7 +52,8 @@ pub fn leaf(ca: &Pair, names: &BTreeSet<String>, life: Duration, now: Unix) -> R
     let Validity { from, until } = validity(life, now)?;
     let valid = Validity { from, until: until.min(ca.certificate.facts().valid.until) };
     let mut params = params("Hearth", "", valid)?;
-    params.subject_alt_names = CertificateParams::new(names.iter().cloned().collect::<Vec<_>>())?.subject_alt_names;
+    params.subject_alt_names =
+        CertificateParams::new(names.iter().cloned().collect::<Vec<_>>())?.subject_alt_names;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;

@@ -105,7 +105,8 @@ impl Keeper {
         if served {
             self.readiness.set(None);
         } else {
-            let why = waits.as_deref().unwrap_or("it has expired, or is not valid yet by this machine's clock");
+            let why =
+                waits.as_deref().unwrap_or("it has expired, or is not valid yet by this machine's clock");
             self.readiness.set(Some(format!("this operator has no certificate to serve with: {why}")));
         }
         match (served, &self.failing) {

@@ -121,8 +121,10 @@ impl Stored {
         let Layout { current, next, published, previous, rotate } = layout;
         let known: Vec<Certificate> =
             before.iter().flat_map(|stored| stored.certificates().cloned()).collect();
-        let pairs: Vec<Pair> =
-            before.into_iter().flat_map(|stored| std::iter::once(stored.current).chain(stored.next)).collect();
+        let pairs: Vec<Pair> = before
+            .into_iter()
+            .flat_map(|stored| std::iter::once(stored.current).chain(stored.next))
+            .collect();
         let fill = |slot| match slot {
             Slot::Made => make(),
             Slot::Kept(id) => {

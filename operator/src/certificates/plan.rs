@@ -274,7 +274,10 @@ impl Authorities {
         let usable = self.next.filter(|next| next.valid.covers(now));
         if let Some(why @ (Why::Expired | Why::NotYetValid)) = over {
             // Nothing is verified by the current one: there is nobody to wait for.
-            return Some((self.succeeded_by(usable.map_or(Slot::Made, |next| Slot::Kept(next.id)), now), why));
+            return Some((
+                self.succeeded_by(usable.map_or(Slot::Made, |next| Slot::Kept(next.id)), now),
+                why,
+            ));
         }
         if self.previous.iter().any(|facts| now >= facts.valid.until) {
             return Some((Layout { previous: self.trusted_still(now), ..self.layout() }, Why::Expired));
@@ -288,7 +291,10 @@ impl Authorities {
             None => return None,
         };
         let layout = self.layout();
-        Some((Layout { next: Some(Slot::Made), published: None, rotate: self.rotate && !asked, ..layout }, why))
+        Some((
+            Layout { next: Some(Slot::Made), published: None, rotate: self.rotate && !asked, ..layout },
+            why,
+        ))
     }
 
     /// What waits until the next CA is known everywhere.
@@ -296,7 +302,7 @@ impl Authorities {
         let next = self.next?;
         match self.published {
             // In the future: a clock was set back. It costs ten minutes.
-            Some(published) if published <= now => (now - published >= PROPAGATION_SECONDS)
+            Some(published) if published <= now => (now.saturating_sub(published) >= PROPAGATION_SECONDS)
                 .then(|| (self.succeeded_by(Slot::Kept(next.id), now), Why::Known)),
             Some(_) | None => Some((Layout { published: Some(now), ..self.layout() }, Why::Published)),
         }

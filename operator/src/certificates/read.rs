@@ -106,7 +106,8 @@ fn one(block: &str) -> Result<Certificate, Unreadable> {
         return Err(Unreadable::Certificate("there is other text around it"));
     }
     let broken = |_| Unreadable::Certificate("it is damaged");
-    let (_, pem) = x509_parser::pem::parse_x509_pem(block.as_bytes()).map_err(|error| broken(error.to_string()))?;
+    let (_, pem) =
+        x509_parser::pem::parse_x509_pem(block.as_bytes()).map_err(|error| broken(error.to_string()))?;
     let (rest, parsed) =
         X509Certificate::from_der(&pem.contents).map_err(|error| broken(error.to_string()))?;
     if !rest.is_empty() {
@@ -216,7 +217,11 @@ impl Certificate {
     }
 
     /// What the plan needs to know of a certificate that is for `wanted`.
-    pub fn leaf<'a>(&self, authorities: impl IntoIterator<Item = &'a Self>, wanted: &BTreeSet<String>) -> Leaf {
+    pub fn leaf<'a>(
+        &self,
+        authorities: impl IntoIterator<Item = &'a Self>,
+        wanted: &BTreeSet<String>,
+    ) -> Leaf {
         let issuer = authorities.into_iter().find(|authority| self.signed_by(authority));
         Leaf {
             valid: self.facts.valid,

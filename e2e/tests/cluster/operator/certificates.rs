@@ -44,10 +44,13 @@ pub(super) fn after_each_request(cluster: &Cluster) {
     // Whoever comes then finds all as it should be.
     stage.proxy.take();
     let operator = stage.start(&issuing);
-    wait_for("a certificate of its own", || operator.log().contains("agents are served by TLS").then_some(()));
+    wait_for("a certificate of its own", || {
+        operator.log().contains("agents are served by TLS").then_some(())
+    });
     operator.kill();
     let asked = stage.proxy.take();
-    let written: Vec<&Asked> = asked.iter().filter(|asked| is_of_certificates(&asked.what, "PUT POST PATCH")).collect();
+    let written: Vec<&Asked> =
+        asked.iter().filter(|asked| is_of_certificates(&asked.what, "PUT POST PATCH")).collect();
     assert!(written.is_empty(), "{written:?}");
 
     stage.without_certificates();
@@ -85,7 +88,9 @@ impl Stage<'_> {
             OBJECTS.iter().all(|object| self.get(object).is_some()).then_some(())?;
             let map = self.get("configmap/hearth-operator-ca")?;
             map["data"]["ca.crt"].as_str()?.starts_with("-----BEGIN CERTIFICATE-----").then_some(())?;
-            map["metadata"]["annotations"]["hearth.dev/collector-certificate-expires"].is_string().then_some(())
+            map["metadata"]["annotations"]["hearth.dev/collector-certificate-expires"]
+                .is_string()
+                .then_some(())
         });
     }
 }

@@ -84,8 +84,7 @@ impl Objects {
         let leaf_secret: Option<Secret> = self.get(&self.names.collector_certificate()).await?;
         let ca_secret: Option<Secret> = self.get(&self.names.authority()).await?;
 
-        let stored =
-            ca_secret.as_ref().map_or(Err(Unreadable::Missing("the Secret")), Stored::read);
+        let stored = ca_secret.as_ref().map_or(Err(Unreadable::Missing("the Secret")), Stored::read);
         let authorities = || stored.iter().flat_map(Stored::certificates);
         let wanted = self.names.of_collector();
         let leaf = leaf_secret.as_ref().and_then(|secret| read_leaf(secret).ok());

@@ -20,7 +20,8 @@ const OBJECTS: [&str; 3] = [CA_SECRET, BUNDLE, COLLECTOR_SECRET];
 const START: i64 = 1_800_000_000;
 const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
-const LIVES: Lives = Lives { ca: Duration::from_secs(365 * 86_400), certificate: Duration::from_secs(30 * 86_400) };
+const LIVES: Lives =
+    Lives { ca: Duration::from_secs(365 * 86_400), certificate: Duration::from_secs(30 * 86_400) };
 
 thread_local! {
     /// All tasks of a test are on its thread.
@@ -252,13 +253,17 @@ async fn what_others_made_is_left_alone_and_said() {
     for path in OBJECTS {
         let api = api();
         let (_, name) = path.rsplit_once('/').unwrap();
-        let theirs = json!({"metadata": {"name": name, "namespace": "hearth", "resourceVersion": "1"}, "data": {}});
+        let theirs =
+            json!({"metadata": {"name": name, "namespace": "hearth", "resourceVersion": "1"}, "data": {}});
         api.put(path, theirs.clone());
         let mut operator = Operator::leading(&api);
         operator.keeper.turn().await;
         assert_eq!(api.get(path).unwrap(), theirs);
         let why = operator.readiness.why_not().unwrap();
-        assert!(why.contains(&format!("hearth/{name} is there already and was not made by an operator")), "{why}");
+        assert!(
+            why.contains(&format!("hearth/{name} is there already and was not made by an operator")),
+            "{why}"
+        );
         assert_eq!(operator.counted("hearth_operator_certificate_failures_total"), "1");
     }
 }
@@ -406,7 +411,9 @@ async fn whatever_request_fails_it_is_tried_again() {
             api.fail_after(n, fault);
             let (task, readiness) = Operator::leading(&api).start();
             tokio::time::timeout(Duration::from_secs(60), async {
-                while readiness.why_not().is_some() || api.get(API_SERVICE).unwrap()["spec"]["caBundle"].is_null() {
+                while readiness.why_not().is_some()
+                    || api.get(API_SERVICE).unwrap()["spec"]["caBundle"].is_null()
+                {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             })

@@ -33,7 +33,11 @@ impl<T: Clone> Object<T> {
     /// What a kubelet may have in a pod.
     fn in_pods(&self, now: i64) -> impl Iterator<Item = &T> {
         let replaced = self.0.iter().skip(1).map(|(at, _)| *at).chain([i64::MAX]);
-        self.0.iter().zip(replaced).filter(move |(_, replaced)| *replaced > now - KUBELET).map(|((_, value), _)| value)
+        self.0
+            .iter()
+            .zip(replaced)
+            .filter(move |(_, replaced)| *replaced > now - KUBELET)
+            .map(|((_, value), _)| value)
     }
 }
 
@@ -76,12 +80,20 @@ impl Operator {
     fn go_on(&mut self, world: &mut World) {
         let Self { step, seen, versions, own } = self;
         match step {
-            0 => (seen.publication, versions.publication) = (world.publication.now(), world.publication.version()),
-            1 => (seen.aggregated, versions.aggregated) = (world.aggregated.now(), world.aggregated.version()),
+            0 => {
+                (seen.publication, versions.publication) =
+                    (world.publication.now(), world.publication.version())
+            }
+            1 => {
+                (seen.aggregated, versions.aggregated) = (world.aggregated.now(), world.aggregated.version())
+            }
             2 => (seen.leaf, versions.leaf) = (world.leaf.now(), world.leaf.version()),
             3 => {
-                (seen.authorities, versions.authorities) = (world.authorities.now(), world.authorities.version());
-                if let (Own::Make(_), Some(authorities)) = (plan_own(seen, own.as_ref(), world.now), &seen.authorities) {
+                (seen.authorities, versions.authorities) =
+                    (world.authorities.now(), world.authorities.version());
+                if let (Own::Make(_), Some(authorities)) =
+                    (plan_own(seen, own.as_ref(), world.now), &seen.authorities)
+                {
                     *own = Some(world.leaf_by(&authorities.current));
                 }
             }
@@ -138,7 +150,8 @@ impl World {
 
     fn arranged(&mut self, layout: Layout, before: Option<&Authorities>) -> Authorities {
         let Layout { current, next, published, previous, rotate } = layout;
-        let held: Vec<Facts> = before.iter().flat_map(|before| std::iter::once(before.current).chain(before.next)).collect();
+        let held: Vec<Facts> =
+            before.iter().flat_map(|before| std::iter::once(before.current).chain(before.next)).collect();
         let mut fill = |slot| match slot {
             // Only a key that is still there can sign.
             Slot::Kept(id) => *held.iter().find(|facts| facts.id == id).expect("a CA whose key is held"),
@@ -165,7 +178,9 @@ impl World {
         let bundles = self.publication.in_pods(self.now).map(|publication| publication.bundle.clone());
         let known = |bundle: &[Fingerprint], leaf: &Leaf| {
             let issuer = self.known.iter().find(|facts| Some(facts.id) == leaf.issuer);
-            issuer.is_some_and(|ca| bundle.contains(&ca.id) && ca.valid.covers(self.now) && leaf.valid.covers(self.now))
+            issuer.is_some_and(|ca| {
+                bundle.contains(&ca.id) && ca.valid.covers(self.now) && leaf.valid.covers(self.now)
+            })
         };
         for bundle in bundles {
             if let Some(leaf) = served.iter().find(|leaf| !known(&bundle, leaf)) {

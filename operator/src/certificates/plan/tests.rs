@@ -77,8 +77,11 @@ fn an_installation_makes_a_ca_then_publishes_it_then_signs() {
     check(&seen, "ca new: Missing");
     seen.authorities = Some(only(ca('a', 0, 365)));
     check(&seen, "publish a");
-    seen.publication =
-        Some(Publication { bundle: vec![id('a')], ca_expires: Some(NOW + 365 * DAY), collector_expires: None });
+    seen.publication = Some(Publication {
+        bundle: vec![id('a')],
+        ca_expires: Some(NOW + 365 * DAY),
+        collector_expires: None,
+    });
     check(&seen, "leaf: Missing");
     seen.leaf = Some(leaf('a', 0, 30));
     // The collector's expiry is published too.
@@ -162,7 +165,10 @@ fn a_rotation_can_be_asked_for() {
     let over = Authorities { published: Some(NOW - PROPAGATION_SECONDS), ..during };
     check(&settled(over, leaf('a', 1, 29)), "ca b, previous a, asked for another: Known");
     let many = |n: u8| (0..n).map(|n| ca(char::from(b'1' + n), 1, 364)).collect();
-    check(&settled(Authorities { previous: many(7), ..asked.clone() }, leaf('a', 1, 29)), "ca a, next new, previous 1234567: Asked");
+    check(
+        &settled(Authorities { previous: many(7), ..asked.clone() }, leaf('a', 1, 29)),
+        "ca a, next new, previous 1234567: Asked",
+    );
     check(&settled(Authorities { previous: many(8), ..asked }, leaf('a', 1, 29)), "nothing");
 }
 
@@ -181,7 +187,8 @@ fn a_ca_that_nobody_can_verify_is_replaced_at_once() {
 
 #[test]
 fn a_clock_that_was_set_back_costs_ten_minutes() {
-    let future = Authorities { next: Some(ca('b', 0, 300)), published: Some(NOW + 1), ..only(ca('a', 200, 100)) };
+    let future =
+        Authorities { next: Some(ca('b', 0, 300)), published: Some(NOW + 1), ..only(ca('a', 200, 100)) };
     check(&settled(future, leaf('a', 1, 29)), "ca a, next b since 0s: Published");
 }
 
