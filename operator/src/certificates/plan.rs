@@ -147,6 +147,8 @@ pub enum Why {
     OtherIssuer,
     /// The next CA is published.
     Published,
+    /// It no longer is.
+    Unpublished,
     /// Everybody knows the next CA by now.
     Known,
 }
@@ -176,7 +178,11 @@ pub fn plan(seen: &Seen, now: Unix) -> Step {
         return Step::Authorities(layout, why);
     }
     if seen.publication.as_ref() != Some(&wanted) {
-        return Step::Publish(wanted);
+        let bundle = seen.publication.as_ref().map_or(&[][..], |publication| &publication.bundle);
+        // Somebody has taken the next one away: its time begins anew, before it is published again.
+        return authorities
+            .no_longer_published(bundle)
+            .map_or(Step::Publish(wanted), |layout| Step::Authorities(layout, Why::Unpublished));
     }
     if let Some(why) = why_another(seen.leaf.as_ref(), &authorities.current, now) {
         return Step::Leaf(why);
@@ -297,6 +303,11 @@ impl Authorities {
         ))
     }
 
+    fn no_longer_published(&self, bundle: &[Fingerprint]) -> Option<Layout> {
+        let next = self.next.filter(|_| self.published.is_some())?;
+        (!bundle.contains(&next.id)).then(|| Layout { published: None, ..self.layout() })
+    }
+
     /// What waits until the next CA is known everywhere.
     fn hand_over(&self, now: Unix) -> Option<(Layout, Why)> {
         let next = self.next?;
@@ -330,6 +341,7 @@ impl fmt::Display for Why {
             Self::OtherNames => "the last one was for other names",
             Self::OtherIssuer => "the last one was not signed by the current CA",
             Self::Published => "the next CA is published",
+            Self::Unpublished => "the next CA is no longer published",
             Self::Known => "the next CA has been published for long enough",
         })
     }

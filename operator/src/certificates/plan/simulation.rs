@@ -1,5 +1,5 @@
-//! Five years of several operators that all believe to hold the lease, sleep between any two requests, and crash:
-//! whatever is served can be verified by everybody.
+//! Five years of several operators that all believe to hold the lease, sleep between any two requests, crash, and are
+//! asked for new CAs: whatever is served can be verified by everybody.
 
 use proptest::prelude::*;
 
@@ -15,7 +15,7 @@ const LEAF_LIFE: i64 = 30 * DAY;
 /// A kubelet is so late at most, with the bundle for an agent or the certificate for the collector.
 const KUBELET: i64 = 10 * MINUTE;
 /// An operator sleeps between two requests at most so long.
-const MAX_SLEEP: i64 = 2 * DAY;
+const MAX_SLEEP: i64 = DAY;
 
 /// An object of the API server, and all of its versions.
 #[derive(Debug, Clone)]
@@ -30,14 +30,10 @@ impl<T: Clone> Object<T> {
         self.0.last().map(|(_, value)| value.clone())
     }
 
-    /// What a kubelet may have in a pod.
+    /// What kubelets may have in pods.
     fn in_pods(&self, now: i64) -> impl Iterator<Item = &T> {
-        let replaced = self.0.iter().skip(1).map(|(at, _)| *at).chain([i64::MAX]);
-        self.0
-            .iter()
-            .zip(replaced)
-            .filter(move |(_, replaced)| *replaced > now - KUBELET)
-            .map(|((_, value), _)| value)
+        let since = self.0.partition_point(|(at, _)| *at <= now - KUBELET);
+        self.0[since.saturating_sub(1)..].iter().map(|(_, value)| value)
     }
 }
 
@@ -127,6 +123,13 @@ impl World {
         Leaf { valid, issuer: Some(ca.id), names_fit: true }
     }
 
+    /// Somebody wants a new CA.
+    fn ask(&mut self) {
+        if let Some(authorities) = self.authorities.now() {
+            self.authorities.0.push((self.now, Authorities { rotate: true, ..authorities }));
+        }
+    }
+
     /// Writes what was planned, unless somebody else has written since it was read.
     fn take(&mut self, step: Step, seen: &Seen, versions: Versions) {
         let now = self.now;
@@ -207,7 +210,7 @@ impl Random {
 
 /// How many CAs there were.
 fn five_years(seed: u64) -> Result<usize, String> {
-    let (mut random, mut world) = (Random(seed | 1), World::new());
+    let (mut random, mut world, mut chosen) = (Random(seed | 1), World::new(), 0);
     let mut operators = vec![Operator::new(), Operator::new(), Operator::new()];
     while world.now < START + YEARS {
         let sleep = match random.below(16) {
@@ -218,25 +221,27 @@ fn five_years(seed: u64) -> Result<usize, String> {
         world.now += i64::try_from(sleep).unwrap_or(0);
         // Just before anybody does anything about it.
         world.trouble(&operators).map_or(Ok(()), Err)?;
-        let chosen = usize::try_from(random.below(3)).unwrap_or(0);
-        if random.below(50) == 0 {
-            operators[chosen] = Operator::new();
-        } else {
-            operators[chosen].go_on(&mut world);
+        // Some requests of one, while the others sleep.
+        if random.below(4) == 0 {
+            chosen = usize::try_from(random.below(3)).unwrap_or(0);
+        }
+        match random.below(1500) {
+            0 => world.ask(),
+            1..30 => operators[chosen] = Operator::new(),
+            _ => operators[chosen].go_on(&mut world),
         }
         world.trouble(&operators).map_or(Ok(()), Err)?;
     }
-    let bundle = world.publication.now().map_or(0, |publication| publication.bundle.len());
-    if bundle > 3 { Err(format!("{bundle} CAs are published")) } else { Ok(world.known.len()) }
+    Ok(world.known.len())
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
     fn for_five_years_whatever_is_served_can_be_verified_by_everybody(seed: u64) {
         let authorities = five_years(seed).map_err(TestCaseError::fail)?;
-        // A new one each eight months.
-        prop_assert!((7..=9).contains(&authorities), "{authorities} CAs");
+        // A new one each eight months, if not sooner.
+        prop_assert!(authorities >= 7, "{authorities} CAs");
     }
 }

@@ -139,6 +139,21 @@ fn a_ca_is_renewed_at_two_thirds_of_its_time_in_four_writes() {
 }
 
 #[test]
+fn a_next_ca_that_was_taken_from_the_publication_waits_anew() {
+    let authorities = Authorities {
+        next: Some(ca('b', 0, 300)),
+        published: Some(NOW - PROPAGATION_SECONDS),
+        ..only(ca('a', 200, 100))
+    };
+    let fine = settled(authorities.clone(), leaf('a', 1, 29));
+    let without = settled(only(ca('a', 200, 100)), leaf('a', 1, 29)).publication;
+    check(&Seen { publication: None, ..fine.clone() }, "ca a, next b: Unpublished");
+    check(&Seen { publication: without.clone(), ..fine.clone() }, "ca a, next b: Unpublished");
+    let unnoted = Some(Authorities { published: None, ..authorities });
+    check(&Seen { publication: without, authorities: unnoted, ..fine }, "publish ab");
+}
+
+#[test]
 fn a_ca_that_has_signed_stays_published_until_it_has_expired() {
     let after = |ahead| Authorities { previous: vec![ca('a', 300, ahead)], ..only(ca('b', 100, 200)) };
     check(&settled(after(1), leaf('b', 1, 29)), "nothing");
