@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, value_parser};
-use hearth_program::{GrpcWithoutTls, check_grpc, duration};
+use hearth_program::{GrpcOpen, GrpcPort, check_grpc, duration};
 
 use crate::query::Limits;
 use crate::rollup::{LEAST_MINUTE, LEAST_RAW};
@@ -93,8 +93,14 @@ pub struct ServeArgs {
     /// Engine of the embedded ClickHouse [beside hearth-clickhouse, else where scripts/setup-chdb.sh puts it]
     #[arg(long, env = "HEARTH_COLLECTOR_LIBCHDB")]
     pub libchdb: Option<PathBuf>,
-    /// Take agents of other hosts, though they cannot prove who they are and nothing is encrypted: for networks
-    /// that you trust
+    /// Certificate of --grpc in PEM, with those between it and its CA; both files are read again when they change
+    #[arg(long, env = "HEARTH_COLLECTOR_TLS_CERT", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Key of --tls-cert, in PEM
+    #[arg(long, env = "HEARTH_COLLECTOR_TLS_KEY", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Take agents of other hosts also where they need not prove who they are or nothing is encrypted: for
+    /// networks that you trust
     #[arg(long, env = "HEARTH_COLLECTOR_GRPC_INSECURE")]
     pub grpc_insecure: bool,
     /// pod_cluster of all rows [in a pod: the UID of the namespace kube-system, else what each agent says]
@@ -164,7 +170,7 @@ pub enum Refused {
     HttpWithoutToken(SocketAddr),
     /// Everybody on the network could write.
     #[error(transparent)]
-    GrpcWithoutTls(#[from] GrpcWithoutTls),
+    GrpcOpen(#[from] GrpcOpen),
     /// There is no TLS to it yet, and no other protocol.
     #[error(
         "--clickhouse-url {0} must begin with http://: TLS is not supported yet, \
@@ -207,7 +213,12 @@ impl ServeArgs {
         if !self.http.ip().is_loopback() && self.token_file.is_none() {
             return Err(Refused::HttpWithoutToken(self.http));
         }
-        check_grpc(self.grpc, self.grpc_insecure)?;
+        check_grpc(GrpcPort {
+            address: self.grpc,
+            tls: self.tls_cert.is_some(),
+            account: false,
+            insecure: self.grpc_insecure,
+        })?;
         if let Some(url) = self.clickhouse_url.as_ref().filter(|url| !url.starts_with("http://")) {
             return Err(Refused::ClickhouseScheme(url.clone()));
         }
@@ -338,6 +349,9 @@ mod tests {
         check("--data-dir d --http [::1]:1", "ok");
         check("--data-dir d --grpc 0.0.0.0:1", "--grpc 0.0.0.0:1 is not a loopback address");
         check("--data-dir d --grpc 0.0.0.0:1 --grpc-insecure", "ok");
+        check("--data-dir d --grpc 0.0.0.0:1 --tls-cert c --tls-key k", "agents need not prove who they are");
+        check("--data-dir d --tls-cert c", "--tls-key <TLS_KEY>");
+        check("--data-dir d --tls-key k", "--tls-cert <TLS_CERT>");
         check("--data-dir d --clickhouse-http 0.0.0.0:1", "no TLS");
         check("--data-dir d --clickhouse-http 127.0.0.1:0", "give the port");
         check("--data-dir d --retention-raw 2h", "from 3h");

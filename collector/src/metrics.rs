@@ -1,6 +1,7 @@
 //! What the receiving half counts about itself.
 
 use hearth_proto::collector::v1::LossReason;
+use hearth_tls::Refusals;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -109,6 +110,8 @@ pub struct Metrics {
     pub streams: Gauge,
     /// Batches whose window was corrected by the agent's clock.
     pub clock_corrections: Counter,
+    /// Connections that were refused before any request.
+    pub tls_refused: Refusals,
     rejected: Family<RejectLabels, Counter>,
     dropped: Family<DropLabels, Counter>,
     lost: Family<LostLabels, Counter>,
@@ -155,6 +158,7 @@ impl Metrics {
             "INSERTs that failed and were tried again",
             metrics.insert_failures.clone(),
         );
+        metrics.tls_refused.register(registry);
         registry.register("streams", "Streams that are open", metrics.streams.clone());
         registry.register(
             "clock_corrections",

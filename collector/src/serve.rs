@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clickhouse::Client;
+use hearth_tls::{Listener, ServerTls};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Token;
@@ -36,12 +36,22 @@ const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
 struct Ports {
     http: TcpListener,
     grpc: TcpListener,
+    /// That of gRPC.
+    tls: Option<ServerTls>,
     metrics: Option<TcpListener>,
 }
 
 /// Serves until `stop`, then stores what is queued and stops the engine.
 pub async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let token = args.token_file.as_deref().map(Token::read).transpose()?;
+    let tls = match args.tls_cert.clone().zip(args.tls_key.clone()) {
+        Some((cert, key)) => Some(
+            ServerTls::followed(cert, key, stop.clone().cancelled_owned())
+                .await
+                .context("--tls-cert and --tls-key")?,
+        ),
+        None => None,
+    };
     // The ports first: taking them is cheap, starting the engine is not.
     let http = bind("--http", args.http).await?;
     let grpc = bind("--grpc", args.grpc).await?;
@@ -49,7 +59,7 @@ pub async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<(
         Some(address) => Some(bind("--metrics", address).await?),
         None => None,
     };
-    let ports = Ports { http, grpc, metrics };
+    let ports = Ports { http, grpc, tls, metrics };
     let (client, embedded) = tokio::select! {
         store = open_store(&args) => store?,
         () = stop.cancelled() => return Ok(()),
@@ -72,7 +82,7 @@ async fn with_store(
     args: &ServeArgs,
     cluster: Option<String>,
     token: Option<Token>,
-    Ports { http, grpc, metrics: machines }: Ports,
+    Ports { http, grpc, tls, metrics: machines }: Ports,
     client: Client,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -105,9 +115,11 @@ async fn with_store(
     };
     let builder = rollup::Builder::new(client.clone(), rollups, rollup_metrics);
     let writer = Writer::new(client, config, metrics.clone(), receiver);
+    let refusals = metrics.tls_refused.clone();
     let ingest = Ingest::new(queue, metrics, args.retention.retention_raw, stop.clone());
 
-    tracing::info!("agents send to http://{}", grpc.local_addr().context("--grpc")?);
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    tracing::info!("agents send to {scheme}://{}", grpc.local_addr().context("--grpc")?);
     tracing::info!("questions are answered on http://{}/", http.local_addr().context("--http")?);
     if let Some(machines) = &machines {
         tracing::info!("metrics on http://{}/metrics", machines.local_addr().context("--metrics")?);
@@ -122,7 +134,10 @@ async fn with_store(
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .add_service(ingest.into_server())
             .add_service(health)
-            .serve_with_incoming_shutdown(TcpListenerStream::new(grpc), stop.clone().cancelled_owned()),
+            .serve_with_incoming_shutdown(
+                Listener::grpc(grpc, tls, refusals),
+                stop.clone().cancelled_owned(),
+            ),
     );
     let answering = tokio::spawn(
         axum::serve(http, router).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hearth_node_agent::config::client::{Apply, Client, Options};
 use hearth_node_agent::config::retry::Waits;
+use hearth_node_agent::remote::Credentials;
 use hearth_proto::config::v1::{Config, Counts, Directory, Policy, PolicyCount};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -32,7 +33,8 @@ impl Agents {
             let (counts, counted) = watch::channel(Counts::default());
             let agent = Agent { number, on_config: Arc::clone(&on_config), counts };
             let instance = uuid::Uuid::new_v4().into_bytes().to_vec();
-            let options = Options { operator: operator.to_owned(), node, instance, waits };
+            let credentials = Credentials::default();
+            let options = Options { operator: operator.to_owned(), credentials, node, instance, waits };
             let wants = watch::channel(Default::default()).1;
             let _in_runtime = runtime.enter();
             let client = Client::new(options, String::new(), agent, counted, wants).expect("a URL");

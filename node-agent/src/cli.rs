@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser};
 
 use crate::pods::watch::PodArgs;
+use crate::remote::{Credentials, Remote, RemoteError};
 
 /// Samples the processes that a policy names and streams their stacks to a collector.
 ///
@@ -21,7 +22,9 @@ use crate::pods::watch::PodArgs;
         # the policy changed: it is read again by itself, and on SIGHUP\n  \
         kill -HUP $(pidof hearth-node-agent)\n\n  \
         # a node of a cluster: its policies come from the operator\n  \
-        hearth-node-agent --operator http://hearth-operator.hearth:20418 --node $NODE_NAME\n\n  \
+        hearth-node-agent --operator https://hearth-operator.hearth:20418 --node $NODE_NAME \\\n    \
+            --collector https://hearth-collector.hearth:20417 \\\n    \
+            --ca /etc/hearth/ca/ca.crt --token-file /var/run/secrets/hearth/token\n\n  \
         # check a policy file without sampling anything\n  \
         hearth-node-agent --policy policy.yaml --check\n\n\
         HEARTH_LOG sets how much is logged: error, warn, info, debug [info].\n\
@@ -44,6 +47,10 @@ pub struct Cli {
         default_value = "http://127.0.0.1:20417"
     )]
     pub collector: String,
+
+    /// Whom the agent believes, and how it proves who it is.
+    #[command(flatten)]
+    pub credentials: Credentials,
 
     /// The name of this node in every row, and for the operator: in Kubernetes `spec.nodeName` of
     /// the agent's pod [default: the host name].
@@ -129,6 +136,20 @@ pub struct Source {
     pub operator: Option<String>,
 }
 
+impl Cli {
+    /// What clap cannot see.
+    ///
+    /// # Errors
+    /// An address that cannot be used so.
+    pub fn check(&self) -> Result<(), RemoteError> {
+        Remote::new("--collector", &self.collector, &self.credentials)?;
+        if let Some(operator) = &self.source.operator {
+            Remote::new("--operator", operator, &self.credentials)?;
+        }
+        Ok(())
+    }
+}
+
 fn percent(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent),
@@ -183,6 +204,20 @@ mod tests {
             let text = error(both);
             assert!(text.contains("cannot be used with"), "{text}");
         }
+    }
+
+    #[test]
+    fn both_addresses_are_checked_before_anything_begins() {
+        let check = |arguments: &str, expected: &str| {
+            let cli = Cli::try_parse_from(["agent"].into_iter().chain(arguments.split(' '))).unwrap();
+            let text = cli.check().map_or_else(|error| error.to_string(), |()| "ok".to_owned());
+            assert!(text.starts_with(expected), "{arguments}: {text}");
+        };
+        check("--policy p", "ok");
+        check("--policy p --collector https://c", "--collector https://c needs --ca");
+        check("--operator https://o", "--operator https://o needs --ca");
+        check("--operator http://o --token-file t", "--token-file is not sent in the clear");
+        check("--operator https://o --collector https://c --ca f --token-file t", "ok");
     }
 
     #[test]

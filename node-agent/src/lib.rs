@@ -29,6 +29,7 @@ pub mod preflight;
 pub mod proc_fs;
 pub mod process;
 pub mod reload;
+pub mod remote;
 pub mod report;
 pub mod service;
 pub mod state_dir;

@@ -9,6 +9,10 @@ use hearth_program::{USAGE, start_log};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Err(refused) = cli.check() {
+        eprintln!("error: {refused}");
+        return ExitCode::from(USAGE);
+    }
     start_log();
 
     // Sampling has a thread of its own: one more is enough for the collector's stream and the metrics.

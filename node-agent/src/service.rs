@@ -81,6 +81,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         source,
         pods,
         collector,
+        credentials,
         node,
         cluster,
         max_frequency,
@@ -127,9 +128,10 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
             );
             let hash = keeper.start();
             let (node, instance) = (node.clone(), instance.clone());
-            let options = operator::Options { operator: url, node, instance, waits: Waits::default() };
+            let (waits, credentials) = (Waits::default(), credentials.clone());
+            let options = operator::Options { operator: url, credentials, node, instance, waits };
             let client = Client::new(options, hash, keeper, counts.subscribe(), wants);
-            Origin::Operator(Box::new(client.context("--operator")?))
+            Origin::Operator(Box::new(client.context("cannot follow the operator")?))
         }
     };
     let is_reported = matches!(origin, Origin::Operator(_));
@@ -146,8 +148,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         region: String::new(),
         zone: String::new(),
     };
-    let exporter = client::Options { queue_bytes, ..client::Options::new(collector, identity) };
-    let exporter = Arc::new(Exporter::start(exporter).context("--collector")?);
+    let exporter = client::Options { credentials, queue_bytes, ..client::Options::new(collector, identity) };
+    let exporter = Arc::new(Exporter::start(exporter).context("cannot send to the collector")?);
     let server = serve_metrics(metrics, counters.clone(), exporter.clone()).await?;
 
     // Signals are caught before anything is attached, so that none ends the agent half-way.

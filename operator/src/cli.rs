@@ -1,11 +1,11 @@
 //! The command line.
 
 use std::net::SocketAddr;
-
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use hearth_program::{GrpcWithoutTls, check_grpc, duration};
+use hearth_program::{GrpcOpen, GrpcPort, check_grpc, duration};
 
 /// Where a pod finds the namespace that it runs in.
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
@@ -36,7 +36,15 @@ pub struct Cli {
     #[arg(long, value_name = "ADDR", env = "HEARTH_OPERATOR_GRPC", default_value = "127.0.0.1:20418")]
     pub grpc: SocketAddr,
 
-    /// Take agents of other hosts, though they cannot prove who they are and nothing is encrypted: for networks
+    /// The certificate of --grpc in PEM, with those between it and its CA. Both files are read again when they change.
+    #[arg(long, value_name = "FILE", env = "HEARTH_OPERATOR_TLS_CERT", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The key of --tls-cert, in PEM.
+    #[arg(long, value_name = "FILE", env = "HEARTH_OPERATOR_TLS_KEY", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Take agents of other hosts also where they need not prove who they are or nothing is encrypted: for networks
     /// that you trust.
     #[arg(long, env = "HEARTH_OPERATOR_GRPC_INSECURE")]
     pub grpc_insecure: bool,
@@ -59,7 +67,7 @@ pub struct Cli {
 
     /// Make a CA and certificates for the operator and the collector, keep them in this operator's namespace, renew
     /// them at two thirds of their time, and serve agents by TLS.
-    #[arg(long, env = "HEARTH_OPERATOR_ISSUE_CERTIFICATES")]
+    #[arg(long, env = "HEARTH_OPERATOR_ISSUE_CERTIFICATES", conflicts_with = "tls_cert")]
     pub issue_certificates: bool,
 
     /// The Service by which agents reach the operator. Its CA is in the Secret and the ConfigMap NAME-ca.
@@ -110,7 +118,7 @@ pub struct Cli {
 pub enum Refused {
     /// Everybody could speak to the port.
     #[error(transparent)]
-    Grpc(#[from] GrpcWithoutTls),
+    Grpc(#[from] GrpcOpen),
     /// What a CA has signed could not end before it does.
     #[error(
         "--ca-life {}h is less than three times --certificate-life {}h: give a longer one, or a shorter \
@@ -136,7 +144,12 @@ impl Cli {
     /// # Errors
     /// What is wrong, and what to write instead.
     pub fn check(&self) -> Result<(), Refused> {
-        check_grpc(self.grpc, self.grpc_insecure)?;
+        check_grpc(GrpcPort {
+            address: self.grpc,
+            tls: self.tls_cert.is_some() || self.issue_certificates,
+            account: false,
+            insecure: self.grpc_insecure,
+        })?;
         let Self { ca_life: ca, certificate_life: certificate, .. } = *self;
         if self.issue_certificates && ca < certificate * 3 {
             return Err(Refused::Lives { ca, certificate });
@@ -231,6 +244,20 @@ mod tests {
         check("", "ok");
         check("--grpc 0.0.0.0:1", "--grpc 0.0.0.0:1 is not a loopback address");
         check("--grpc 0.0.0.0:1 --grpc-insecure", "ok");
+        check("--grpc 0.0.0.0:1 --tls-cert c --tls-key k", "agents need not prove who they are");
+        check("--grpc 0.0.0.0:1 --tls-cert c --tls-key k --grpc-insecure", "ok");
+        check("--grpc 0.0.0.0:1 --issue-certificates", "agents need not prove who they are");
+        check("--issue-certificates --tls-cert c --tls-key k", "cannot be used with '--tls-cert <FILE>'");
+    }
+
+    #[test]
+    fn a_certificate_needs_its_key_and_a_key_its_certificate() {
+        let refused = |flag: &str| {
+            let parsed = Cli::try_parse_from(["hearth-operator", flag, "f"]);
+            parsed.unwrap_err().to_string()
+        };
+        assert!(refused("--tls-cert").contains("--tls-key <FILE>"));
+        assert!(refused("--tls-key").contains("--tls-cert <FILE>"));
     }
 
     #[test]

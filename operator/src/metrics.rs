@@ -93,12 +93,12 @@ pub struct Metrics {
     writes: Family<WriteLabels, Counter>,
     certificate_expires: Family<WhichLabel, Gauge>,
     certificate_failures: Counter,
-    /// Connections of agents that did not come about.
-    pub refusals: Refusals,
     /// Configurations that were sent to nodes.
     pub configs_sent: Counter,
     /// Those that a node refused.
     pub configs_refused: Counter,
+    /// Connections that were refused before any request.
+    pub tls_refused: Refusals,
     leading: Gauge,
     streams: Gauge,
     nodes: Gauge,
@@ -116,9 +116,9 @@ impl Default for Metrics {
             writes: Family::default(),
             certificate_expires: Family::default(),
             certificate_failures: Counter::default(),
-            refusals: Refusals::default(),
             configs_sent: Counter::default(),
             configs_refused: Counter::default(),
+            tls_refused: Refusals::default(),
             leading: Gauge::default(),
             streams: Gauge::default(),
             nodes: Gauge::default(),
@@ -146,13 +146,13 @@ impl Default for Metrics {
             "Looks after certificates that ended with an error",
             metrics.certificate_failures.clone(),
         );
-        metrics.refusals.register(&mut registry);
         registry.register("configs_sent", "Configurations sent to nodes", metrics.configs_sent.clone());
         registry.register(
             "configs_refused",
             "Configurations that nodes refused",
             metrics.configs_refused.clone(),
         );
+        metrics.tls_refused.register(&mut registry);
         registry.register("leading", "1: this operator leads", metrics.leading.clone());
         registry.register("streams", "Nodes with a stream", metrics.streams.clone());
         registry.register("nodes", "Nodes of the cluster", metrics.nodes.clone());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use hearth_tls::ServerTls;
 use kube::{Api, Client, Config};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 pub async fn run(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
     let Cli {
         grpc,
+        tls_cert,
+        tls_key,
         advertise,
         namespace,
         metrics: metrics_address,
@@ -43,6 +46,14 @@ pub async fn run(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
         // It has been checked.
         grpc_insecure: _,
     } = cli;
+    let brought = match tls_cert.zip(tls_key) {
+        Some((cert, key)) => Some(
+            ServerTls::followed(cert, key, stop.clone().cancelled_owned())
+                .await
+                .context("--tls-cert and --tls-key")?,
+        ),
+        None => None,
+    };
     let grpc = Port::bind(grpc)?;
     let http = bind("--metrics", metrics_address).await?;
     let address = advertise.map_or_else(|| grpc.local_addr().map(|address| address.to_string()), Ok);
@@ -51,11 +62,13 @@ pub async fn run(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
     let namespace = namespace.unwrap_or_else(own_namespace);
     let client = client().await?;
 
+    let scheme = if brought.is_some() || issue_certificates { "https" } else { "http" };
+
     let hub = Arc::new(Hub::new(unix_seconds));
     let metrics = Arc::new(Metrics::default());
     let leases = Api::namespaced(client.clone(), &namespace);
     let holder = lease::holder(&pod, &address);
-    info!("agents connect to http://{address}, metrics on http://{}/metrics", http.local_addr()?);
+    info!("agents connect to {scheme}://{address}, metrics on http://{}/metrics", http.local_addr()?);
     info!("the lease is {namespace}/{}, and we are {holder}", lease::NAME);
 
     let elector = Elector::new(leases.clone(), holder, Arc::clone(&hub), Arc::clone(&metrics));
@@ -69,10 +82,10 @@ pub async fn run(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
             Keeper::new(client.clone(), names, lives, shared, unix_seconds, readiness.clone(), serve);
         (Tls::First(first), readiness, Some(keeper))
     } else {
-        (Tls::None, Readiness::default(), None)
+        (brought.map_or(Tls::None, Tls::Brought), Readiness::default(), None)
     };
     let service = Service::new(Arc::clone(&hub), Arc::clone(&metrics));
-    let serving = tokio::spawn(grpc.serve(tls, service, metrics.refusals.clone(), stop.clone()));
+    let serving = tokio::spawn(grpc.serve(tls, service, metrics.tls_refused.clone(), stop.clone()));
     let router = http::router(Arc::clone(&metrics), Arc::clone(&hub), readiness);
     let answering = tokio::spawn(
         axum::serve(http, router).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future(),

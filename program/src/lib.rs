@@ -12,20 +12,49 @@ use tracing_subscriber::EnvFilter;
 /// The exit code of a command line that makes no sense; clap's own.
 pub const USAGE: u8 = 2;
 
-/// A gRPC port that everybody on the network could speak to.
+/// A gRPC port that everybody on the network could speak to, or listen in on.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "--grpc {0} is not a loopback address, and agents cannot prove who they are yet: listen on 127.0.0.1, \
+    "--grpc {address} is not a loopback address, and {lacking}: give {give}, listen on 127.0.0.1, \
      or add --grpc-insecure on a network that you trust"
 )]
-pub struct GrpcWithoutTls(SocketAddr);
+pub struct GrpcOpen {
+    address: SocketAddr,
+    lacking: &'static str,
+    give: &'static str,
+}
 
-/// Whether `--grpc` may be this address: beyond the machine only with `--grpc-insecure`.
+/// A gRPC port, as the command line asks for it.
+#[derive(Clone, Copy, Debug)]
+pub struct GrpcPort {
+    /// `--grpc`.
+    pub address: SocketAddr,
+    /// Whether it has a certificate.
+    pub tls: bool,
+    /// Whether agents must prove their service account, `--agent-account`.
+    pub account: bool,
+    /// `--grpc-insecure`.
+    pub insecure: bool,
+}
+
+/// Whether there may be such a port: beyond the machine with a certificate and proven agents, or with
+/// `--grpc-insecure`.
 ///
 /// # Errors
-/// It may not.
-pub fn check_grpc(address: SocketAddr, insecure: bool) -> Result<(), GrpcWithoutTls> {
-    if address.ip().is_loopback() || insecure { Ok(()) } else { Err(GrpcWithoutTls(address)) }
+/// There may not.
+pub fn check_grpc(port: GrpcPort) -> Result<(), GrpcOpen> {
+    let GrpcPort { address, tls, account, insecure } = port;
+    let (lacking, give) = match (tls, account) {
+        _ if insecure || address.ip().is_loopback() => return Ok(()),
+        (true, true) => return Ok(()),
+        (false, true) => ("nothing is encrypted there", "--tls-cert and --tls-key"),
+        (true, false) => ("agents need not prove who they are", "--agent-account"),
+        (false, false) => (
+            "nothing is encrypted there nor need agents prove who they are",
+            "--tls-cert, --tls-key and --agent-account",
+        ),
+    };
+    Err(GrpcOpen { address, lacking, give })
 }
 
 /// A time as flags have it: a whole number of seconds, minutes, hours or days, such as `90s`, `15m`, `72h` or `14d`.
@@ -75,6 +104,15 @@ pub fn asked_to_stop() -> io::Result<impl Future<Output = &'static str> + Send> 
 mod tests {
     use super::*;
 
+    /// What is given of "tls", "account" and "insecure".
+    fn check(address: &str, given: &str, expected: &str) {
+        let has = |what| given.split(' ').any(|given| given == what);
+        let address = address.parse().expect("an address");
+        let port = GrpcPort { address, tls: has("tls"), account: has("account"), insecure: has("insecure") };
+        let checked = check_grpc(port).map_or_else(|refused| refused.to_string(), |()| "ok".to_owned());
+        assert_eq!(checked, expected, "{address} {given}");
+    }
+
     #[test]
     fn a_time_is_a_number_and_a_unit() {
         let seconds = |text| duration(text).map(|duration| duration.as_secs());
@@ -85,17 +123,35 @@ mod tests {
     }
 
     #[test]
-    fn beyond_the_machine_only_where_that_is_asked_for() {
-        let check = |ip: [u8; 4], insecure| {
-            let checked = check_grpc(SocketAddr::from((ip, 1)), insecure);
-            checked.map_or_else(|refused| refused.to_string(), |()| "ok".to_owned())
-        };
-        assert_eq!(check([127, 0, 0, 1], false), "ok");
-        assert_eq!(check([0, 0, 0, 0], true), "ok");
-        for ip in [[0, 0, 0, 0], [10, 0, 0, 7]] {
-            let refused = check(ip, false);
-            assert!(refused.contains("is not a loopback address"), "{refused}");
-            assert!(refused.ends_with("or add --grpc-insecure on a network that you trust"), "{refused}");
+    fn beyond_the_machine_only_encrypted_and_with_proven_agents() {
+        check("127.0.0.1:1", "", "ok");
+        check("[::1]:1", "", "ok");
+        check("0.0.0.0:1", "tls account", "ok");
+        check(
+            "0.0.0.0:1",
+            "",
+            "--grpc 0.0.0.0:1 is not a loopback address, and nothing is encrypted there nor need agents prove \
+             who they are: give --tls-cert, --tls-key and --agent-account, listen on 127.0.0.1, or add \
+             --grpc-insecure on a network that you trust",
+        );
+        check(
+            "10.0.0.7:1",
+            "tls",
+            "--grpc 10.0.0.7:1 is not a loopback address, and agents need not prove who they are: give \
+             --agent-account, listen on 127.0.0.1, or add --grpc-insecure on a network that you trust",
+        );
+        check(
+            "[::]:1",
+            "account",
+            "--grpc [::]:1 is not a loopback address, and nothing is encrypted there: give --tls-cert and \
+             --tls-key, listen on 127.0.0.1, or add --grpc-insecure on a network that you trust",
+        );
+    }
+
+    #[test]
+    fn a_network_that_is_trusted_needs_neither() {
+        for given in ["insecure", "insecure tls", "insecure account"] {
+            check("0.0.0.0:1", given, "ok");
         }
     }
 }

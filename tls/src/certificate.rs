@@ -1,5 +1,8 @@
 //! What a certificate says.
 
+use std::cmp::Ordering;
+
+use rustls::pki_types::UnixTime;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// From when to when a certificate may be used, in seconds since 1970.
@@ -9,6 +12,24 @@ pub struct Validity {
     pub from: i64,
     /// Not after.
     pub until: i64,
+}
+
+impl Validity {
+    /// Whether it lies before this time, around it or after it.
+    pub(crate) fn against(self, unix_seconds: i64) -> Ordering {
+        if unix_seconds > self.until {
+            Ordering::Less
+        } else if unix_seconds < self.from {
+            Ordering::Greater
+        } else {
+            Ordering::Equal
+        }
+    }
+}
+
+/// In seconds since 1970.
+pub(crate) fn now() -> i64 {
+    i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX)
 }
 
 /// The subject's common name of a certificate in DER; `None` without one, or with several: which of them would

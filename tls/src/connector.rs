@@ -61,7 +61,9 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// The server's certificate is out of its time.
-    #[error("the certificate of {to} expired{when}: the server must renew it, unless this machine's clock is wrong")]
+    #[error(
+        "the certificate of {to} expired{when}: the server must renew it, unless this machine's clock is wrong"
+    )]
     Expired {
         /// Host and port.
         to: String,
@@ -87,7 +89,9 @@ pub enum ConnectError {
         ca: PathBuf,
     },
     /// The server is another.
-    #[error("the certificate of {to} is not for {name}{presented}: use a URL with a name that it is for, or issue it for {name}")]
+    #[error(
+        "the certificate of {to} is not for {name}{presented}: use a URL with a name that it is for, or issue it for {name}"
+    )]
     WrongName {
         /// Host and port.
         to: String,
@@ -105,7 +109,7 @@ pub enum ConnectError {
         reason: String,
     },
     /// TLS failed otherwise.
-    #[error("{to} does not speak TLS as this agent does; is it a port without TLS?")]
+    #[error("{to} speaks no TLS that this agent speaks: is it a port without TLS?")]
     Protocol {
         /// Host and port.
         to: String,

@@ -152,12 +152,12 @@ impl Listener {
             self.refusals.count(client, &too_many("its address has as many handshakes under way as may be"));
             return None;
         };
-        let acceptor = TlsAcceptor::from(tls.config(*protocols));
+        let (acceptor, own) = (TlsAcceptor::from(tls.config(*protocols)), tls.validity());
         self.handshakes.spawn(async move {
             let _shake = shake;
             let stream = match tokio::time::timeout(HANDSHAKE_PATIENCE, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => stream,
-                Ok(Err(error)) => return Err((client, Refused::of(&error))),
+                Ok(Err(error)) => return Err((client, Refused::of(&error, own))),
                 Err(_) => {
                     let detail = format!("the TLS handshake took more than {HANDSHAKE_PATIENCE:?}");
                     return Err((client, Refused { reason: Reason::Timeout, detail }));

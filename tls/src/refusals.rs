@@ -1,5 +1,6 @@
 //! Connections that did not come about: counted, and said in the log, which nobody can flood.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
@@ -14,6 +15,8 @@ use prometheus_client::registry::Registry;
 use rustls::{AlertDescription, CertificateError, Error};
 use tokio::time::Instant;
 use tracing::{debug, warn};
+
+use crate::certificate::{Validity, now};
 
 /// A reason is logged this often at most.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -130,7 +133,9 @@ impl Refusals {
         match self.unsaid(*reason) {
             Some(0) => warn!("refused a connection from {client}: {detail}"),
             Some(unsaid) => {
-                warn!("refused a connection from {client}, and {unsaid} for the like reason before: {detail}");
+                warn!(
+                    "refused a connection from {client}, and {unsaid} for the like reason before: {detail}"
+                );
             }
             None => debug!("refused a connection from {client}: {detail}"),
         }
@@ -155,8 +160,8 @@ impl Refusals {
 }
 
 impl Refused {
-    /// What a handshake ended with.
-    pub(crate) fn of(error: &io::Error) -> Self {
+    /// What a handshake ended with; `own`: that of the server's certificate.
+    pub(crate) fn of(error: &io::Error, own: Validity) -> Self {
         let Some(tls) = error.get_ref().and_then(|error| error.downcast_ref::<Error>()) else {
             let reason = match error.kind() {
                 io::ErrorKind::UnexpectedEof
@@ -171,7 +176,7 @@ impl Refused {
             Error::InvalidCertificate(found) => {
                 Self { reason: of_certificate(found), detail: format!("its certificate is refused: {found}") }
             }
-            Error::AlertReceived(alert) => Self::of_alert(*alert),
+            Error::AlertReceived(alert) => Self::of_alert(*alert, own),
             Error::InvalidMessage(_)
             | Error::InappropriateMessage { .. }
             | Error::InappropriateHandshakeMessage { .. }
@@ -188,16 +193,21 @@ impl Refused {
     }
 
     /// What the client says of our certificate.
-    fn of_alert(alert: AlertDescription) -> Self {
+    fn of_alert(alert: AlertDescription, own: Validity) -> Self {
         let (reason, what) = match alert {
             // There is no alert of its own for one that is not valid yet.
-            AlertDescription::CertificateExpired => {
-                (Reason::Expired, "finds this server's certificate out of its time: renew it, or set the clocks")
+            AlertDescription::CertificateExpired if own.against(now()) == Ordering::Greater => {
+                (Reason::NotYetValid, "finds this server's certificate not valid yet, which it is not")
             }
+            AlertDescription::CertificateExpired => (
+                Reason::Expired,
+                "finds this server's certificate out of its time: renew it, or set the clocks",
+            ),
             // A CA of the same name and another key.
-            AlertDescription::UnknownCA | AlertDescription::DecryptError => {
-                (Reason::UnknownCa, "does not trust the CA of this server's certificate: give it that CA (--ca)")
-            }
+            AlertDescription::UnknownCA | AlertDescription::DecryptError => (
+                Reason::UnknownCa,
+                "does not trust the CA of this server's certificate: give it that CA (--ca)",
+            ),
             AlertDescription::BadCertificate
             | AlertDescription::UnsupportedCertificate
             | AlertDescription::CertificateUnknown

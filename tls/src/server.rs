@@ -1,5 +1,6 @@
 //! A server's certificate and whom it believes, both replaceable.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -13,7 +14,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{Error, InconsistentKeys, ServerConfig};
 use tracing::{info, warn};
 
-use crate::certificate::{Validity, date, validity};
+use crate::certificate::{Validity, date, now, validity};
 use crate::listener::Peer;
 use crate::pair::{Pair, TlsError, roots};
 use crate::provider;
@@ -38,6 +39,7 @@ pub struct ServerTls {
 
 struct State {
     key: Arc<CertifiedKey>,
+    validity: Validity,
     clients: Option<Arc<dyn ClientCertVerifier>>,
     grpc: Arc<ServerConfig>,
     https: Arc<ServerConfig>,
@@ -50,8 +52,22 @@ impl ServerTls {
     /// The pair cannot be used.
     pub fn new(pair: &Pair) -> Result<Self, TlsError> {
         let state = State::new(certified(pair)?, None)?;
-        warn_of(state.validity());
+        warn_of(state.validity);
         Ok(Self { state: Arc::new(RwLock::new(state)) })
+    }
+
+    /// Serves with the certificate in these files, and follows them until `stop`, see [`Self::follow_files`].
+    ///
+    /// # Errors
+    /// They hold no pair that can be used.
+    pub async fn followed(
+        certificate: PathBuf,
+        key: PathBuf,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<Self, TlsError> {
+        let tls = Self::new(&Pair::read(&certificate, &key).await?)?;
+        tokio::spawn(tls.clone().follow_files(certificate, key, stop));
+        Ok(tls)
     }
 
     /// Serves new connections with this certificate; those that are open go on.
@@ -61,7 +77,7 @@ impl ServerTls {
     pub fn replace(&self, pair: &Pair) -> Result<(), TlsError> {
         let key = certified(pair)?;
         self.change(|state| State::new(key, state.clients.clone()))?;
-        warn_of(Some(self.validity()));
+        warn_of(self.validity());
         Ok(())
     }
 
@@ -86,25 +102,14 @@ impl ServerTls {
 
     /// That of the certificate in use.
     pub fn validity(&self) -> Validity {
-        self.read(State::validity).unwrap_or(Validity { from: i64::MIN, until: i64::MAX })
+        self.read(|state| state.validity)
     }
 
     /// Reads both files again every few seconds until `stop`, and serves with what they hold. While it cannot be
     /// used, such as between the writing of one and the other, the certificate before stays, and the log says why.
     pub async fn follow_files(self, certificate: PathBuf, key: PathBuf, stop: impl Future<Output = ()>) {
-        self.follow_files_every(FOLLOW_INTERVAL, certificate, key, stop).await;
-    }
-
-    /// As [`Self::follow_files`], at this interval.
-    pub async fn follow_files_every(
-        self,
-        interval: Duration,
-        certificate: PathBuf,
-        key: PathBuf,
-        stop: impl Future<Output = ()>,
-    ) {
         let mut stop = pin!(stop);
-        let mut ticks = tokio::time::interval(interval);
+        let mut ticks = tokio::time::interval(FOLLOW_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut last = None;
         loop {
@@ -164,6 +169,11 @@ impl fmt::Debug for ServerTls {
 
 impl State {
     fn new(key: Arc<CertifiedKey>, clients: Option<Arc<dyn ClientCertVerifier>>) -> Result<Self, TlsError> {
+        let validity = key.cert.first().and_then(|own| validity(own));
+        let validity = validity.ok_or_else(|| TlsError::Unusable {
+            what: "certificate",
+            source: "it says not when it is valid".into(),
+        })?;
         let builder = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| unusable("choice of TLS versions", error))?;
@@ -177,11 +187,7 @@ impl State {
         grpc.alpn_protocols = vec![b"h2".to_vec()];
         let mut https = grpc.clone();
         https.alpn_protocols.push(b"http/1.1".to_vec());
-        Ok(Self { key, clients, grpc: Arc::new(grpc), https: Arc::new(https) })
-    }
-
-    fn validity(&self) -> Option<Validity> {
-        validity(self.key.cert.first()?)
+        Ok(Self { key, validity, clients, grpc: Arc::new(grpc), https: Arc::new(https) })
     }
 }
 
@@ -206,13 +212,15 @@ fn unusable(what: &'static str, error: Error) -> TlsError {
 }
 
 /// Clients refuse a certificate out of its time, and say so only to themselves.
-fn warn_of(validity: Option<Validity>) {
-    let Some(Validity { from, until }) = validity else { return };
-    let now = i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX);
-    if now > until {
-        warn!("the certificate expired at {}: clients will refuse it; renew it", date(until));
-    } else if now < from {
-        warn!("the certificate is not valid before {}: clients will refuse it until then", date(from));
+fn warn_of(validity: Validity) {
+    match validity.against(now()) {
+        Ordering::Less => {
+            warn!("the certificate expired at {}: clients refuse it; renew it", date(validity.until));
+        }
+        Ordering::Greater => {
+            warn!("the certificate is not valid before {}: clients refuse it till then", date(validity.from));
+        }
+        Ordering::Equal => {}
     }
 }
 

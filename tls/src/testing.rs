@@ -63,9 +63,22 @@ impl Ca {
 
     /// A client's of this common name.
     pub fn client_valid(&self, common_name: &str, valid: Valid) -> Pair {
+        self.issue_client(&[common_name], valid)
+    }
+
+    /// A client's of all these common names.
+    pub fn client_named(&self, common_names: &[&str]) -> Pair {
+        self.issue_client(common_names, Valid::Now)
+    }
+
+    fn issue_client(&self, common_names: &[&str], valid: Valid) -> Pair {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, common_name);
+        for (n, name) in common_names.iter().enumerate() {
+            // The library keeps one value of a type; the second comes by the type's number.
+            let kind = if n == 0 { DnType::CommonName } else { DnType::CustomDnType(vec![2, 5, 4, 3]) };
+            params.distinguished_name.push(kind, *name);
+        }
         self.issue(params, ExtendedKeyUsagePurpose::ClientAuth, valid)
     }
 

@@ -13,11 +13,11 @@ use hearth_proto::config_limits::MAX_UPDATE_BYTES;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 use tracing::{debug, error, info, warn};
 
 use super::retry::{Attempt, End, Retry, Waits};
+use crate::remote::{Credentials, Remote, RemoteError, is_token_expired};
 
 /// Where an operator that does not lead says who does.
 const LEADER: &str = "hearth-leader";
@@ -41,6 +41,8 @@ pub trait Apply: Send {
 pub struct Options {
     /// URL of the operator's gRPC port, such as `http://127.0.0.1:20418`.
     pub operator: String,
+    /// Whom to believe, and with which token to ask.
+    pub credentials: Credentials,
     /// Name of the Kubernetes node.
     pub node: String,
     /// 16 random bytes, drawn once when the agent starts.
@@ -49,30 +51,11 @@ pub struct Options {
     pub waits: Waits,
 }
 
-/// The URL of the operator cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// It is no URL.
-    #[error("operator address {url:?} is no URL such as http://hearth-operator.hearth:20418")]
-    Url {
-        /// As given.
-        url: String,
-        /// What is wrong with it.
-        source: tonic::transport::Error,
-    },
-    /// TLS needs certificates, which this agent cannot be given yet.
-    #[error("operator address {url:?} must begin with http://")]
-    Scheme {
-        /// As given.
-        url: String,
-    },
-}
-
 /// Follows the operator's configuration for one node.
 #[derive(Debug)]
 pub struct Client<A> {
     options: Options,
-    endpoint: Endpoint,
+    remote: Remote,
     apply: A,
     counts: watch::Receiver<Counts>,
     wants: watch::Receiver<Wants>,
@@ -102,9 +85,9 @@ impl<A: Apply> Client<A> {
         apply: A,
         counts: watch::Receiver<Counts>,
         wants: watch::Receiver<Wants>,
-    ) -> Result<Self, ClientError> {
-        let endpoint = endpoint(&options.operator)?;
-        Ok(Self { options, endpoint, apply, counts, wants, hash, is_reached: None })
+    ) -> Result<Self, RemoteError> {
+        let remote = Remote::new("--operator", &options.operator, &options.credentials)?;
+        Ok(Self { options, remote, apply, counts, wants, hash, is_reached: None })
     }
 
     /// Works until it is dropped.
@@ -112,9 +95,9 @@ impl<A: Apply> Client<A> {
         let mut retry = Retry::new(self.options.waits);
         let mut to = None;
         loop {
-            let endpoint = to.unwrap_or_else(|| self.endpoint.clone());
+            let remote = to.unwrap_or_else(|| self.remote.clone());
             let mut served = false;
-            let status = self.stream(endpoint, &mut served).await;
+            let status = self.stream(&remote, &mut served).await;
             let end = end(&status);
             self.on_end(&end, &status);
             let Attempt { wait, to: leader } = retry.after(end, served, random());
@@ -124,12 +107,15 @@ impl<A: Apply> Client<A> {
     }
 
     /// One stream from its opening to its end; `served` when it brought a configuration.
-    async fn stream(&mut self, endpoint: Endpoint, served: &mut bool) -> Status {
+    async fn stream(&mut self, remote: &Remote, served: &mut bool) -> Status {
         let (sender, outbound) = mpsc::channel(1);
-        let mut client =
-            NodeConfigsClient::new(endpoint.connect_lazy()).max_decoding_message_size(MAX_UPDATE_BYTES);
+        let request = match remote.request(ReceiverStream::new(outbound)).await {
+            Ok(request) => request,
+            Err(status) => return status,
+        };
+        let mut client = NodeConfigsClient::new(remote.channel()).max_decoding_message_size(MAX_UPDATE_BYTES);
         // The operator answers the call when it has read the Hello, so both go on at once.
-        let call = client.stream(ReceiverStream::new(outbound));
+        let call = client.stream(request);
         let mut updates = pin!(call.map_ok(tonic::Response::into_inner).try_flatten_stream());
         let mut next = Some(Report::Hello(self.hello()));
         let mut verdict = None;
@@ -238,6 +224,7 @@ impl<A: Apply> Client<A> {
             End::Rejected => {
                 error!(operator, ?code, "the operator does not take what this agent says: {reason}")
             }
+            End::TokenExpired => debug!(operator, "the stream ended with its token: {reason}"),
             End::NotLeader(Some(leader)) => debug!(operator, leader, "this operator does not lead"),
             End::NotLeader(None) | End::Lost if self.is_reached == Some(false) => {
                 debug!(operator, ?code, "the operator is still not reached: {}", chain(status));
@@ -254,11 +241,10 @@ impl<A: Apply> Client<A> {
         }
     }
 
-    /// The leader's endpoint; a name without a scheme is reached as the operator is.
-    fn leader(&self, address: &str) -> Option<Endpoint> {
-        let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-        match endpoint(&url) {
-            Ok(endpoint) => Some(endpoint),
+    /// The leader, reached as the operator is.
+    fn leader(&self, address: &str) -> Option<Remote> {
+        match self.remote.at_leader(address) {
+            Ok(leader) => Some(leader),
             Err(error) => {
                 warn!("the leader that {} names cannot be asked: {error}", self.options.operator);
                 None
@@ -267,26 +253,13 @@ impl<A: Apply> Client<A> {
     }
 }
 
-/// A dead operator is noticed within 30 s, whether or not anything is said.
-fn endpoint(url: &str) -> Result<Endpoint, ClientError> {
-    if !url.starts_with("http://") {
-        return Err(ClientError::Scheme { url: url.to_owned() });
-    }
-    let endpoint = Endpoint::from_shared(url.to_owned())
-        .map_err(|source| ClientError::Url { url: url.to_owned(), source })?;
-    Ok(endpoint
-        .connect_timeout(Duration::from_secs(5))
-        .http2_keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .keep_alive_while_idle(true))
-}
-
 fn end(status: &Status) -> End {
     match status.code() {
         Code::FailedPrecondition => {
             let leader = status.metadata().get(LEADER).and_then(|value| value.to_str().ok());
             End::NotLeader(leader.filter(|leader| !leader.is_empty()).map(str::to_owned))
         }
+        Code::Unauthenticated if is_token_expired(status) => End::TokenExpired,
         Code::Aborted => End::Replaced,
         // OUT_OF_RANGE is what gRPC libraries answer to a message over their limit.
         Code::InvalidArgument | Code::OutOfRange => End::Rejected,

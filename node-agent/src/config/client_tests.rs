@@ -25,6 +25,8 @@ struct Played(mpsc::Sender<Call>);
 
 /// One stream: what the agent says, and what it is answered.
 struct Call {
+    /// The metadata `authorization`; empty: none.
+    bearer: String,
     reports: Streaming<NodeReport>,
     updates: Updates,
 }
@@ -38,7 +40,10 @@ impl NodeConfigs for Played {
         request: Request<Streaming<NodeReport>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
         let (updates, answers) = mpsc::channel(8);
-        self.0.send(Call { reports: request.into_inner(), updates }).await.unwrap();
+        let bearer =
+            request.metadata().get("authorization").map(|bearer| bearer.to_str().unwrap().to_owned());
+        let bearer = bearer.unwrap_or_default();
+        self.0.send(Call { bearer, reports: request.into_inner(), updates }).await.unwrap();
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
 }
@@ -131,18 +136,24 @@ struct Node {
 
 impl Node {
     fn start(operator: SocketAddr, hash: &str) -> Self {
+        Self::start_with(operator, hash, |_| ())
+    }
+
+    fn start_with(operator: SocketAddr, hash: &str, change: impl FnOnce(&mut Options)) -> Self {
         let waits = Waits {
             first: Duration::from_millis(10),
             max: Duration::from_millis(100),
             spread: Duration::from_millis(100),
             long: Duration::from_millis(300),
         };
-        let options = Options {
+        let mut options = Options {
             operator: format!("http://{operator}"),
+            credentials: Credentials::default(),
             node: "node-1".into(),
             instance: vec![7; 16],
             waits,
         };
+        change(&mut options);
         let (sender, told) = mpsc::unbounded_channel();
         let (counts, of_counts) = watch::channel(Counts::default());
         let (wants, of_wants) = watch::channel(Wants::default());
@@ -274,10 +285,27 @@ async fn an_agent_whose_place_is_taken_waits_long() {
     assert!(started.elapsed() >= Duration::from_millis(300), "{:?}", started.elapsed());
 }
 
-#[test]
-fn a_url_that_cannot_be_used_is_named() {
-    for (url, expected) in [("https://operator:20418", "must begin with http://"), ("http://", "is no URL")] {
-        let error = endpoint(url).unwrap_err().to_string();
-        assert!(error.contains(url) && error.contains(expected), "{error}");
-    }
+#[tokio::test]
+async fn a_stream_that_ended_with_its_token_is_opened_again_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "first").unwrap();
+    let mut operator = Operator::start().await;
+    let node = Node::start_with(operator.address, "", |options| {
+        options.credentials.token_file = Some(token.clone());
+        // None of these is waited for.
+        let never = Duration::from_secs(3600);
+        options.waits = Waits { first: never, max: never, spread: never, long: never };
+    });
+    let mut call = operator.call().await;
+    assert_eq!(call.bearer, "Bearer first");
+    call.hello().await;
+    call.send(1, "h1").await;
+    assert_eq!(call.verdict().await, in_force(1, "h1"));
+    std::fs::write(&token, "second").unwrap();
+    call.end(Status::unauthenticated("token expired")).await;
+    let mut call = operator.call().await;
+    assert_eq!(call.bearer, "Bearer second");
+    assert_eq!(call.hello().await.hash, "h1");
+    drop(node);
 }

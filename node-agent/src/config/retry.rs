@@ -13,6 +13,8 @@ pub enum End {
     Replaced,
     /// The operator does not take what this agent says.
     Rejected,
+    /// The token of the stream is over; the next one is in its file.
+    TokenExpired,
 }
 
 /// How long to wait.
@@ -75,8 +77,10 @@ impl Retry {
             End::Replaced | End::Rejected => {
                 return Attempt { wait: jitter(self.waits.long, random), to: None };
             }
+            // Each token ends at a time of its own. One that had ended before the stream began is no reason to hurry.
+            End::TokenExpired if served => return Attempt { wait: Duration::ZERO, to: None },
             End::NotLeader(leader) if self.hops < MAX_HOPS => leader,
-            End::NotLeader(_) | End::Lost => None,
+            End::NotLeader(_) | End::Lost | End::TokenExpired => None,
         };
         let wait = match &to {
             _ if served => self.waits.spread.mul_f64(random),
@@ -136,6 +140,12 @@ mod tests {
     fn a_standbys_leader_is_asked_at_once() {
         check(&[(leader("a:1"), false), (End::Lost, false)], "0 to a:1, 1.25");
         check(&[(End::NotLeader(None), false)], "1.25");
+    }
+
+    #[test]
+    fn with_the_next_token_the_agent_is_back_at_once() {
+        check(&[(End::Lost, false), (End::TokenExpired, true)], "1.25, 0");
+        check(&vec![(End::TokenExpired, false); 3], "1.25, 2.5, 5");
     }
 
     #[test]

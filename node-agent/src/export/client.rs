@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures::{StreamExt as _, TryFutureExt as _};
 use hearth_kill_points::Point;
@@ -13,13 +13,14 @@ use prost::Message as _;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tracing::{debug, info, warn};
 
 use super::batch::{Limits, StreamEncoder, Window};
 use super::queue::{Broken, Queue};
 use crate::pods::NodePlace;
+use crate::remote::{Credentials, Remote, RemoteError, is_token_expired};
 
 /// How long the collector may take to end its side of a stream that we ended.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -29,6 +30,8 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub struct Options {
     /// URL of the collector's gRPC port, such as `http://127.0.0.1:20417`.
     pub collector: String,
+    /// Whom to believe, and with which token to send.
+    pub credentials: Credentials,
     /// Who speaks; its instance is drawn anew at every start.
     pub identity: AgentIdentity,
     /// Memory that unacknowledged windows may take, in bytes.
@@ -47,6 +50,7 @@ impl Options {
     pub fn new(collector: impl Into<String>, identity: AgentIdentity) -> Self {
         Self {
             collector: collector.into(),
+            credentials: Credentials::default(),
             identity,
             queue_bytes: 32 << 20,
             limits: Limits::default(),
@@ -55,25 +59,6 @@ impl Options {
             retry_max: Duration::from_secs(30),
         }
     }
-}
-
-/// The URL of the collector cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ExportError {
-    /// It is no URL.
-    #[error("collector address {url:?} is no URL such as http://127.0.0.1:20417")]
-    Url {
-        /// As given.
-        url: String,
-        /// What is wrong with it.
-        source: tonic::transport::Error,
-    },
-    /// TLS needs certificates, which this agent cannot be given yet.
-    #[error("collector address {url:?} must begin with http://")]
-    Scheme {
-        /// As given.
-        url: String,
-    },
 }
 
 /// What the exporter counts, since its start.
@@ -128,18 +113,8 @@ impl Exporter {
     ///
     /// # Errors
     /// The collector's address cannot be used.
-    pub fn start(options: Options) -> Result<Self, ExportError> {
-        let url = options.collector.clone();
-        if !url.starts_with("http://") {
-            return Err(ExportError::Scheme { url });
-        }
-        let endpoint = match Endpoint::from_shared(url.clone()) {
-            Ok(endpoint) => endpoint
-                .connect_timeout(Duration::from_secs(5))
-                .http2_keep_alive_interval(Duration::from_secs(20))
-                .keep_alive_timeout(Duration::from_secs(10)),
-            Err(source) => return Err(ExportError::Url { url, source }),
-        };
+    pub fn start(options: Options) -> Result<Self, RemoteError> {
+        let remote = Remote::new("--collector", &options.collector, &options.credentials)?;
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue::new(options.queue_bytes)),
             pending: watch::channel(0).0,
@@ -149,7 +124,7 @@ impl Exporter {
             counters: Counters::default(),
             dropping: AtomicBool::new(false),
         });
-        let sender = Sender { shared: shared.clone(), endpoint, options, state: State::Starting };
+        let sender = Sender { shared: shared.clone(), remote, options, state: State::Starting };
         Ok(Self { shared, task: tokio::spawn(sender.run()) })
     }
 
@@ -255,7 +230,7 @@ enum StreamEnd {
 
 struct Sender {
     shared: Arc<Shared>,
-    endpoint: Endpoint,
+    remote: Remote,
     options: Options,
     state: State,
 }
@@ -263,10 +238,10 @@ struct Sender {
 impl Sender {
     async fn run(mut self) {
         // Connects when the first call is made, and again after a connection broke.
-        let channel = self.endpoint.connect_lazy();
+        let channel = self.remote.channel();
         let mut wait = self.options.retry_first;
         loop {
-            let stored_before = self.acknowledged();
+            let (began, stored_before) = (Instant::now(), self.acknowledged());
             let status = match self.stream(channel.clone()).await {
                 StreamEnd::Full if self.shared.closing.load(Ordering::Relaxed) => {
                     self.shared.closed.notify_one();
@@ -278,7 +253,8 @@ impl Sender {
                 }
                 StreamEnd::Broken(status) => status,
             };
-            if self.acknowledged() > stored_before {
+            // A stream that lived long was taken, though there may have been nothing to send.
+            if self.acknowledged() > stored_before || began.elapsed() > self.options.retry_max {
                 wait = self.options.retry_first;
             }
             self.on_broken(&status);
@@ -296,9 +272,13 @@ impl Sender {
     async fn stream(&mut self, channel: Channel) -> StreamEnd {
         // Tonic's own queue holds one batch; ours holds the rest, where it can be bounded and counted.
         let (sender, outbound) = mpsc::channel(1);
+        let request = match self.remote.request(ReceiverStream::new(outbound)).await {
+            Ok(request) => request,
+            Err(status) => return StreamEnd::Broken(status),
+        };
         let mut client = CollectorClient::new(channel);
         // The collector may wait for the first batch before it answers the call, so both go on at once.
-        let call = client.export(ReceiverStream::new(outbound));
+        let call = client.export(request);
         let mut acks = pin!(call.map_ok(tonic::Response::into_inner).try_flatten_stream());
         let mut identity = self.shared.identity.subscribe();
         let mut encoder = StreamEncoder::new(identity.borrow_and_update().clone(), self.options.limits);
@@ -400,6 +380,11 @@ impl Sender {
             counters.batches_refused.fetch_add(1, Ordering::Relaxed);
             counters.samples_dropped.fetch_add(samples, Ordering::Relaxed);
             self.shared.tell();
+        }
+        if is_token_expired(status) && self.state == State::Streaming {
+            // The next one is in the file; that the collector is given the time all the same is for its INSERTs.
+            debug!("the stream to the collector ended with its token: {}", status.message());
+            return;
         }
         self.shared.counters.connected.store(false, Ordering::Relaxed);
         let (code, reason, collector) = (status.code(), reason(status), &self.options.collector);

@@ -7,7 +7,6 @@ use hearth_tls::{Listener, Pair, Refusals, ServerTls};
 use tokio::net::TcpSocket;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
 
 use super::Service;
 use crate::certificates::{Serve, read};
@@ -27,7 +26,9 @@ pub struct Port(TcpSocket);
 pub enum Tls {
     /// In the clear.
     None,
-    /// With a certificate, as soon as there is one.
+    /// With a certificate that was brought.
+    Brought(ServerTls),
+    /// With one that is made, as soon as it is there.
     First(watch::Receiver<Option<ServerTls>>),
 }
 
@@ -83,13 +84,13 @@ impl Port {
     ) -> anyhow::Result<()> {
         let tls = match tls {
             Tls::None => None,
+            Tls::Brought(tls) => Some(tls),
             Tls::First(mut first) => tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 first = first.wait_for(Option::is_some) => first.context("no certificate will ever come")?.clone(),
             },
         };
         let tcp = self.0.listen(BACKLOG).context("cannot listen (--grpc)")?;
-        info!("agents are served {}", if tls.is_some() { "by TLS" } else { "without TLS" });
         tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
             .add_service(service)

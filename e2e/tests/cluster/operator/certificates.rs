@@ -45,7 +45,7 @@ pub(super) fn after_each_request(cluster: &Cluster) {
     stage.proxy.take();
     let operator = stage.start(&issuing);
     wait_for("a certificate of its own", || {
-        operator.log().contains("agents are served by TLS").then_some(())
+        operator.log().contains("this operator has a certificate").then_some(())
     });
     operator.kill();
     let asked = stage.proxy.take();

@@ -339,9 +339,11 @@ async fn an_address_that_cannot_be_used_is_refused_at_once() {
         let error = Exporter::start(Options::new(url, identity())).unwrap_err();
         assert_eq!(error.to_string(), expected);
     };
-    check("https://c:1", "collector address \"https://c:1\" must begin with http://");
-    check("c:1", "collector address \"c:1\" must begin with http://");
-    check("http://", "collector address \"http://\" is no URL such as http://127.0.0.1:20417");
+    check(
+        "https://c:1",
+        "--collector https://c:1 needs --ca FILE with the CAs to trust: those of the system are not used",
+    );
+    check("c:1", "--collector \"c:1\" must begin with https:// or http://");
 }
 
 #[tokio::test]
