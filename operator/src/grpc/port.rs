@@ -99,3 +99,6 @@ impl Port {
             .context("gRPC failed")
     }
 }
+
+#[cfg(test)]
+mod tests;
