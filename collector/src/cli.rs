@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, value_parser};
 use hearth_identity::Account;
-use hearth_program::{GrpcOpen, GrpcPort, check_grpc};
+use hearth_program::{GrpcOpen, GrpcPort, check_grpc, duration};
 
 use crate::query::Limits;
 use crate::rollup::{LEAST_MINUTE, LEAST_RAW};
@@ -325,18 +325,6 @@ fn size(text: &str) -> Result<u64, String> {
         .find_map(parse)
         .filter(|bytes| (1 << 20..=1 << 40).contains(bytes))
         .ok_or_else(|| "is not a size from 1MiB to 1024GiB, such as 256MiB".to_owned())
-}
-
-fn duration(text: &str) -> Option<Duration> {
-    let unit = match text.as_bytes().last()? {
-        b's' => 1,
-        b'm' => 60,
-        b'h' => 3600,
-        b'd' => 86_400,
-        _ => return None,
-    };
-    let number: u64 = text[..text.len() - 1].parse().ok()?;
-    number.checked_mul(unit).map(Duration::from_secs)
 }
 
 #[cfg(test)]

@@ -19,21 +19,32 @@ pub struct Identity {
     name: String,
     grpc: SocketAddr,
     metrics: SocketAddr,
+    issues_certificates: bool,
 }
 
 impl Identity {
     /// With ports that are free now.
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), grpc: free_port(), metrics: free_port() }
+        Self { name: name.to_owned(), grpc: free_port(), metrics: free_port(), issues_certificates: false }
+    }
+
+    /// One that makes certificates, and serves by TLS.
+    #[must_use]
+    pub fn issuing_certificates(self) -> Self {
+        Self { issues_certificates: true, ..self }
     }
 
     /// Its arguments, with its lease in `namespace`.
     pub fn arguments(&self, namespace: &str) -> Vec<String> {
-        let Self { name, grpc, metrics } = self;
+        let Self { name, grpc, metrics, issues_certificates } = self;
         let (grpc, metrics) = (grpc.to_string(), metrics.to_string());
-        ["--namespace", namespace, "--pod-name", name, "--grpc", &grpc, "--metrics", &metrics]
+        let arguments =
+            ["--namespace", namespace, "--pod-name", name, "--grpc", &grpc, "--metrics", &metrics];
+        arguments
+            .into_iter()
+            .chain(issues_certificates.then_some("--issue-certificates"))
             .map(str::to_owned)
-            .to_vec()
+            .collect()
     }
 
     /// Where its metrics are.

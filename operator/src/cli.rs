@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
 use clap::builder::NonEmptyStringValueParser;
 use hearth_identity::Account;
-use hearth_program::{GrpcOpen, GrpcPort, check_grpc};
+use hearth_program::{GrpcOpen, GrpcPort, check_grpc, duration};
 
 /// Where a pod finds the namespace that it runs in.
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
@@ -24,6 +25,9 @@ const DEFAULT_NAMESPACE: &str = "hearth";
     after_help = "Examples:\n  \
         # in a pod that agents reach by its address\n  \
         hearth-operator --grpc 0.0.0.0:20418 --grpc-insecure --advertise $POD_IP:20418 --pod-name $POD_NAME\n\n  \
+        # the same, with certificates that it makes for itself and the collector\n  \
+        hearth-operator --grpc 0.0.0.0:20418 --grpc-insecure --issue-certificates \\\n    \
+            --advertise $POD_IP:20418 --pod-name $POD_NAME\n\n  \
         # on your own machine, against the cluster of your kubeconfig\n  \
         hearth-operator --namespace hearth\n\n\
         HEARTH_LOG sets how much is logged: error, warn, info, debug [info].\n\
@@ -71,6 +75,78 @@ pub struct Cli {
     /// This operator's name in the lease and in Events, different for each [default: the host name].
     #[arg(long, value_name = "NAME", env = "HEARTH_OPERATOR_POD_NAME")]
     pub pod_name: Option<String>,
+
+    /// Make a CA and certificates for the operator and the collector, keep them in this operator's namespace, renew
+    /// them at two thirds of their time, and serve agents by TLS.
+    #[arg(long, env = "HEARTH_OPERATOR_ISSUE_CERTIFICATES", conflicts_with = "tls_cert")]
+    pub issue_certificates: bool,
+
+    /// The Service by which agents reach the operator. Its CA is in the Secret and the ConfigMap NAME-ca.
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "HEARTH_OPERATOR_OPERATOR_SERVICE",
+        default_value = "hearth-operator",
+        value_parser = service
+    )]
+    pub operator_service: String,
+
+    /// The Service by which agents and the API server reach the collector. Its certificate is in the Secret NAME-tls.
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "HEARTH_OPERATOR_COLLECTOR_SERVICE",
+        default_value = "hearth-collector",
+        value_parser = service
+    )]
+    pub collector_service: String,
+
+    /// How long a CA is valid that is made from now on: at least three times --certificate-life, so that what it has
+    /// signed can end before it does.
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "HEARTH_OPERATOR_CA_LIFE",
+        default_value = "8760h",
+        value_parser = life
+    )]
+    pub ca_life: Duration,
+
+    /// How long a certificate is valid that is made from now on, from 1h: a third of it has to be enough for kubelets
+    /// to bring the next one to the collector's pod.
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "HEARTH_OPERATOR_CERTIFICATE_LIFE",
+        default_value = "720h",
+        value_parser = life
+    )]
+    pub certificate_life: Duration,
+}
+
+/// A command line that makes no sense.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// Everybody could speak to the port.
+    #[error(transparent)]
+    Grpc(#[from] GrpcOpen),
+    /// What a CA has signed could not end before it does.
+    #[error(
+        "--ca-life {}h is less than three times --certificate-life {}h: give a longer one, or a shorter \
+         --certificate-life",
+        hours(.ca),
+        hours(.certificate)
+    )]
+    Lives {
+        /// As given.
+        ca: Duration,
+        /// As given.
+        certificate: Duration,
+    },
+}
+
+fn hours(duration: &Duration) -> u64 {
+    duration.as_secs() / 3600
 }
 
 impl Cli {
@@ -78,14 +154,42 @@ impl Cli {
     ///
     /// # Errors
     /// What is wrong, and what to write instead.
-    pub fn check(&self) -> Result<(), GrpcOpen> {
+    pub fn check(&self) -> Result<(), Refused> {
         check_grpc(GrpcPort {
             address: self.grpc,
-            tls: self.tls_cert.is_some(),
+            tls: self.tls_cert.is_some() || self.issue_certificates,
             account: self.agent_account.is_some(),
             insecure: self.grpc_insecure,
-        })
+        })?;
+        let Self { ca_life: ca, certificate_life: certificate, .. } = *self;
+        if self.issue_certificates && ca < certificate * 3 {
+            return Err(Refused::Lives { ca, certificate });
+        }
+        Ok(())
     }
+}
+
+/// As the API server takes it, and no longer than what is made of it may be.
+fn service(name: &str) -> Result<String, String> {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = name.as_bytes();
+    let fits = (1..=63).contains(&bytes.len())
+        && bytes.iter().all(|byte| inner(*byte) || *byte == b'-')
+        && bytes.first().is_some_and(u8::is_ascii_lowercase)
+        && bytes.last().is_some_and(|byte| inner(*byte));
+    if fits {
+        Ok(name.to_owned())
+    } else {
+        Err("is not the name of a Service, such as hearth-operator".to_owned())
+    }
+}
+
+fn life(text: &str) -> Result<Duration, String> {
+    // Ten years at most: nobody remembers for longer what is to be done then.
+    let (least, most) = (Duration::from_secs(3600), Duration::from_secs(3650 * 86_400));
+    duration(text)
+        .filter(|duration| (least..=most).contains(duration))
+        .ok_or_else(|| "is not a time from 1h to 87600h, such as 720h".to_owned())
 }
 
 /// The namespace that a pod runs in; outside a pod that of the manifests.
@@ -115,9 +219,35 @@ mod tests {
 
     fn check(arguments: &str, expected: &str) {
         let arguments = std::iter::once("hearth-operator").chain(arguments.split_whitespace());
-        let outcome = Cli::try_parse_from(arguments).unwrap().check();
-        let outcome = outcome.map_or_else(|refused| refused.to_string(), |()| "ok".to_owned());
+        let outcome = match Cli::try_parse_from(arguments) {
+            Ok(cli) => cli.check().map_or_else(|refused| refused.to_string(), |()| "ok".to_owned()),
+            Err(error) => error.to_string(),
+        };
         assert!(outcome.contains(expected), "{outcome}");
+    }
+
+    #[test]
+    fn a_ca_lives_three_times_as_long_as_what_it_signs() {
+        check("--issue-certificates", "ok");
+        check("--issue-certificates --certificate-life 1h --ca-life 3h", "ok");
+        check("--issue-certificates --ca-life 90d", "ok");
+        check(
+            "--issue-certificates --ca-life 89d",
+            "--ca-life 2136h is less than three times --certificate-life 720h",
+        );
+        check("--certificate-life 59m", "is not a time from 1h to 87600h, such as 720h");
+        check("--certificate-life never", "is not a time from 1h to 87600h, such as 720h");
+        check("--ca-life 87601h", "is not a time from 1h to 87600h, such as 720h");
+    }
+
+    #[test]
+    fn services_have_names_that_the_api_server_takes() {
+        check("--operator-service prod-hearth-operator --collector-service c2", "ok");
+        for name in ["Hearth", "-a", "a-", "a.b", "", &"a".repeat(64)] {
+            let arguments = ["hearth-operator", &format!("--operator-service={name}")];
+            let refused = Cli::try_parse_from(arguments).unwrap_err().to_string();
+            assert!(refused.contains("is not the name of a Service"), "{name}: {refused}");
+        }
     }
 
     #[test]
@@ -127,6 +257,8 @@ mod tests {
         check("--grpc 0.0.0.0:1 --grpc-insecure", "ok");
         check("--grpc 0.0.0.0:1 --tls-cert c --tls-key k", "agents need not prove who they are");
         check("--grpc 0.0.0.0:1 --tls-cert c --tls-key k --grpc-insecure", "ok");
+        check("--grpc 0.0.0.0:1 --issue-certificates", "agents need not prove who they are");
+        check("--issue-certificates --tls-cert c --tls-key k", "cannot be used with '--tls-cert <FILE>'");
     }
 
     #[test]

@@ -17,7 +17,12 @@ pub(crate) enum Fault {
     Code(u16),
     /// It never answers.
     Hang,
+    /// It does what it is asked to, and the answer never arrives.
+    Lost,
 }
+
+/// Who asks: a service account of the namespace `hearth`.
+const ACCOUNT: &str = "system:serviceaccount:hearth:hearth-operator";
 
 #[derive(Debug, Default)]
 struct State {
@@ -26,6 +31,8 @@ struct State {
     log: Vec<String>,
     /// For requests whose log line begins so; each is used once.
     faults: VecDeque<(&'static str, Fault)>,
+    /// For the request after so many.
+    later: Option<(usize, Fault)>,
     broken: Option<Fault>,
 }
 
@@ -59,55 +66,24 @@ impl FakeApi {
         let line = format!("{method} {path}");
         let scripted = state.faults.iter().position(|(begin, _)| line.starts_with(begin));
         let scripted = scripted.and_then(|i| state.faults.remove(i)).map(|(_, fault)| fault);
-        let fault = scripted.or(state.broken);
+        let later = match state.later.take() {
+            Some((0, fault)) => Some(fault),
+            Some((n, fault)) => {
+                state.later = Some((n - 1, fault));
+                None
+            }
+            None => None,
+        };
+        let fault = scripted.or(later).or(state.broken);
         state.log.push(line);
         match fault {
-            Some(Fault::Hang) => return Err(()),
-            Some(Fault::Code(code)) => return Ok(status(code)),
-            None => {}
-        }
-        state.version += 1;
-        let version = state.version.to_string();
-        let name = path.strip_suffix("/status").unwrap_or(path).to_owned();
-        let done = |object: &mut Value| {
-            object["metadata"]["resourceVersion"] = json!(version);
-            Ok((StatusCode::OK, object.clone()))
-        };
-        match *method {
-            Method::GET => Ok(state
-                .objects
-                .get(&name)
-                .map_or_else(|| status(404), |object| (StatusCode::OK, object.clone()))),
-            Method::POST => {
-                let name = format!("{path}/{}", body["metadata"]["name"].as_str().unwrap());
-                if state.objects.contains_key(&name) {
-                    return Ok(status(409));
-                }
-                done(state.objects.entry(name).or_insert(body))
+            Some(Fault::Hang) => Err(()),
+            Some(Fault::Code(code)) => Ok(status(code)),
+            Some(Fault::Lost) => {
+                state.done(method, path, body);
+                Err(())
             }
-            Method::PUT => match state.objects.get_mut(&name) {
-                None => Ok(status(404)),
-                Some(object)
-                    if object["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"] =>
-                {
-                    Ok(status(409))
-                }
-                Some(object) => {
-                    *object = body;
-                    done(object)
-                }
-            },
-            Method::PATCH => match state.objects.get_mut(&name) {
-                None => Ok(status(404)),
-                Some(object) => {
-                    if let Some(new) = body.get("status") {
-                        object["status"] = new.clone();
-                    }
-                    merge(&mut object["metadata"], &body["metadata"]);
-                    done(object)
-                }
-            },
-            _ => Ok(status(405)),
+            None => Ok(state.done(method, path, body)),
         }
     }
 
@@ -128,6 +104,11 @@ impl FakeApi {
         self.0.lock().unwrap().faults.push_back((begin, fault));
     }
 
+    /// The request after the next `n` fails.
+    pub(crate) fn fail_after(&self, n: usize, fault: Fault) {
+        self.0.lock().unwrap().later = Some((n, fault));
+    }
+
     /// All requests fail from now on, or no longer.
     pub(crate) fn set_broken(&self, fault: Option<Fault>) {
         self.0.lock().unwrap().broken = fault;
@@ -137,6 +118,65 @@ impl FakeApi {
     pub(crate) fn take_log(&self, begin: &str) -> Vec<String> {
         let log = std::mem::take(&mut self.0.lock().unwrap().log);
         log.into_iter().filter(|line| line.starts_with(begin)).collect()
+    }
+}
+
+impl State {
+    fn done(&mut self, method: &Method, path: &str, body: Value) -> (StatusCode, Value) {
+        self.version += 1;
+        let version = self.version.to_string();
+        let name = path.strip_suffix("/status").unwrap_or(path).to_owned();
+        let done = |object: &mut Value| {
+            object["metadata"]["resourceVersion"] = json!(version);
+            (StatusCode::OK, object.clone())
+        };
+        // Named, and of another version than this one.
+        let stale = |object: &Value, named: &Value| {
+            !named.is_null() && object["metadata"]["resourceVersion"] != *named
+        };
+        match *method {
+            Method::GET => {
+                self.objects.get(&name).map_or_else(|| status(404), |object| (StatusCode::OK, object.clone()))
+            }
+            Method::POST if path.ends_with("/selfsubjectreviews") => {
+                let user = json!({"username": ACCOUNT, "uid": "uid-of-account"});
+                (StatusCode::CREATED, json!({"metadata": {}, "status": {"userInfo": user}}))
+            }
+            Method::POST => {
+                let name = format!("{path}/{}", body["metadata"]["name"].as_str().unwrap());
+                if self.objects.contains_key(&name) {
+                    return status(409);
+                }
+                done(self.objects.entry(name).or_insert(body))
+            }
+            Method::PUT => match self.objects.get_mut(&name) {
+                None => status(404),
+                Some(object)
+                    if object["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"] =>
+                {
+                    status(409)
+                }
+                Some(object) => {
+                    *object = body;
+                    done(object)
+                }
+            },
+            Method::PATCH => match self.objects.get_mut(&name) {
+                None => status(404),
+                Some(object) if stale(object, &body["metadata"]["resourceVersion"]) => status(409),
+                Some(object) => {
+                    if let Some(new) = body.get("status") {
+                        object["status"] = new.clone();
+                    }
+                    if body.get("spec").is_some() {
+                        merge(&mut object["spec"], &body["spec"]);
+                    }
+                    merge(&mut object["metadata"], &body["metadata"]);
+                    done(object)
+                }
+            },
+            _ => status(405),
+        }
     }
 }
 

@@ -9,21 +9,22 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tracing::error;
 
+use crate::certificates::Readiness;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 
-type Served = State<(Arc<Metrics>, Arc<Hub>)>;
+type Served = State<(Arc<Metrics>, Arc<Hub>, Readiness)>;
 
-/// The three.
-pub fn router(metrics: Arc<Metrics>, hub: Arc<Hub>) -> Router {
+/// The three; ready when the hub and the certificates are.
+pub fn router(metrics: Arc<Metrics>, hub: Arc<Hub>, certificates: Readiness) -> Router {
     Router::new()
         .route("/metrics", get(encode))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .with_state((metrics, hub))
+        .with_state((metrics, hub, certificates))
 }
 
-async fn encode(State((metrics, hub)): Served) -> Response {
+async fn encode(State((metrics, hub, _)): Served) -> Response {
     match metrics.encode(&hub) {
         Ok(text) => {
             let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -37,11 +38,13 @@ async fn encode(State((metrics, hub)): Served) -> Response {
 }
 
 /// A standby is ready too: it answers agents, and can lead at once.
-async fn ready(State((_, hub)): Served) -> (StatusCode, String) {
-    let missing: Vec<&str> = hub.lock().index.unsynced().map(|resource| resource.as_str()).collect();
+async fn ready(State((_, hub, certificates)): Served) -> (StatusCode, String) {
+    let unlisted: Vec<&str> = hub.lock().index.unsynced().map(|resource| resource.as_str()).collect();
+    let unlisted = (!unlisted.is_empty()).then(|| format!("not listed yet: {}", unlisted.join(", ")));
+    let missing: Vec<String> = unlisted.into_iter().chain(certificates.why_not()).collect();
     match &*missing {
         [] => (StatusCode::OK, "ok\n".to_owned()),
-        missing => (StatusCode::SERVICE_UNAVAILABLE, format!("not listed yet: {}\n", missing.join(", "))),
+        missing => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", missing.join("; "))),
     }
 }
 
@@ -56,10 +59,22 @@ mod tests {
         for resource in Resource::ALL.into_iter().filter(|resource| *resource != Resource::Jobs) {
             hub.change(|index| index.set_synced(resource));
         }
-        let ready = || ready(State((Arc::default(), Arc::clone(&hub))));
+        let ready = || ready(State((Arc::default(), Arc::clone(&hub), Readiness::default())));
         assert_eq!(ready().await, (StatusCode::SERVICE_UNAVAILABLE, "not listed yet: jobs\n".to_owned()));
         hub.change(|index| index.set_synced(Resource::Jobs));
         assert_eq!(ready().await.0, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn it_is_not_ready_before_it_has_a_certificate() {
+        let hub = Arc::new(Hub::new(|| 0));
+        let certificates = Readiness::waiting();
+        let ready = || ready(State((Arc::default(), Arc::clone(&hub), certificates.clone())));
+        let (code, said) = ready().await;
+        assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(said.ends_with("; this operator has no certificate to serve with yet\n"), "{said}");
+        Resource::ALL.into_iter().for_each(|resource| hub.change(|index| index.set_synced(resource)));
+        assert_eq!(ready().await.1, "this operator has no certificate to serve with yet\n");
     }
 
     #[tokio::test]

@@ -8,10 +8,11 @@
 //!                         └──► writes, by the leader alone
 //! ```
 //!
-//! [`index`], [`nodes`] and [`status`] are pure: no client, no clock.
+//! [`index`], [`nodes`] and [`status`] are pure: no client, no clock. [`certificates`] has a pure half, its plan.
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod certificates;
 pub mod cli;
 pub mod grpc;
 pub mod http;

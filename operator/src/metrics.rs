@@ -50,6 +50,19 @@ pub enum Write {
     Lease,
     /// The first policy.
     Install,
+    /// CA and certificates, read and written.
+    Certificates,
+}
+
+/// Which certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// The CA that signs.
+    Ca,
+    /// That of this operator.
+    Operator,
+    /// That of the collector.
+    Collector,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -60,6 +73,11 @@ struct ReasonLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResourceLabel {
     resource: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WhichLabel {
+    which: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -76,6 +94,8 @@ pub struct Metrics {
     watch_errors: Family<ResourceLabel, Counter>,
     objects_malformed: Family<ResourceLabel, Counter>,
     writes: Family<WriteLabels, Counter>,
+    certificate_expires: Family<WhichLabel, Gauge>,
+    certificate_failures: Counter,
     /// Configurations that were sent to nodes.
     pub configs_sent: Counter,
     /// Those that a node refused.
@@ -97,6 +117,8 @@ impl Default for Metrics {
             watch_errors: Family::default(),
             objects_malformed: Family::default(),
             writes: Family::default(),
+            certificate_expires: Family::default(),
+            certificate_failures: Counter::default(),
             configs_sent: Counter::default(),
             configs_refused: Counter::default(),
             tls_refused: Refusals::default(),
@@ -117,6 +139,16 @@ impl Default for Metrics {
             metrics.objects_malformed.clone(),
         );
         registry.register("api_writes", "Writes to the API server, by outcome", metrics.writes.clone());
+        registry.register(
+            "certificate_expires_timestamp_seconds",
+            "When certificates expire that operators make, in seconds since 1970",
+            metrics.certificate_expires.clone(),
+        );
+        registry.register(
+            "certificate_failures",
+            "Looks after certificates that ended with an error",
+            metrics.certificate_failures.clone(),
+        );
         registry.register("configs_sent", "Configurations sent to nodes", metrics.configs_sent.clone());
         registry.register(
             "configs_refused",
@@ -168,6 +200,7 @@ impl Metrics {
             Write::Event => "event",
             Write::Lease => "lease",
             Write::Install => "install",
+            Write::Certificates => "certificates",
         };
         let outcome = match outcome {
             Outcome::Ok => "ok",
@@ -175,6 +208,21 @@ impl Metrics {
             Outcome::Timeout => "timeout",
         };
         self.writes.get_or_create(&WriteLabels { write, outcome }).inc();
+    }
+
+    /// A certificate is valid until then, in seconds since 1970.
+    pub fn certificate_expires(&self, which: Which, until: i64) {
+        let which = match which {
+            Which::Ca => "ca",
+            Which::Operator => "operator",
+            Which::Collector => "collector",
+        };
+        self.certificate_expires.get_or_create(&WhichLabel { which }).set(until);
+    }
+
+    /// Certificates could not be looked after.
+    pub fn certificates_failed(&self) {
+        self.certificate_failures.inc();
     }
 
     /// OpenMetrics text.

@@ -7,14 +7,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use hearth_identity::Agents;
 use hearth_identity::api_server::client;
-use hearth_tls::{Listener, ServerTls};
+use hearth_tls::ServerTls;
 use kube::{Api, Client};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::certificates::{Keeper, Lives, Names, Readiness};
 use crate::cli::{Cli, own_namespace};
 use crate::grpc::Service;
+use crate::grpc::port::{Port, Tls, serving_first};
 use crate::http;
 use crate::hub::Hub;
 use crate::install::install;
@@ -27,14 +29,9 @@ use crate::writer::Writer;
 const CLOCK_TICK: Duration = Duration::from_secs(1);
 /// How long open streams and requests may take at the stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
-/// A node that vanished must not hold its stream for ever.
-const KEEPALIVE: Duration = Duration::from_secs(30);
-/// An agent has one, and another while it replaces that.
-const MAX_STREAMS_PER_CONNECTION: u32 = 8;
 
 /// Works until `stop`; then gives the lease back and ends the streams.
 pub async fn run(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
-    // The last has been checked.
     let Cli {
         grpc,
         tls_cert,
@@ -45,9 +42,15 @@ pub async fn run(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
         namespace,
         metrics: metrics_address,
         pod_name,
+        issue_certificates,
+        operator_service,
+        collector_service,
+        ca_life,
+        certificate_life,
+        // It has been checked.
         grpc_insecure: _,
     } = cli;
-    let tls = match tls_cert.zip(tls_key) {
+    let brought = match tls_cert.zip(tls_key) {
         Some((cert, key)) => Some(
             ServerTls::followed(cert, key, stop.clone().cancelled_owned())
                 .await
@@ -55,7 +58,7 @@ pub async fn run(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
         ),
         None => None,
     };
-    let grpc = bind("--grpc", grpc).await?;
+    let grpc = Port::bind(grpc)?;
     let http = bind("--metrics", metrics_address).await?;
     let address = advertise.map_or_else(|| grpc.local_addr().map(|address| address.to_string()), Ok);
     let address = address.context("--grpc has no address")?;
@@ -67,7 +70,7 @@ pub async fn run(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
         Agents::new(client.clone(), account, agent_audience)
     });
 
-    let scheme = if tls.is_some() { "https" } else { "http" };
+    let scheme = if brought.is_some() || issue_certificates { "https" } else { "http" };
 
     let hub = Arc::new(Hub::new(unix_seconds));
     let metrics = Arc::new(Metrics::default());
@@ -78,17 +81,20 @@ pub async fn run(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
 
     let elector = Elector::new(leases.clone(), holder, Arc::clone(&hub), Arc::clone(&metrics));
     let electing = tokio::spawn(elector.run(stop.clone()));
-    let serving = tokio::spawn(
-        tonic::transport::Server::builder()
-            .http2_keepalive_interval(Some(KEEPALIVE))
-            .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
-            .add_service(Service::new(Arc::clone(&hub), Arc::clone(&metrics), agents))
-            .serve_with_incoming_shutdown(
-                Listener::grpc(grpc, tls, metrics.tls_refused.clone()),
-                stop.clone().cancelled_owned(),
-            ),
-    );
-    let router = http::router(Arc::clone(&metrics), Arc::clone(&hub));
+    let (tls, readiness, keeper) = if issue_certificates {
+        let names = Names { namespace: namespace.clone(), operator_service, collector_service };
+        let lives = Lives { ca: ca_life, certificate: certificate_life };
+        let (readiness, (serve, first)) = (Readiness::waiting(), serving_first());
+        let shared = (Arc::clone(&hub), Arc::clone(&metrics));
+        let keeper =
+            Keeper::new(client.clone(), names, lives, shared, unix_seconds, readiness.clone(), serve);
+        (Tls::First(first), readiness, Some(keeper))
+    } else {
+        (brought.map_or(Tls::None, Tls::Brought), Readiness::default(), None)
+    };
+    let service = Service::new(Arc::clone(&hub), Arc::clone(&metrics), agents);
+    let serving = tokio::spawn(grpc.serve(tls, service, metrics.tls_refused.clone(), stop.clone()));
+    let router = http::router(Arc::clone(&metrics), Arc::clone(&hub), readiness);
     let answering = tokio::spawn(
         axum::serve(http, router).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future(),
     );
@@ -100,6 +106,7 @@ pub async fn run(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
         () = follow_all(client.clone(), Arc::clone(&hub), Arc::clone(&metrics)) => Err("watches"),
         () = writer.run() => Err("the writer of statuses"),
         () = tick(&hub) => Err("the clock"),
+        () = keep(keeper) => Err("the keeper of certificates"),
         () = install_and_wait(client, leases, Arc::clone(&hub), Arc::clone(&metrics)) => Err("the install"),
     };
     stop.cancel();
@@ -108,6 +115,13 @@ pub async fn run(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
     within("gRPC", serving).await?;
     within("HTTP", answering).await?;
     ended.map_err(|what| anyhow::anyhow!("{what} ended"))
+}
+
+async fn keep(keeper: Option<Keeper>) {
+    match keeper {
+        Some(keeper) => keeper.run().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn install_and_wait(
@@ -138,12 +152,12 @@ async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} ({flag})"))
 }
 
-async fn within<E: std::error::Error + Send + Sync + 'static>(
+async fn within<E: Into<anyhow::Error>>(
     what: &str,
     task: tokio::task::JoinHandle<Result<(), E>>,
 ) -> anyhow::Result<()> {
     match tokio::time::timeout(STOP_PATIENCE, task).await {
-        Ok(ended) => Ok(ended.with_context(|| format!("{what} failed"))??),
+        Ok(ended) => ended.with_context(|| format!("{what} failed"))?.map_err(Into::into),
         Err(_) => {
             warn!("{what} has not ended within {STOP_PATIENCE:?}: what is open is cut");
             Ok(())

@@ -4,6 +4,7 @@
 
 use std::io::{self, IsTerminal as _};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -56,6 +57,19 @@ pub fn check_grpc(port: GrpcPort) -> Result<(), GrpcOpen> {
     Err(GrpcOpen { address, lacking, give })
 }
 
+/// A time as flags have it: a whole number of seconds, minutes, hours or days, such as `90s`, `15m`, `72h` or `14d`.
+pub fn duration(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let unit = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit).map(Duration::from_secs)
+}
+
 /// kube says of each request that it failed; what matters of that is said where it is known for how long. Whatever
 /// level is asked for: a cluster sets `info`.
 const QUIET: &str = "kube_client::client::builder=off";
@@ -98,6 +112,15 @@ mod tests {
         let port = GrpcPort { address, tls: has("tls"), account: has("account"), insecure: has("insecure") };
         let checked = check_grpc(port).map_or_else(|refused| refused.to_string(), |()| "ok".to_owned());
         assert_eq!(checked, expected, "{address} {given}");
+    }
+
+    #[test]
+    fn a_time_is_a_number_and_a_unit() {
+        let seconds = |text| duration(text).map(|duration| duration.as_secs());
+        assert_eq!(["90s", "15m", "72h", "14d"].map(seconds), [90, 900, 259_200, 1_209_600].map(Some));
+        for text in ["", "s", "7", "1.5h", "-1s", "1 h", "1w", "1ü", "18446744073709551615d"] {
+            assert_eq!(duration(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! memory for all of them. Requests are read by tonic's own decoder.
 
 mod places;
+pub mod port;
 mod reports;
 mod session;
 

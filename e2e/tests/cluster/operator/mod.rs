@@ -1,6 +1,7 @@
 //! The operator's own process behind a proxy of the API server, which numbers what it asks and breaks what a
 //! test wants broken. The agents are simulated: their client of the operator is the real one.
 
+mod certificates;
 mod faults;
 mod kills;
 
@@ -26,6 +27,10 @@ pub(crate) fn tests() -> Vec<Trial> {
         on_cluster(
             "operator::whatever_request_it_dies_after_all_is_done_by_the_next",
             kills::after_each_request,
+        ),
+        on_cluster(
+            "operator::whatever_request_it_dies_after_certificates_are_made_by_the_next",
+            certificates::after_each_request,
         ),
         on_cluster("operator::a_standby_takes_over_from_a_leader_that_dies", kills::a_standby_takes_over),
         on_cluster("operator::it_converges_whatever_the_api_server_answers", faults::whatever_is_answered),
