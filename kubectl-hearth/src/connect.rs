@@ -58,10 +58,7 @@ pub struct Connection {
 }
 
 /// Connects nowhere yet: the first request does.
-///
-/// # Errors
-/// There is no kubeconfig, or what it or the flags say cannot be used.
-pub async fn surface(connection: &Connection) -> Result<Surface, Failure> {
+pub(crate) async fn surface(connection: &Connection) -> Result<Surface, Failure> {
     let mut config = match &connection.server {
         Some(url) => of_server(connection, url)?,
         None => of_kubeconfig(connection).await?,

@@ -20,7 +20,7 @@ const SHOWN_CHARS: usize = 300;
 
 /// Whom questions go to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Access {
+pub(crate) enum Access {
     /// The API server, which passes them on.
     Kubernetes,
     /// A collector.
@@ -29,7 +29,7 @@ pub enum Access {
 
 /// Asks questions.
 #[derive(Clone)]
-pub struct Surface {
+pub(crate) struct Surface {
     pub(crate) client: Client,
     pub(crate) access: Access,
     pub(crate) url: String,

@@ -369,10 +369,10 @@ fn advice(pod: &Pod, namespace: &str, policies: &Policies, text: &mut String) {
     let labels = serde_json::to_string(&labels).unwrap_or_default();
     let _ = writeln!(
         text,
-        "\n{there}To profile it for a while:\n  kubectl hearth record pod/{name} -n {namespace} --for 30s\nfrom now on:\n  \
-         kubectl apply -f - <<'EOF'\n  apiVersion: {}\n  kind: ProfilingPolicy\n  metadata: {{name: {}, namespace: {namespace}}}\n  \
-         spec:\n    podSelector: {{matchLabels: {labels}}}\n  EOF",
-        hearth_policy::API_VERSION,
-        "profiled"
+        "\n{there}To profile it for a while:\n  kubectl hearth record pod/{name} -n {namespace} --for 30s\n\
+         From now on, with all pods that have its labels:\n  kubectl apply -f - <<'EOF'\n  apiVersion: {}\n  \
+         kind: ProfilingPolicy\n  metadata: {{name: profiled, namespace: {namespace}}}\n  \
+         spec: {{podSelector: {{matchLabels: {labels}}}}}\n  EOF",
+        hearth_policy::API_VERSION
     );
 }
