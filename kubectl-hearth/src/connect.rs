@@ -94,10 +94,7 @@ fn of_server(connection: &Connection, url: &str) -> Result<Config, Failure> {
     }
     let mut config = Config::new(uri);
     if let Some(path) = &connection.token_file {
-        // Named by its flag if it is not there; the library reads it again for later requests.
-        read(path)?;
-        let token_file = Some(path.to_string_lossy().into_owned());
-        config.auth_info = AuthInfo { token_file, ..AuthInfo::default() };
+        config.auth_info = AuthInfo { token: Some(token(path)?.into()), ..AuthInfo::default() };
     }
     if let Some(path) = &connection.ca {
         read(path)?;
@@ -108,6 +105,17 @@ fn of_server(connection: &Connection, url: &str) -> Result<Config, Failure> {
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(path).map_err(|cause| Failure::File { path: path.display().to_string(), cause })
+}
+
+/// The library's own reader of such a file wants it without a line's end.
+fn token(path: &Path) -> Result<String, Failure> {
+    let token = String::from_utf8(read(path)?).unwrap_or_default();
+    let token = token.trim();
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let problem = "has no token: it must be one line of visible ASCII characters";
+        return Err(Failure::Usage(format!("--token-file {} {problem}", path.display())));
+    }
+    Ok(token.to_owned())
 }
 
 async fn of_kubeconfig(connection: &Connection) -> Result<Config, Failure> {

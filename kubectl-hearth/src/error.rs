@@ -6,6 +6,9 @@ use std::io;
 use hearth_program::USAGE;
 use kube::client::AuthError;
 
+/// Characters of what another program said.
+const SHOWN_CHARS: usize = 500;
+
 /// Why a command did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -160,14 +163,15 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
 }
 
 /// What a way to credentials said, if that is what failed. What a program printed on its standard output is left
-/// out: it may be a token.
+/// out, as it may be a token, and so is its command, which comes with its environment.
 pub(crate) fn credentials(error: &(dyn Error + 'static)) -> Option<String> {
     let mut cause = Some(error);
     while let Some(error) = cause {
         match error.downcast_ref::<AuthError>() {
-            Some(AuthError::AuthExecRun { cmd, out }) => {
+            Some(AuthError::AuthExecRun { cmd: _, out }) => {
                 let said = String::from_utf8_lossy(&out.stderr);
-                return Some(format!("{cmd:?} ended with {}: {}", out.status, said.trim()));
+                let said: String = said.trim().chars().take(SHOWN_CHARS).collect();
+                return Some(format!("the program of the kubeconfig ended with {}: {said}", out.status));
             }
             Some(AuthError::AuthExecParse(_)) => {
                 return Some("what the program of the kubeconfig printed is no ExecCredential".to_owned());
@@ -194,10 +198,12 @@ mod tests {
             stdout: b"SECRET".to_vec(),
             stderr: b"login expired\n".to_vec(),
         };
-        let error =
-            kube::Error::Auth(AuthError::AuthExecRun { cmd: "get-token".to_owned(), out: Box::new(out) });
+        let error = kube::Error::Auth(AuthError::AuthExecRun {
+            cmd: "KEY=SECRET get-token".to_owned(),
+            out: Box::new(out),
+        });
         let said = credentials(&error).unwrap_or_default();
-        assert_eq!(said, "\"get-token\" ended with exit status: 1: login expired");
+        assert_eq!(said, "the program of the kubeconfig ended with exit status: 1: login expired");
     }
 
     #[test]

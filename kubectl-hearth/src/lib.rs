@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Everything goes through one [`kube::Client`]: to the API server, which passes questions on to the collector
-//! ([decision 33](https://github.com/hearth-dev/hearth/blob/main/docs/decisions/0033-the-plugin-goes-through-the-api-server.md)),
+//! (`docs/decisions/0033-the-plugin-goes-through-the-api-server.md`),
 //! or with `--server` to a collector.
 #![forbid(unsafe_code)]
 

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::error::Failure;
 use crate::profile::{Part, Profile};
-use crate::screen::Screen;
+use crate::screen::{Screen, printable};
 
 /// What a flame graph is written as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -86,7 +86,11 @@ fn line(json: &serde_json::Value) -> Vec<u8> {
 
 /// To a file, or to standard output.
 pub(crate) fn put(bytes: &[u8], file: Option<&Path>, screen: &mut Screen<'_>) -> Result<(), Failure> {
-    let Some(path) = file else { return screen.write(bytes) };
+    let Some(path) = file else {
+        // A pipe gets names as they are.
+        let shown = screen.out_is_terminal.then(|| printable(&String::from_utf8_lossy(bytes)));
+        return screen.write(shown.as_ref().map_or(bytes, |shown| shown.as_bytes()));
+    };
     std::fs::write(path, bytes).map_err(|cause| Failure::File { path: path.display().to_string(), cause })?;
     screen.note(&format!("written to {}", path.display()));
     Ok(())
@@ -100,7 +104,7 @@ pub(crate) async fn show(profile: &Profile) -> Result<(), Failure> {
         ));
     }
     // Names could not be told from what moves the cursor.
-    let folded = crate::screen::printable(&write::folded::folded(&profile.tree));
+    let folded = printable(&write::folded::folded(&profile.tree));
     let title = profile.title.clone();
     let shown = tokio::task::spawn_blocking(move || {
         flamelens::run_from_collapsed_stacks(folded, &title, true).map_err(|error| error.to_string())

@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn commands_targets_flags_and_their_values_are_completed() {
         check("fl", "flame :4");
-        check("", "flame top diff apps explain status record open completion :4");
+        check("", "flame top diff apps explain status record open completion help :4");
         check("flame po", "pod/ :6");
         check("-n shop flame de", "deploy/ :6");
         check("flame pod/x --base", ":4");

@@ -44,7 +44,8 @@ pub(super) async fn diff(session: &Session, args: &DiffArgs, screen: &mut Screen
     notes.extend(base_profile.notes.iter().map(|note| format!("base: {note}")));
     let title = format!("{} compared with {}", new_profile.title, base_profile.title);
     let file = args.file.as_deref();
-    let text = match chosen(args.output, file) {
+    let format = chosen(args.output, file);
+    let text = match format {
         DiffFormat::Table => {
             let threads = new.selection.subject == Subject::Total;
             let text = table(&base_profile.tree, &new_profile.tree, args, threads, file.is_none(), screen);
@@ -57,7 +58,12 @@ pub(super) async fn diff(session: &Session, args: &DiffArgs, screen: &mut Screen
         DiffFormat::Folded => write::diff::folded(&compared),
         DiffFormat::Json => json_of(&title, &compared, &base_profile, &new_profile, &notes),
     };
-    put(text.as_bytes(), file, screen)?;
+    if format == DiffFormat::Table && file.is_none() {
+        // Its names are checked, and it may have colours.
+        screen.write(text.as_bytes())?;
+    } else {
+        put(text.as_bytes(), file, screen)?;
+    }
     for note in &notes {
         screen.note(note);
     }

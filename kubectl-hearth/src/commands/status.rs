@@ -12,7 +12,7 @@ use crate::commands::Session;
 use crate::error::Failure;
 use crate::kubernetes::{Found, PART_OF, is_agent, node_of, readiness};
 use crate::resolve::{Selection, Subject};
-use crate::screen::{Colour, Screen};
+use crate::screen::{Colour, Screen, printable};
 use crate::table::Table;
 use crate::time::{Range, about, utc};
 
@@ -34,19 +34,19 @@ impl Report<'_, '_> {
     fn section(&mut self, name: &str, text: &str) -> Result<(), Failure> {
         self.screen.write(format!("{name}\n").as_bytes())?;
         for line in text.lines() {
-            self.screen.write(format!("  {}\n", crate::screen::printable(line)).as_bytes())?;
+            self.screen.write(format!("  {line}\n").as_bytes())?;
         }
         self.screen.write(b"\n")
     }
 
     fn wrong(&mut self, text: &str) -> String {
         self.problems += 1;
-        self.screen.paint(text, Colour::Red)
+        self.screen.paint(&printable(text), Colour::Red)
     }
 
     /// What could not be looked at is not known to be wrong.
     fn hidden(&self, said: &str) -> String {
-        self.screen.paint(&format!("not known: {said}"), Colour::Yellow)
+        self.screen.paint(&format!("not known: {}", printable(said)), Colour::Yellow)
     }
 }
 

@@ -104,7 +104,7 @@ async fn a_cluster_that_cannot_be_had_is_explained() {
     check_error(folder, "apps --context away", 1, "error: http://127.0.0.1:1 cannot be reached: ").await;
     let missing = "error: no cluster: failed to read kubeconfig from";
     check_error(folder, "apps --kubeconfig /nowhere/config", 1, missing).await;
-    let unknown = "error: no cluster: failed to load context: none; choose a file by --kubeconfig or KUBECONFIG and a context \
+    let unknown = "error: no cluster: failed to load current context: none; choose a file by --kubeconfig or KUBECONFIG and a context \
                    by --context (kubectl config get-contexts lists them), or ask a collector without Kubernetes by --server URL";
     check_error(folder, "apps --context none", 1, unknown).await;
     let credentials = "error: your credentials cannot be used: ";
@@ -116,6 +116,10 @@ async fn a_cluster_that_cannot_be_had_is_explained() {
     check_error(folder, "apps --server c:1", 2, "error: --server c:1").await;
     check_error(folder, "apps --server http://u:p@c", 2, "error: --server has a password in it").await;
     check_error(folder, "apps --server http://c --token-file /none", 1, "error: /none: No such file").await;
+    std::fs::write(folder.join("empty"), "two words\n").unwrap();
+    let line = format!("apps --server http://c --token-file {}/empty", folder.display());
+    check_error(folder, &line, 2, &format!("error: --token-file {}/empty has no token: ", folder.display()))
+        .await;
     check_error(folder, "apps --nonsense", 2, "error: unexpected argument '--nonsense' found").await;
 }
 

@@ -51,7 +51,8 @@ async fn where_nothing_decides_it_is_said_what_to_change() {
          nginx    main       -       none matches\n\n\
          Stored of pod/web-1 in shop, TIME to TIME: nothing is stored\n\n\
          Policies that do not match:\n  shop/java: its regex \"^java$\" is not found in the name \"nginx\"\n  \
-         shop/bad: it is invalid: spec.regex does not compile: unclosed group; correct the regex\n\n\
+         shop/bad: it is invalid: spec.regex does not compile: unclosed group; write a regular expression as \
+         https://docs.rs/regex describes them\n\n\
          To profile it for a while:\n  kubectl hearth record pod/web-1 -n shop --for 30s\n\
          From now on, with all pods that have its labels:\n  kubectl apply -f - <<'EOF'\n  \
          apiVersion: profiling.hearth.dev/v1alpha1\n  kind: ProfilingPolicy\n  metadata: {name: profiled, namespace: shop}\n  \
