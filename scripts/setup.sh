@@ -53,8 +53,9 @@ has_command npm npm
 case $want in
   build) ;;
   test | bench | kernels)
-    # Compilers of the programs that the tests profile, others to profile, and perf to compare with.
-    packages gcc g++ libc6-dev util-linux linux-perf redis-server redis-tools
+    # Compilers of the programs that the tests profile, others to profile, perf to compare with, and a terminal
+    # for the plugin.
+    packages gcc g++ libc6-dev util-linux linux-perf redis-server redis-tools tmux
     has_command go golang-go
     # go builds its tools when they are first used, which takes half a minute.
     go tool -n pprof >/dev/null

@@ -54,6 +54,19 @@ pub enum NoMatch {
     Container,
 }
 
+/// By which step of the order one policy goes before another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Before {
+    /// Its `priority` is higher.
+    Priority,
+    /// Its target is more specific.
+    Target,
+    /// It is older.
+    Age,
+    /// `{namespace}/{name}` comes first.
+    Name,
+}
+
 /// Decides one process. The result does not depend on the order of `policies`, as long as no two have the
 /// same age, namespace, name and kind.
 ///
@@ -149,6 +162,19 @@ fn verdict_by_pod(policy: &EffectivePolicy, pod: &PodFacts) -> Option<NoMatch> {
         Some(NoMatch::Pod)
     } else {
         None
+    }
+}
+
+/// By what the first of two policies that both match goes before the second.
+pub fn goes_before(first: &EffectivePolicy, second: &EffectivePolicy) -> Before {
+    if first.spec.core().priority != second.spec.core().priority {
+        Before::Priority
+    } else if first.specificity() != second.specificity() {
+        Before::Target
+    } else if first.age != second.age {
+        Before::Age
+    } else {
+        Before::Name
     }
 }
 

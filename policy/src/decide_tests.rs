@@ -246,3 +246,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_step_that_decided_is_named() {
+    let check = |first: &EffectivePolicy, second: &EffectivePolicy, expected| {
+        let pair = compiled(&[first.clone(), second.clone()]);
+        assert_eq!(goes_before(pair[0].policy(), pair[1].policy()), expected);
+        check(&[first.clone(), second.clone()], &cluster_node(), &in_pod("a", "default", "x=y", "c"), &{
+            [first.id(), second.id()].join(" > ")
+        });
+    };
+    let all = policy("all", "regex: a");
+    check(&policy("b", "{regex: a, priority: 1}"), &namespaced("p", "podSelector: {}"), Before::Priority);
+    check(&namespaced("p", "podSelector: {}"), &all, Before::Target);
+    check(&policy("b", "regex: a"), &all, Before::Age);
+    let same = |name| EffectivePolicy { age: 0, ..policy(name, "regex: a") };
+    assert_eq!(goes_before(&same("a"), &same("b")), Before::Name);
+}

@@ -29,7 +29,7 @@ mod status;
 mod yaml;
 
 pub use bounds::{Checked, validate};
-pub use decide::{Decision, NoMatch, Verdict, decide};
+pub use decide::{Before, Decision, NoMatch, Verdict, decide, goes_before};
 pub use effective::{CompileError, CompiledPolicy, DEFAULT_REGEX, EffectivePolicy, cannot_match_here};
 pub use facts::{Environment, Home, PodFacts, ProcessFacts, app_service};
 pub use file::{MAX_DOCUMENTS, MAX_FILE_BYTES, parse_policy_file};
