@@ -60,11 +60,7 @@ struct Envelope<R> {
 }
 
 /// The handler.
-pub async fn profile_tracing(
-    State(state): State<QueryState>,
-    Reader(scope): Reader,
-    body: Body,
-) -> Response {
+pub async fn profile_tracing(State(state): State<QueryState>, Reader(scope): Reader, body: Body) -> Response {
     let request = match to_bytes(body, MAX_BODY_BYTES).await {
         Ok(bytes) => parse(&bytes),
         Err(_) => Err(Invalid::new(

@@ -94,7 +94,7 @@ mod tests {
         };
         let total = Request { subject: Subject::Total, ..of_app.clone() };
         let steps = Steps::new(RANGE, 10, None).unwrap();
-        let tag = &filter::TAGS[0];
+        let tag = filter::TAGS.iter().find(|tag| tag.name == "thread_name").unwrap();
         vec![
             ("app", plan::app(&of_app, &sources, "app")),
             ("app_by_process", plan::app_by_process(&of_app, &sources, "app")),
@@ -178,7 +178,8 @@ mod tests {
 
     /// Of each file of the query core: its name, and what is no comment and no test.
     fn sources_of_the_query_core() -> Vec<(PathBuf, String)> {
-        let (mut folders, mut files) = (vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/query")], Vec::new());
+        let (mut folders, mut files) =
+            (vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/query")], Vec::new());
         while let Some(folder) = folders.pop() {
             for entry in std::fs::read_dir(folder).unwrap() {
                 let path = entry.unwrap().path();

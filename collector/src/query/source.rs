@@ -115,13 +115,7 @@ impl Sources {
 
     /// By what there is; `seen` are the hours outside of which the scope has nothing. Of these nothing may be known:
     /// raw rows are asked, whatever is stored of others.
-    pub fn choose(
-        scope: Scope,
-        range: TimeRange,
-        seen: TimeRange,
-        need: Need,
-        coverage: &Coverage,
-    ) -> Self {
+    pub fn choose(scope: Scope, range: TimeRange, seen: TimeRange, need: Need, coverage: &Coverage) -> Self {
         let choice = Choice { coverage, long: is_long(range), need };
         let mut sources = Self { raw: Vec::new(), lacking: need.raw_tag, ..Self::raw(scope, range) };
         // Where rollups have nothing, raw rows may have come since.

@@ -237,7 +237,10 @@ impl Store {
         if scope.has_nodes() {
             return Ok(Some(range));
         }
-        let hours = TimeRange { until: (range.until - range.until % HOUR).saturating_add(HOUR - 1), ..range.aligned(HOUR) };
+        let hours = TimeRange {
+            until: (range.until - range.until % HOUR).saturating_add(HOUR - 1),
+            ..range.aligned(HOUR)
+        };
         let found: Vec<FirstAndLast> = self.rows(&plan::first_and_last(scope, hours)).await?;
         let found = found.into_iter().find(|found| found.rows_there > 0);
         Ok(found.map(|FirstAndLast { first, last, .. }| TimeRange { from: first, until: last }))
@@ -283,15 +286,10 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::flame`].
-    pub async fn apps(
-        &self,
-        scope: &Scope,
-        range: TimeRange,
-    ) -> Result<(Vec<App>, Vec<String>), QueryError> {
+    pub async fn apps(&self, scope: &Scope, range: TimeRange) -> Result<(Vec<App>, Vec<String>), QueryError> {
         let (sources, mut notes) = self.sources(scope, range, Need::default()).await?;
         let everything = Request::of_everything(sources.range());
-        let (apps, losses) =
-            (plan::apps(&sources, MAX_APPS + 1), plan::losses(&everything, &sources, None));
+        let (apps, losses) = (plan::apps(&sources, MAX_APPS + 1), plan::losses(&everything, &sources, None));
         let (mut apps, losses): (Vec<App>, _) = tokio::try_join!(self.rows(&apps), self.rows(&losses))?;
         if apps.len() as u64 > MAX_APPS {
             apps.truncate(MAX_APPS as usize);

@@ -86,12 +86,7 @@ impl Store {
 }
 
 /// One more than is listed: so it is known whether there are more.
-pub(super) fn statement(
-    request: &Request,
-    sources: &Sources,
-    tag: &'static Tag,
-    limit: u32,
-) -> Statement {
+pub(super) fn statement(request: &Request, sources: &Sources, tag: &'static Tag, limit: u32) -> Statement {
     let name = tag.as_value();
     let tail = format!("\nORDER BY value DESC, name LIMIT {}", limit + 1);
     let grouped = Grouped {

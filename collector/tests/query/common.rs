@@ -104,11 +104,11 @@ impl Reply {
 
     /// The bytes of the body; of a pprof file what is packed in it.
     pub(crate) fn unpacked(&self) -> Vec<u8> {
-        let mut unpacked = Vec::new();
-        match self.bytes.starts_with(&[0x1f, 0x8b]) {
-            true => drop(flate2::read::GzDecoder::new(self.bytes.as_slice()).read_to_end(&mut unpacked).unwrap()),
-            false => unpacked.clone_from(&self.bytes),
+        if !self.bytes.starts_with(&[0x1f, 0x8b]) {
+            return self.bytes.clone();
         }
+        let mut unpacked = Vec::new();
+        flate2::read::GzDecoder::new(self.bytes.as_slice()).read_to_end(&mut unpacked).unwrap();
         unpacked
     }
 

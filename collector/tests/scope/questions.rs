@@ -5,7 +5,7 @@ use hearth_collector::query::filter::tags::{Kind, NOT_COLLECTED};
 use serde_json::{Value, json};
 
 use crate::common::{Collector, Reply};
-use crate::tenants::{CANARY_VALUE, GUESSED_STACK, RANGES};
+use crate::tenants::{CANARY_ADDRESSES, CANARY_VALUE, GUESSED_STACK, OTHER_CLUSTER, OTHER_NAMESPACE, RANGES};
 
 /// Where something is asked, and in which format the answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,8 +84,8 @@ pub(crate) fn filter(tag: &str, operator: &str) -> String {
     let hex = || GUESSED_STACK.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
     let text = |text: &str| format!("'{text}'");
     let (value, pattern) = match (tag, known.map(|tag| tag.kind)) {
-        ("pod_ns", _) => (text("b"), "b"),
-        ("pod_cluster", _) => (text("other"), "other"),
+        ("pod_ns", _) => (text(OTHER_NAMESPACE), "theirs"),
+        ("pod_cluster", _) => (text(OTHER_CLUSTER), "cluster"),
         ("app_service", _) => (text("ghost"), "ghost"),
         ("stack_id", _) => (text(&hex()), "[0-9a-f]"),
         ("stack_end", _) => (text("complete"), "comp"),
@@ -137,11 +137,8 @@ impl Question {
         let usual = format!("app_service={subject}&filter={}&{range}", encoded(filter));
         let path = match endpoint {
             Endpoint::Tracing(format) => {
-                let more = [
-                    ("tag_filter", json!(filter)),
-                    ("format", json!(format)),
-                    ("quality", json!(true)),
-                ];
+                let more =
+                    [("tag_filter", json!(filter)), ("format", json!(format)), ("quality", json!(true))];
                 return collector.ask(subject, *from, *until, &more).await;
             }
             Endpoint::Flamegraph(format) => format!("/api/v1/flamegraph?{usual}&format={format}"),
@@ -158,18 +155,25 @@ impl Question {
     }
 }
 
-/// Whatever of an answer is of others: texts that contain one of `needles`, and numbers too large for the reader's rows.
-pub(crate) fn leaks(reply: &Reply, needles: &[&str]) -> Vec<String> {
+/// Whatever of an answer is of others: texts that begin as theirs do, and numbers too large for the reader's rows.
+pub(crate) fn leaks(reply: &Reply) -> Vec<String> {
+    let texts = CANARY_ADDRESSES.into_iter().chain(["cnry"]);
+    texts.flat_map(|text| occurrences(reply, text)).chain(canary_values(reply)).collect()
+}
+
+/// `needle`, and as hexadecimal digits, if it is in the answer.
+pub(crate) fn occurrences(reply: &Reply, needle: &str) -> Vec<String> {
     let mut bytes = reply.unpacked();
     for (name, value) in &reply.headers {
         bytes.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\n"].concat());
     }
     let found = |needle: &str| bytes.windows(needle.len()).any(|at| at == needle.as_bytes());
     let hex = |needle: &str| needle.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    [needle.to_owned(), hex(needle)].into_iter().filter(|needle| found(needle)).collect()
+}
+
+fn canary_values(reply: &Reply) -> Vec<String> {
     let mut leaks: Vec<String> = Vec::new();
-    for needle in needles {
-        leaks.extend([(*needle).to_owned(), hex(needle)].into_iter().filter(|needle| found(needle)));
-    }
     let quality = reply.header("hearth-quality").to_owned();
     for text in [&reply.text, &quality] {
         match serde_json::from_str(text) {

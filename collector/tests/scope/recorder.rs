@@ -9,16 +9,19 @@ use clickhouse::Client;
 
 use crate::common::engine_url;
 
+type Statements = Arc<Mutex<Vec<String>>>;
+
 /// In front of the engine.
 pub(crate) struct Recorder {
     url: String,
-    statements: Arc<Mutex<Vec<String>>>,
+    statements: Statements,
 }
 
 impl Recorder {
     pub(crate) async fn start() -> Self {
-        let statements = Arc::default();
-        let router = axum::Router::new().fallback(pass).with_state(Arc::clone(&statements));
+        let statements = Statements::default();
+        let state = (reqwest::Client::new(), Arc::clone(&statements));
+        let router = axum::Router::new().fallback(pass).with_state(state);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -37,18 +40,18 @@ impl Recorder {
     }
 }
 
-async fn pass(State(statements): State<Arc<Mutex<Vec<String>>>>, request: Request) -> Response {
+async fn pass(
+    State((engine, statements)): State<(reqwest::Client, Statements)>,
+    request: Request,
+) -> Response {
     let (parts, body) = request.into_parts();
     let body = to_bytes(body, usize::MAX).await.unwrap();
-    let asked = format!("{} {}", parts.uri, String::from_utf8_lossy(&body));
-    statements.lock().unwrap().push(asked);
-    let request = reqwest::Client::new()
-        .request(parts.method, format!("{}{}", engine_url(), parts.uri))
-        .headers(parts.headers)
-        .body(body);
+    statements.lock().unwrap().push(String::from_utf8_lossy(&body).into_owned());
+    let request = engine.request(parts.method, format!("{}{}", engine_url(), parts.uri)).body(body);
     let answer = request.send().await.unwrap();
     let mut response = Response::builder().status(answer.status());
-    for (name, value) in answer.headers().iter().filter(|(name, _)| name.as_str().starts_with("x-clickhouse")) {
+    for (name, value) in answer.headers().iter().filter(|(name, _)| name.as_str().starts_with("x-clickhouse"))
+    {
         response = response.header(name, value);
     }
     response.body(Body::from(answer.bytes().await.unwrap())).unwrap()

@@ -8,19 +8,19 @@ use crate::tenants::{OWN_VALUES, RANGES, own, stored};
 
 /// A filter, and what all of the app and all of Total add up to by it; none if it is not understood.
 const FILTERS: [(&str, Option<[i64; 2]>); 16] = [
-    ("pod_ns = 'b'", Some([0, 0])),
+    ("pod_ns = 'theirs-9'", Some([0, 0])),
     ("pod_ns = ''", Some([0, 0])),
     ("NOT pod_ns = 'a'", Some([0, 0])),
-    ("pod_cluster = 'other'", Some([0, 0])),
+    ("pod_cluster = 'cluster-9'", Some([0, 0])),
     ("pod_cluster != 'own' OR pod_ns != 'a'", Some([0, 0])),
-    ("pod_ns = 'a' OR pod_ns = 'b'", Some(OWN_VALUES)),
-    ("pod_ns = 'b' OR NOT pod_ns = 'b'", Some(OWN_VALUES)),
-    ("((((((pod_ns IN ('a', 'b', '')))) OR ((pod_cluster = 'other')))))", Some(OWN_VALUES)),
-    ("NOT (NOT (pod_ns = 'b') AND NOT (pod_ns LIKE '*'))", Some(OWN_VALUES)),
+    ("pod_ns = 'a' OR pod_ns = 'theirs-9'", Some(OWN_VALUES)),
+    ("pod_ns = 'theirs-9' OR NOT pod_ns = 'theirs-9'", Some(OWN_VALUES)),
+    ("((((((pod_ns IN ('a', 'theirs-9', '')))) OR ((pod_cluster = 'cluster-9')))))", Some(OWN_VALUES)),
+    ("NOT (NOT (pod_ns = 'theirs-9') AND NOT (pod_ns LIKE '*'))", Some(OWN_VALUES)),
     ("process_id >= 0 OR process_id < 0", Some(OWN_VALUES)),
-    ("pod_ns = 'b' OR 1=1", None),
+    ("pod_ns = 'theirs-9' OR 1=1", None),
     ("pod_ns = 'a') OR (1=1", None),
-    ("pod_ns = 'a') OR (pod_ns = 'b'", None),
+    ("pod_ns = 'a') OR (pod_ns = 'theirs-9'", None),
     ("pod_ns = 'a' UNION ALL SELECT 1", None),
     ("pod_ns IN (SELECT pod_ns FROM profile.in_process_local)", None),
     ("pod_ns = 'a' -- ", None),
@@ -64,7 +64,7 @@ async fn whatever_is_tried_shows_nothing_of_others() {
             let question = Question { endpoint, tag: "pod", filter, subject: "Total", from, until };
             let reply = question.ask(&collector).await;
             assert_eq!(reply.status == 400, expected.is_none(), "{question:?}: {}", reply.text);
-            assert_eq!(leaks(&reply, &["cnry"]), [""; 0], "{question:?}");
+            assert_eq!(leaks(&reply), [""; 0], "{question:?}");
         }
     }
 }

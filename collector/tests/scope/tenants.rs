@@ -17,17 +17,18 @@ pub(crate) const DAY: u32 = 86_400;
 /// 2024-02-19 00:00:00 UTC. Of this day only hours are left, of the next only minutes and hours, of the third raw rows.
 pub(crate) const FIRST_DAY: u32 = 19_772 * DAY;
 /// When the tenants have samples.
-const TIMES: [u32; 3] = [
-    FIRST_DAY + 5 * HOUR,
-    FIRST_DAY + DAY + 10 * HOUR + 1200,
-    FIRST_DAY + 2 * DAY + 14 * HOUR + 600,
-];
+const TIMES: [u32; 3] =
+    [FIRST_DAY + 5 * HOUR, FIRST_DAY + DAY + 10 * HOUR + 1200, FIRST_DAY + 2 * DAY + 14 * HOUR + 600];
 /// Here only others have samples: hours alone.
 pub(crate) const OTHERS: u32 = FIRST_DAY + 12 * HOUR;
 /// Microseconds of a row of others.
 pub(crate) const CANARY_VALUE: u64 = 1_000_000_000_000_000;
 /// Microseconds of all rows of the reader at one time: of the app `shop`, and in Total.
 pub(crate) const OWN_VALUES: [i64; 2] = [4 * 10_101, 6 * 10_101];
+/// A namespace that the reader may not see, in the reader's cluster.
+pub(crate) const OTHER_NAMESPACE: &str = "theirs-9";
+/// A cluster with a namespace of the same name as the reader's.
+pub(crate) const OTHER_CLUSTER: &str = "cluster-9";
 /// Addresses of others.
 pub(crate) const CANARY_ADDRESSES: [&str; 2] = ["203.0.113.77", "203.0.113.78"];
 /// A stack of others, as it may be guessed.
@@ -60,10 +61,10 @@ struct Tenant {
 
 const READER: Tenant = Tenant { mark: "own", cluster: "own", namespace: "a" };
 const OTHER_TENANTS: [Tenant; 4] = [
-    Tenant { mark: "cnryb", cluster: "own", namespace: "b" },
+    Tenant { mark: "cnryb", cluster: "own", namespace: OTHER_NAMESPACE },
     // Processes outside of pods.
     Tenant { mark: "cnryh", cluster: "own", namespace: "" },
-    Tenant { mark: "cnryo", cluster: "other", namespace: "a" },
+    Tenant { mark: "cnryo", cluster: OTHER_CLUSTER, namespace: "a" },
     Tenant { mark: "cnryo", cluster: "cnryo_cluster", namespace: "cnryo_ns" },
 ];
 
@@ -121,8 +122,10 @@ async fn store() {
 
 /// Every column that could hold a text of a tenant.
 async fn text_columns() -> Vec<Column> {
-    let text = sql("SELECT name, type FROM system.columns WHERE database = 'profile' AND table = 'in_process_local' \
-                    AND default_kind = '' AND type LIKE '%String%' FORMAT TSV")
+    let text = sql(
+        "SELECT name, type FROM system.columns WHERE database = 'profile' AND table = 'in_process_local' \
+                    AND default_kind = '' AND type LIKE '%String%' FORMAT TSV",
+    )
     .await;
     let columns: Vec<Column> = text
         .lines()
@@ -141,7 +144,8 @@ fn row(
     time: u32,
 ) -> String {
     let mark = tenant.mark;
-    let address = |own: &str, at: usize| if mark == "own" { own.to_owned() } else { CANARY_ADDRESSES[at].to_owned() };
+    let address =
+        |own: &str, at: usize| if mark == "own" { own.to_owned() } else { CANARY_ADDRESSES[at].to_owned() };
     let texts = columns.iter().map(|(name, of)| {
         let text = match (name.as_str(), is_guessed(name)) {
             ("app_service", _) => app.to_owned(),
@@ -170,7 +174,8 @@ fn row(
 
 /// A row of a stack that looks different in each process.
 fn jit_row(columns: &[Column], tenant: &Tenant, app: &str, process: u32, time: u32) -> String {
-    let row = row(columns, tenant, app, |_| false, time).replace(&stack(tenant.mark), &jit_stack(tenant.mark));
+    let row =
+        row(columns, tenant, app, |_| false, time).replace(&stack(tenant.mark), &jit_stack(tenant.mark));
     row.replace(", 4242, ", &format!(", {process}, "))
 }
 
@@ -219,10 +224,12 @@ async fn store_losses() {
             ("own", "own_pod_node", "ring-full", 7),
             ("own", "cnryb_pod_node", "cnryb_reason", CANARY_VALUE),
             ("own", "guess", "cnryb_reason", CANARY_VALUE),
-            ("other", "own_pod_node", "cnryo_reason", CANARY_VALUE),
+            (OTHER_CLUSTER, "own_pod_node", "cnryo_reason", CANARY_VALUE),
             ("cnryo_cluster", "cnryo_node", "cnryo_reason", CANARY_VALUE),
         ] {
-            losses.push(format!("(toDateTime({time}, 'UTC'), 1, '{cluster}', '{node}', '{reason}', {samples})"));
+            losses.push(format!(
+                "(toDateTime({time}, 'UTC'), 1, '{cluster}', '{node}', '{reason}', {samples})"
+            ));
         }
     }
     execute(&format!(

@@ -9,8 +9,8 @@ use super::super::parameters::Parameters;
 use super::super::reply::ApiError;
 use super::super::{QueryState, Reader};
 use super::{Clock, UNIT, range};
-use crate::query::{Scope, TimeRange};
 use crate::query::store::App;
+use crate::query::{Scope, TimeRange};
 
 #[derive(Serialize)]
 struct Apps {

@@ -70,12 +70,7 @@ pub async fn values(
     respond(&state, &scope, &tag, &query).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn respond(
-    state: &QueryState,
-    scope: &Scope,
-    tag: &str,
-    query: &str,
-) -> Result<Response, ApiError> {
+async fn respond(state: &QueryState, scope: &Scope, tag: &str, query: &str) -> Result<Response, ApiError> {
     let tag = named(tag)?;
     let mut parameters = Parameters::parse(query, &["event", "filter", "from", "until", "limit"])?;
     let Question { request, filter: _ } = question_about(Subject::Total, &mut parameters, Clock::of(state))?;

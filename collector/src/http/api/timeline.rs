@@ -9,8 +9,8 @@ use super::super::parameters::Parameters;
 use super::super::reply::ApiError;
 use super::super::{QueryState, Reader};
 use super::{Clock, Question, UNIT, question};
-use crate::query::{Scope, TimeRange};
 use crate::query::timeline::{Point, Steps, Timeline};
+use crate::query::{Scope, TimeRange};
 
 #[derive(Serialize)]
 struct Answer {

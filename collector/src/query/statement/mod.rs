@@ -96,13 +96,7 @@ impl Statement {
         Sql { text: format!("{columns} IN ({})", self.sql), values: self.values }
     }
 
-    fn of_table(
-        columns: Sql,
-        table: &str,
-        scope: Option<Sql>,
-        condition: Condition,
-        tail: &str,
-    ) -> Self {
+    fn of_table(columns: Sql, table: &str, scope: Option<Sql>, condition: Condition, tail: &str) -> Self {
         let mut values = Vec::new();
         let columns = columns.write(&mut values);
         let Condition { own, more } = condition;
