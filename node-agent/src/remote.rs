@@ -9,7 +9,7 @@ use hearth_tls::{ConnectError, Connector};
 use tokio::io::AsyncReadExt as _;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint, Uri};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 /// Service account tokens have one to two kilobytes.
 const MAX_TOKEN_BYTES: u64 = 16 << 10;
@@ -186,7 +186,15 @@ impl Remote {
 
 /// Whether a stream ended because its token did, and another is to be opened with the next token.
 pub fn is_token_expired(status: &Status) -> bool {
-    status.code() == tonic::Code::Unauthenticated && status.message().starts_with(TOKEN_EXPIRED)
+    status.code() == Code::Unauthenticated && status.message().starts_with(TOKEN_EXPIRED)
+}
+
+/// What a stream that ended so says of its server, for the log.
+pub fn outcome(status: &Status) -> &'static str {
+    match status.code() {
+        Code::Unauthenticated | Code::PermissionDenied => "does not let this agent in",
+        _ => "is not reached",
+    }
 }
 
 /// `None`: neither of the two schemes.

@@ -97,6 +97,29 @@ async fn a_token_is_not_in_what_is_logged_of_a_call() {
     assert!(!format!("{request:?} {remote:?}").contains("secret"));
 }
 
+#[tokio::test]
+async fn why_a_server_is_not_trusted_is_in_the_status_of_the_call() {
+    let (ca, foreign) = (hearth_tls::testing::Ca::new("hearth"), hearth_tls::testing::Ca::new("foreign"));
+    let tls = hearth_tls::ServerTls::new(&foreign.server(&["127.0.0.1"])).unwrap();
+    let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = tcp.local_addr().unwrap();
+    let mut listener = hearth_tls::Listener::grpc(tcp, Some(tls), hearth_tls::Refusals::default());
+    let _accepting = tokio::spawn(async move { drop(listener.accept().await) });
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ca.crt");
+    std::fs::write(&path, ca.pem()).unwrap();
+    let credentials = Credentials { ca: Some(path), token_file: None };
+    let remote = Remote::new("--collector", &format!("https://{address}"), &credentials).unwrap();
+
+    let mut client = hearth_proto::collector::v1::collector_client::CollectorClient::new(remote.channel());
+    let status = client.export(tokio_stream::empty()).await.unwrap_err();
+    let text = crate::export::client::reason(&status);
+    assert!(
+        text.contains(&format!("the certificate of {address} is of a CA that is not in --ca ")),
+        "{text}"
+    );
+}
+
 #[test]
 fn an_expired_token_is_told_from_one_that_is_refused() {
     assert!(is_token_expired(&Status::unauthenticated("token expired")));

@@ -108,6 +108,14 @@ pub enum ConnectError {
         /// Why.
         reason: String,
     },
+    /// The server went away, or was full.
+    #[error("{to} broke off the TLS handshake")]
+    BrokeOff {
+        /// Host and port.
+        to: String,
+        /// How.
+        source: io::Error,
+    },
     /// TLS failed otherwise.
     #[error("{to} speaks no TLS that this agent speaks: is it a port without TLS?")]
     Protocol {
@@ -190,8 +198,10 @@ fn config(bundle: &str) -> Result<ClientConfig, TlsError> {
 /// What went wrong in a handshake, and what to do.
 fn explain(error: io::Error, to: String, name: &ServerName<'_>, ca: &std::path::Path) -> ConnectError {
     let tls = error.get_ref().and_then(|error| error.downcast_ref::<Error>());
-    let Some(Error::InvalidCertificate(found)) = tls else {
-        return ConnectError::Protocol { to, source: error };
+    let found = match tls {
+        Some(Error::InvalidCertificate(found)) => found,
+        Some(_) => return ConnectError::Protocol { to, source: error },
+        None => return ConnectError::BrokeOff { to, source: error },
     };
     let at = |time: &rustls::pki_types::UnixTime| date(i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
     match of_certificate(found) {

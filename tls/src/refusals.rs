@@ -239,3 +239,35 @@ pub(crate) fn of_certificate(error: &CertificateError) -> Reason {
         _ => Reason::BadCertificate,
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_log_says_a_reason_once_in_ten_seconds_and_how_often_it_did_not() {
+        let refusals = Refusals::default();
+        assert_eq!(refusals.unsaid(Reason::Expired), Some(0));
+        tokio::time::advance(Duration::from_secs(9)).await;
+        assert_eq!(refusals.unsaid(Reason::Expired), None);
+        assert_eq!(refusals.unsaid(Reason::Expired), None);
+        assert_eq!(refusals.unsaid(Reason::Timeout), Some(0), "each reason has its own time");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(refusals.unsaid(Reason::Expired), Some(2));
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(refusals.unsaid(Reason::Expired), Some(0));
+    }
+
+    #[test]
+    fn all_reasons_are_there_from_the_start() {
+        let mut registry = Registry::with_prefix("hearth_program");
+        Refusals::default().register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for reason in Reason::ALL {
+            let line = format!("hearth_program_tls_refused_total{{reason=\"{}\"}} 0\n", reason.text());
+            assert!(text.contains(&line), "{line}: {text}");
+        }
+    }
+}

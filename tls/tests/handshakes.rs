@@ -58,16 +58,21 @@ impl Server {
 
     /// Waits until so many were refused for this reason, and none for another.
     async fn has_refused(&self, reason: Reason, times: u64) {
+        self.refusals_are(&[(reason, times)]).await;
+    }
+
+    async fn refusals_are(&self, expected: &[(Reason, u64)]) {
+        let counts = || -> Vec<_> {
+            let all = Reason::ALL.into_iter().map(|reason| (reason, self.refusals.of(reason)));
+            all.filter(|(_, times)| *times > 0).collect()
+        };
         let counted = async {
-            while self.refusals.of(reason) < times {
+            while counts() != expected {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
         let in_time = tokio::time::timeout(SOON, counted).await;
-        let counts = Reason::ALL.map(|reason| (reason, self.refusals.of(reason)));
-        assert!(in_time.is_ok(), "waited for {reason:?}: {counts:?}");
-        let expected = Reason::ALL.map(|each| (each, if each == reason { times } else { 0 }));
-        assert_eq!(counts, expected);
+        assert!(in_time.is_ok(), "waited for {expected:?}: {:?}", counts());
     }
 
     async fn peer(&mut self) -> Peer {
@@ -289,17 +294,6 @@ async fn one_address_cannot_take_all_handshakes() {
     come(&server, &ca, None, Ipv4Addr::LOCALHOST).await.unwrap();
 }
 
-impl Server {
-    async fn refusals_are(&self, expected: &[(Reason, u64)]) {
-        let counted = async {
-            while expected.iter().any(|(reason, times)| self.refusals.of(*reason) != *times) {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        tokio::time::timeout(SOON, counted).await.expect("all are counted in time");
-    }
-}
-
 #[tokio::test]
 async fn more_connections_than_may_be_are_closed_and_counted() {
     let ca = Ca::new("hearth");
@@ -346,6 +340,15 @@ async fn a_port_without_tls_is_told_by_the_client() {
     // The echo of a ClientHello is no ServerHello.
     Client::trusting(&Ca::new("hearth").pem()).refuses(server.address, "is it a port without TLS?").await;
     assert!(server.peer().await.certificates().is_empty());
+}
+
+#[tokio::test]
+async fn a_server_that_is_full_is_no_server_without_tls() {
+    let ca = Ca::new("hearth");
+    let tls = ServerTls::new(&ca.server(NAMES)).unwrap();
+    let full = |tcp, refusals| Listener::tls(tcp, tls, Protocols::Grpc, refusals).with_max_connections(0);
+    let server = Server::on(full).await;
+    Client::trusting(&ca.pem()).refuses(server.address, "SERVER broke off the TLS handshake").await;
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 use tracing::{debug, error, info, warn};
 
 use super::retry::{Attempt, End, Retry, Waits};
-use crate::remote::{Credentials, Remote, RemoteError, is_token_expired};
+use crate::remote::{Credentials, Remote, RemoteError, is_token_expired, outcome};
 
 /// Where an operator that does not lead says who does.
 const LEADER: &str = "hearth-leader";
@@ -227,14 +227,15 @@ impl<A: Apply> Client<A> {
             End::TokenExpired => debug!(operator, "the stream ended with its token: {reason}"),
             End::NotLeader(Some(leader)) => debug!(operator, leader, "this operator does not lead"),
             End::NotLeader(None) | End::Lost if self.is_reached == Some(false) => {
-                debug!(operator, ?code, "the operator is still not reached: {}", chain(status));
+                debug!(operator, ?code, "still, the operator {}: {}", outcome(status), chain(status));
             }
             End::NotLeader(None) | End::Lost => {
                 self.is_reached = Some(false);
                 warn!(
                     operator,
                     ?code,
-                    "the operator is not reached, this node goes on by what it has: {}",
+                    "the operator {}, this node goes on by what it has: {}",
+                    outcome(status),
                     chain(status)
                 );
             }

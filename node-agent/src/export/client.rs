@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 use super::batch::{Limits, StreamEncoder, Window};
 use super::queue::{Broken, Queue};
 use crate::pods::NodePlace;
-use crate::remote::{Credentials, Remote, RemoteError, is_token_expired};
+use crate::remote::{Credentials, Remote, RemoteError, is_token_expired, outcome};
 
 /// How long the collector may take to end its side of a stream that we ended.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -388,11 +388,12 @@ impl Sender {
         }
         self.shared.counters.connected.store(false, Ordering::Relaxed);
         let (code, reason, collector) = (status.code(), reason(status), &self.options.collector);
+        let outcome = outcome(status);
         if self.state == State::Lost {
-            debug!(collector, ?code, "the collector is still not reached: {reason}");
+            debug!(collector, ?code, "still, the collector {outcome}: {reason}");
         } else {
             self.state = State::Lost;
-            warn!(collector, ?code, "the collector is not reached, samples wait in the queue: {reason}");
+            warn!(collector, ?code, "the collector {outcome}, samples wait in the queue: {reason}");
         }
     }
 }

@@ -23,6 +23,7 @@ enum Reply {
     Ack(AckResult),
     Silence,
     End(Code),
+    TokenExpired,
 }
 
 const STORED: Reply = Reply::Ack(AckResult::Stored);
@@ -82,6 +83,7 @@ impl Collector for Scripted {
                         result: result.into(),
                         message: String::new(),
                     }),
+                    Reply::TokenExpired => Err(Status::unauthenticated("token expired")),
                     Reply::End(code) => Err(Status::new(code, "by the script")),
                 };
                 let ends = answer.is_err();
@@ -344,6 +346,22 @@ async fn an_address_that_cannot_be_used_is_refused_at_once() {
         "--collector https://c:1 needs --ca FILE with the CAs to trust: those of the system are not used",
     );
     check("c:1", "--collector \"c:1\" must begin with https:// or http://");
+}
+
+#[tokio::test]
+async fn the_end_of_a_token_is_no_loss_of_the_collector() {
+    let mut server = Server::start(|stream, batch| match (stream, batch.sequence) {
+        (1, 2) => Reply::TokenExpired,
+        _ => STORED,
+    })
+    .await;
+    let exporter = exporter(server.address, |_| ());
+    exporter.push(window(10, &["p;t 1"]));
+    assert_eq!(exporter.flush(SOON).await, 0);
+    exporter.push(window(20, &["p;t 2"]));
+    assert_eq!(exporter.flush(SOON).await, 0);
+    server.sees(&["1/1 p;t 1", "1/2 p;t 2", "2/2 p;t 2"]).await;
+    assert!(exporter.counters().connected.load(Ordering::Relaxed));
 }
 
 #[tokio::test]
