@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use hearth_identity::api_server;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client};
 use tracing::{info, warn};
@@ -80,7 +81,7 @@ async fn ask(config_maps: &Api<ConfigMap>, patience: Duration) -> Found {
                 status.message
             ))
         }
-        Ok(Err(error)) => Found::Away(format!("cannot be read: {error}")),
+        Ok(Err(error)) => Found::Away(format!("cannot be read: {}", api_server::said(&error))),
         Err(_) => Found::Away(format!("cannot be read: no answer within {patience:?}")),
     }
 }
