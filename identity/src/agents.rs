@@ -115,7 +115,8 @@ impl Agents {
         let token = bearer(headers).ok_or(Refused::NoToken)?;
         // What the token says itself only ever refuses it: with a reason, and without a question. What it says is
         // believed once the API server has taken the whole of it.
-        let claims = Claims::of(token).ok_or_else(|| Refused::BadToken(format!("it is no JWT of at most {MAX_TOKEN_BYTES} bytes")))?;
+        let claims = Claims::of(token)
+            .ok_or_else(|| Refused::BadToken(format!("it is no JWT of at most {MAX_TOKEN_BYTES} bytes")))?;
         let expires =
             claims.ends().ok_or_else(|| Refused::BadToken("it does not say when it ends".to_owned()))?;
         if expires <= Instant::now() {

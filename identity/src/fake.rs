@@ -107,7 +107,10 @@ impl FakeApi {
             user: account.user(),
             groups: vec!["system:serviceaccounts".to_owned(), "system:authenticated".to_owned()],
             uid: "1".to_owned(),
-            extra: node.map(|node| ("authentication.kubernetes.io/node-name".to_owned(), node)).into_iter().collect(),
+            extra: node
+                .map(|node| ("authentication.kubernetes.io/node-name".to_owned(), node))
+                .into_iter()
+                .collect(),
         };
         let made = {
             let mut state = self.state.lock().unwrap();
@@ -176,9 +179,8 @@ impl State {
                 json!({ "authenticated": true, "user": user, "audiences": [audience] })
             }
             Some((_, audience)) => {
-                let error = format!(
-                    "token audiences [{audience:?}] is invalid for the target audiences [{asked:?}]"
-                );
+                let error =
+                    format!("token audiences [{audience:?}] is invalid for the target audiences [{asked:?}]");
                 json!({ "authenticated": false, "error": error })
             }
             None => json!({ "authenticated": false, "error": "invalid bearer token" }),

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
+use hearth_identity::api_server::said;
 use hearth_policy::{ClusterProfilingPolicy, PolicyStatus, ProfilingPolicy, Spec};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Node, Service};
-use hearth_identity::api_server::said;
 use kube::api::{Api, ObjectMeta, PartialObjectMeta};
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt as _;

@@ -124,7 +124,12 @@ async fn whoever_proves_nothing_is_refused_with_the_reason() {
     for (token, code, begin, reason) in [
         (None, Code::Unauthenticated, "no token", "NoToken"),
         (Some(&*forged), Code::Unauthenticated, "bad token", "BadToken"),
-        (Some(&*collector.token("a", Duration::ZERO)), Code::Unauthenticated, "token expired", "TokenExpired"),
+        (
+            Some(&*collector.token("a", Duration::ZERO)),
+            Code::Unauthenticated,
+            "token expired",
+            "TokenExpired",
+        ),
         (Some(&*audience), Code::Unauthenticated, "other audience", "OtherAudience"),
         (Some(&*other), Code::PermissionDenied, "other account", "OtherAccount"),
         (Some(&*nowhere), Code::PermissionDenied, "no node", "NoNode"),
@@ -153,10 +158,7 @@ async fn a_node_has_two_streams_at_most_and_is_in_nobodys_way() {
     let refused = collector.refused(Some(&collector.token("node-1", HOUR))).await;
     assert_eq!(
         (refused.code(), refused.message()),
-        (
-            Code::ResourceExhausted,
-            "2 streams of node node-1 are open, as many as may be: come again later"
-        )
+        (Code::ResourceExhausted, "2 streams of node node-1 are open, as many as may be: come again later")
     );
     assert_eq!(collector.rejected("TooManyOfNode"), 1);
     collector.open(Some(&collector.token("node-2", HOUR))).await.unwrap();

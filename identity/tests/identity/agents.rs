@@ -77,12 +77,8 @@ async fn whoever_proves_nothing_is_told_what_is_missing() {
     let long = forged_token("system:serviceaccount:hearth:agent", "hearth", HOUR, &"x".repeat(8192));
     check(&agents, &bearer(&long), no_jwt).await;
     let expired = api.agent_token(&account("hearth/agent"), "hearth", Some("n1"), Duration::ZERO);
-    check(
-        &agents,
-        &bearer(&expired),
-        "Unauthenticated: token expired: open another stream with a fresh one",
-    )
-    .await;
+    check(&agents, &bearer(&expired), "Unauthenticated: token expired: open another stream with a fresh one")
+        .await;
     let audience = api.agent_token(&account("hearth/agent"), "https://api", Some("n1"), HOUR);
     check(
         &agents,
@@ -145,12 +141,8 @@ async fn an_api_server_that_is_away_refuses_nobody_for_good() {
     let token = good(&api, "n1");
     for mood in [Mood::Away, Mood::Refuses(500), Mood::Refuses(403)] {
         api.set_mood(mood);
-        check(
-            &agents,
-            &bearer(&token),
-            "Unavailable: the token cannot be reviewed now: come again later",
-        )
-        .await;
+        check(&agents, &bearer(&token), "Unavailable: the token cannot be reviewed now: come again later")
+            .await;
     }
     api.set_mood(Mood::Answers);
     check(&agents, &bearer(&token), "n1").await;

@@ -77,7 +77,8 @@ async fn rights_are_asked_for_each_caller_and_each_ask() {
     api.grant("alice", Some("shop"), None);
     api.grant("bob", None, Some("apps"));
     let bob = Caller { user: "bob".to_owned(), ..alice() };
-    let may = async |caller: &Caller, namespace, name| users.may(caller, &ask(namespace, name)).await.unwrap();
+    let may =
+        async |caller: &Caller, namespace, name| users.may(caller, &ask(namespace, name)).await.unwrap();
     for _ in 0..2 {
         assert!(may(&alice(), Some("shop"), "apps").await);
         assert!(!may(&alice(), Some("bank"), "apps").await);
@@ -122,7 +123,10 @@ async fn a_reviewer_that_may_not_ask_says_which_right_it_lacks() {
     let users = Reviewer::users(api.client());
     api.set_mood(Mood::Refuses(403));
     let unavailable = users.token("opaque").await.unwrap_err().to_string();
-    assert!(unavailable.ends_with("bind the ClusterRole system:auth-delegator to our service account"), "{unavailable}");
+    assert!(
+        unavailable.ends_with("bind the ClusterRole system:auth-delegator to our service account"),
+        "{unavailable}"
+    );
 }
 
 /// With all turns taken by questions that are not answered, the next one waits, for a bounded time.

@@ -62,7 +62,8 @@ impl Operator {
     async fn start(max_streams: usize, agents: Option<Agents>) -> Self {
         let hub = Arc::new(Hub::new(|| 2000));
         let metrics = Arc::new(Metrics::default());
-        let service = Service::new(Arc::clone(&hub), Arc::clone(&metrics), agents).with_max_streams(max_streams);
+        let service =
+            Service::new(Arc::clone(&hub), Arc::clone(&metrics), agents).with_max_streams(max_streams);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tonic::transport::Server::builder()

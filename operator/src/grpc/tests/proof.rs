@@ -31,6 +31,23 @@ impl Operator {
         Channel::from_shared(self.url.clone()).unwrap().initial_stream_window_size(0).connect_lazy()
     }
 
+    /// A stream of node a on such a connection, with as many updates on their way as fit.
+    async fn unread(&self, token: Option<&str>) -> Agent {
+        let agent = Agent::open(self.closed_window(), token).await.unwrap();
+        agent.say(Report::Hello(hello("a"))).await;
+        // One is HTTP/2's, one is ours.
+        for sent in 1..=2 {
+            self.put("q", json!({"frequency": sent}));
+            within(async {
+                while self.metrics.configs_sent.get() < sent {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+        }
+        agent
+    }
+
     async fn open_with(&self, token: &str) -> Result<Agent, Status> {
         Agent::open(self.channel.clone(), Some(token)).await
     }
@@ -173,9 +190,7 @@ async fn a_stream_ends_with_its_token() {
 async fn a_client_with_a_closed_window_that_is_replaced_frees_its_place() {
     let api = FakeApi::default();
     let operator = Operator::proving(&api, 1).await;
-    let unread = Agent::open(operator.closed_window(), Some(&token(&api, "a", HOUR))).await.unwrap();
-    unread.say(Report::Hello(hello("a"))).await;
-    operator.has_nodes(1).await;
+    let _unread = operator.unread(Some(&token(&api, "a", HOUR))).await;
     let mut next = operator.open_with(&token(&api, "a", HOUR)).await.unwrap();
     next.say(Report::Hello(hello("a"))).await;
     next.config().await;
@@ -189,9 +204,7 @@ async fn a_client_with_a_closed_window_that_is_replaced_frees_its_place() {
 async fn a_client_with_a_closed_window_loses_its_place_with_its_token() {
     let api = FakeApi::default();
     let operator = Operator::proving(&api, 1).await;
-    let unread = Agent::open(operator.closed_window(), Some(&token(&api, "a", SHORT))).await.unwrap();
-    unread.say(Report::Hello(hello("a"))).await;
-    operator.has_nodes(1).await;
+    let _unread = operator.unread(Some(&token(&api, "a", SHORT))).await;
     let other = token(&api, "b", HOUR);
     assert!(operator.refused(Some(&other)).await.starts_with("ResourceExhausted: "));
     operator.has_nodes(0).await;
@@ -202,9 +215,7 @@ async fn a_client_with_a_closed_window_loses_its_place_with_its_token() {
 async fn also_where_nobody_proves_anything_a_replaced_stream_frees_its_place() {
     let operator = Operator::standby(2).await.leads(&["a", "b"]);
     operator.put("p", json!({}));
-    let unread = Agent::open(operator.closed_window(), None).await.unwrap();
-    unread.say(Report::Hello(hello("a"))).await;
-    operator.has_nodes(1).await;
+    let _unread = operator.unread(None).await;
     let mut next = operator.hello("a").await;
     next.config().await;
     within(async { while operator.open().await.is_err() {} }).await;
@@ -214,9 +225,7 @@ async fn also_where_nobody_proves_anything_a_replaced_stream_frees_its_place() {
 async fn a_leader_that_leads_no_more_frees_the_places_of_those_who_do_not_read() {
     let operator = Operator::standby(1).await.leads(&["a"]);
     operator.put("p", json!({}));
-    let unread = Agent::open(operator.closed_window(), None).await.unwrap();
-    unread.say(Report::Hello(hello("a"))).await;
-    operator.has_nodes(1).await;
+    let _unread = operator.unread(None).await;
     operator.hub.set_leadership(Leadership::Standby(None));
     operator.has_nodes(0).await;
 }
