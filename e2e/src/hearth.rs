@@ -180,6 +180,14 @@ pub fn authority(cluster: &Cluster) -> String {
     cluster.kubectl(&["-n", NAMESPACE, "get", "configmap", "hearth-operator-ca", "-o", path])
 }
 
+/// The addresses of the operators that run now.
+pub fn operator_pods(cluster: &Cluster) -> Vec<IpAddr> {
+    let path = "jsonpath={.items[*].status.podIP}";
+    let operators = ["-l", "app.kubernetes.io/name=hearth-operator", "--field-selector=status.phase=Running"];
+    let addresses = cluster.kubectl(&[&["-n", NAMESPACE, "get", "pods", "-o", path], &operators[..]].concat());
+    addresses.split_whitespace().map(|address| address.parse().expect("an address")).collect()
+}
+
 /// The address of the collector's pod.
 pub fn collector_pod(cluster: &Cluster) -> IpAddr {
     let path = "jsonpath={.status.podIP}";

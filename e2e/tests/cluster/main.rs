@@ -9,6 +9,7 @@ mod bounds;
 mod capabilities;
 mod chart;
 mod departures;
+mod identity;
 mod nodes;
 mod operator;
 mod outages;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
             operator::tests(),
             profiles::tests(),
             readers::tests(),
+            identity::tests(),
             status::tests(),
             capabilities::tests(),
             departures::tests(),
