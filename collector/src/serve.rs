@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use axum::Router;
 use clickhouse::Client;
 use hearth_tls::{Listener, ServerTls};
 use prometheus_client::registry::Registry;
@@ -114,14 +115,7 @@ async fn with_store(
         refusals: refusals.clone(),
     };
     let letting_in = https.map(|https| https.start(behind, stop.clone())).transpose()?;
-    // Loopback, or whoever has the token.
-    let router = http::router(state, Reader(Scope::All));
-    // A page whose name points here does not know the token.
-    let router = http::browser::protect(router, token.is_none());
-    let router = match token {
-        Some(token) => token.protect(router),
-        None => router,
-    };
+    let router = for_everybody(state, token);
 
     let (queue, receiver) = Queue::new();
     let config = WriterConfig { cluster, stop_patience: FLUSH_PATIENCE };
@@ -185,6 +179,17 @@ async fn with_store(
     // Not lost: unacknowledged, so the agents send them again.
     anyhow::ensure!(left == 0, "{left} batches could not be stored within {FLUSH_PATIENCE:?}");
     Ok(())
+}
+
+/// What is answered on `--http`: loopback, or whoever has the token.
+fn for_everybody(state: QueryState, token: Option<Token>) -> Router {
+    let router = http::router(state, Reader(Scope::All));
+    // A page whose name points here does not know the token.
+    let router = http::browser::protect(router, token.is_none());
+    match token {
+        Some(token) => token.protect(router),
+        None => router,
+    }
 }
 
 /// `pod_cluster` of all rows; `None`: what each agent says.
