@@ -1,7 +1,6 @@
 //! One engine with the shipped schema for all tests of this binary, and rows as text.
 
 use std::ffi::{c_int, c_void};
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -27,7 +26,7 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) headers: reqwest::header::HeaderMap,
     pub(crate) text: String,
-    bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 struct Store {
@@ -95,21 +94,11 @@ impl Collector {
 
 impl Reply {
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {}", self.text))
+        serde_json::from_slice(&self.bytes).unwrap_or_else(|e| panic!("{e}: {}", self.text))
     }
 
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map(|v| v.to_str().unwrap()).unwrap_or_default()
-    }
-
-    /// The bytes of the body; of a pprof file what is packed in it.
-    pub(crate) fn unpacked(&self) -> Vec<u8> {
-        if !self.bytes.starts_with(&[0x1f, 0x8b]) {
-            return self.bytes.clone();
-        }
-        let mut unpacked = Vec::new();
-        flate2::read::GzDecoder::new(self.bytes.as_slice()).read_to_end(&mut unpacked).unwrap();
-        unpacked
     }
 
     /// The rows of a DeepFlow answer as an indented tree: name self/total.

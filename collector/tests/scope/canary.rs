@@ -7,7 +7,7 @@ use hearth_collector::query::{Limits, Scope};
 
 use crate::common::{Collector, Reply, single_threaded};
 use crate::questions::{
-    Endpoint, FILTERED, OPERATORS, Question, SUBJECTS, UNFILTERED, filter, leaks, occurrences, tags,
+    Endpoint, FILTERED, OPERATORS, Question, SUBJECTS, UNFILTERED, filter, leaks, occurrences, tags, unpacked,
 };
 use crate::tenants::{OWN_VALUES, RANGES, namespaces, own, stored};
 
@@ -41,7 +41,7 @@ async fn ask(
     let asked = stream::iter(questions).map(|question| async move {
         let reply = question.ask(collector).await;
         assert!([200, 400, 404].contains(&reply.status), "{question:?}: {}", reply.text);
-        (search(&reply), reply.status, reply.unpacked().len(), question)
+        (search(&reply), reply.status, unpacked(&reply).len(), question)
     });
     let mut counts: BTreeMap<String, Count> = BTreeMap::new();
     let mut found = Vec::new();

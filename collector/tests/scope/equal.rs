@@ -2,8 +2,8 @@
 
 use hearth_collector::query::Limits;
 
-use crate::common::Collector;
-use crate::questions::{Endpoint, FILTERED, Question, UNFILTERED};
+use crate::common::{Collector, sql};
+use crate::questions::{Endpoint, FILTERED, Question, UNFILTERED, unpacked};
 use crate::recorder::Recorder;
 use crate::tenants::{DAY, OTHER_CLUSTER, OTHER_NAMESPACE, OTHERS, RANGES, own, stored};
 
@@ -53,7 +53,7 @@ impl Observed {
         let headers = reply.headers.iter().filter(|(name, _)| *name != "date");
         let headers =
             headers.map(|(name, value)| hidden(&format!("{name}: {}", value.to_str().unwrap()))).collect();
-        let body = hidden(&String::from_utf8_lossy(&reply.unpacked()));
+        let body = hidden(&String::from_utf8_lossy(&unpacked(&reply)));
         let statements = self.recorder.taken().iter().map(|statement| hidden(statement)).collect();
         Traces { status: reply.status, headers, body, statements }
     }
@@ -124,4 +124,20 @@ async fn times_of_others_are_as_if_nothing_were_stored() {
             assert_same(ask(0).await, ask(10).await, &format!("{endpoint:?} {filter}").to_lowercase());
         }
     }
+}
+
+/// That the scope stands in PREWHERE must not keep ClickHouse from what it has summed up.
+#[tokio::test]
+async fn whole_days_are_answered_from_the_projection_for_whomever() {
+    let observed = Observed::start().await;
+    let (_, from, until) = RANGES[3];
+    let (endpoint, subject) = (Endpoint::Flamegraph("folded"), "Total");
+    let question = Question { endpoint, tag: "pod", filter: String::new(), subject, from, until };
+    assert_eq!(question.ask(&observed.collector).await.status, 200);
+    let statements = observed.recorder.taken();
+    let of_days = statements.iter().find(|statement| statement.starts_with("SELECT process_name"));
+    let of_days = of_days.expect("what Total is made of");
+    assert!(of_days.contains("PREWHERE") && of_days.contains("toStartOfDay(time)"), "{of_days}");
+    let rows = sql(&format!("{of_days} SETTINGS force_optimize_projection_name = 'by_day'")).await;
+    assert_ne!(rows, "");
 }

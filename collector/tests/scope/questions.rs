@@ -1,5 +1,7 @@
 //! Every question that a reader can ask, by endpoint, tag and operator, and what is searched in the answers.
 
+use std::io::Read as _;
+
 use hearth_collector::query::filter::TAGS;
 use hearth_collector::query::filter::tags::{Kind, NOT_COLLECTED};
 use serde_json::{Value, json};
@@ -155,6 +157,16 @@ impl Question {
     }
 }
 
+/// The bytes of the body; of a pprof file what is packed in it.
+pub(crate) fn unpacked(reply: &Reply) -> Vec<u8> {
+    if !reply.bytes.starts_with(&[0x1f, 0x8b]) {
+        return reply.bytes.clone();
+    }
+    let mut unpacked = Vec::new();
+    flate2::read::GzDecoder::new(reply.bytes.as_slice()).read_to_end(&mut unpacked).unwrap();
+    unpacked
+}
+
 /// Whatever of an answer is of others: texts that begin as theirs do, and numbers too large for the reader's rows.
 pub(crate) fn leaks(reply: &Reply) -> Vec<String> {
     let texts = CANARY_ADDRESSES.into_iter().chain(["cnry"]);
@@ -163,7 +175,7 @@ pub(crate) fn leaks(reply: &Reply) -> Vec<String> {
 
 /// `needle`, and as hexadecimal digits, if it is in the answer.
 pub(crate) fn occurrences(reply: &Reply, needle: &str) -> Vec<String> {
-    let mut bytes = reply.unpacked();
+    let mut bytes = unpacked(reply);
     for (name, value) in &reply.headers {
         bytes.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\n"].concat());
     }

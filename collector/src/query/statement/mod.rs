@@ -27,14 +27,14 @@ pub enum Value {
 }
 
 /// A part of a statement, with what is bound in it.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Sql {
     text: String,
     values: Vec<Value>,
 }
 
 /// Which rows of a table are meant, of those that the reader may see.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Condition {
     /// What the collector says: never empty.
     pub own: Sql,
@@ -49,7 +49,7 @@ impl Statement {
     }
 
     /// Some columns of what agents lost. It is known of whole nodes: whoever may see some pods alone is told what was
-    /// lost where these are, that is on the nodes of `rows`.
+    /// lost where these are: on what `nodes` finds.
     pub(super) fn of_losses(
         columns: &str,
         scope: &Scope,
