@@ -99,7 +99,8 @@ pub struct ServeArgs {
     /// they may see
     #[arg(long, env = "HEARTH_COLLECTOR_HTTPS", requires = "tls_cert")]
     pub https: Option<SocketAddr>,
-    /// Certificate of --grpc and --https in PEM, with those between it and its CA; both files are read again when they change
+    /// Certificate of --grpc and --https in PEM, with those between it and its CA; both files are read again when
+    /// they change
     #[arg(long, env = "HEARTH_COLLECTOR_TLS_CERT", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
     /// Key of --tls-cert, in PEM

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use axum::Router;
 use clickhouse::Client;
 use hearth_identity::{Agents, api_server};
 use hearth_tls::{Listener, ServerTls};
@@ -118,14 +119,7 @@ async fn with_store(
         refusals: refusals.clone(),
     };
     let letting_in = https.map(|https| https.start(behind, stop.clone())).transpose()?;
-    // Loopback, or whoever has the token.
-    let router = http::router(state, Reader(Scope::All));
-    // A page whose name points here does not know the token.
-    let router = http::browser::protect(router, token.is_none());
-    let router = match token {
-        Some(token) => token.protect(router),
-        None => router,
-    };
+    let router = for_everybody(state, token);
 
     let (queue, receiver) = Queue::new();
     let config = WriterConfig { cluster, stop_patience: FLUSH_PATIENCE };
@@ -195,6 +189,17 @@ async fn agents(args: &ServeArgs) -> anyhow::Result<Option<Agents>> {
     let client = api_server::client().await.context("--agent-account")?;
     tracing::info!("agents are {account}, by tokens for the audience {:?}", args.agent_audience);
     Ok(Some(Agents::new(client, account, args.agent_audience.clone())))
+}
+
+/// What is answered on `--http`: loopback, or whoever has the token.
+fn for_everybody(state: QueryState, token: Option<Token>) -> Router {
+    let router = http::router(state, Reader(Scope::All));
+    // A page whose name points here does not know the token.
+    let router = http::browser::protect(router, token.is_none());
+    match token {
+        Some(token) => token.protect(router),
+        None => router,
+    }
 }
 
 /// `pod_cluster` of all rows; `None`: what each agent says.

@@ -359,8 +359,10 @@ mod tests {
     fn nothing_that_a_front_proxy_may_say_goes_further() {
         let left = |trusted: &Trusted| {
             let names = ["x-who", "x-more-k", "x-remote-user", "x-remote-extra-k", "x-remote-else", "accept"];
-            let mut headers: HeaderMap =
-                names.map(|name| (HeaderName::from_static(name), HeaderValue::from_static("x"))).into_iter().collect();
+            let mut headers: HeaderMap = names
+                .map(|name| (HeaderName::from_static(name), HeaderValue::from_static("x")))
+                .into_iter()
+                .collect();
             trusted.strip(&mut headers);
             headers.keys().map(HeaderName::as_str).collect::<Vec<_>>().join(" ")
         };

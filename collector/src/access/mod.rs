@@ -1,8 +1,8 @@
 //! The HTTPS port: who asks, and what they may see.
 //!
 //! ```text
-//! API server's front proxy ──certificate, headers──► Caller ──SubjectAccessReview──► Scope ──► the router of
-//! Grafana, scripts ──bearer token, TokenReview─────►                                           the other port
+//! front proxy ──certificate, headers──► Caller ──SubjectAccessReview──► Scope ──► the other port's router
+//! scripts ─────bearer token, review───►
 //! ```
 //!
 //! A path of the aggregated API ([`paths`]) needs `get` on `profiles` in its namespace, or in the cluster. A path of

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use hearth_tls::testing::Ca;
+
 use crate::harness::{engine_program, free_address};
 
 fn collector(arguments: &[&str]) -> Command {
@@ -254,4 +256,54 @@ async fn a_clickhouse_that_is_too_old_ends_the_start() {
         said.contains(&format!("--clickhouse-url {url}: ClickHouse 23.8.1.1 is too old: 25.8")),
         "{said}"
     );
+}
+
+/// An API server that nobody listens for.
+const KUBECONFIG: &str = "\
+apiVersion: v1
+kind: Config
+clusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}]
+users: [{name: u, user: {token: t}}]
+contexts: [{name: x, context: {cluster: c, user: u}}]
+current-context: x
+";
+
+#[tokio::test]
+async fn over_https_the_api_server_says_who_is_let_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let ca = Ca::new("hearth");
+    let pair = ca.server(&["127.0.0.1"]);
+    let (certificate, key) = (file("tls.crt", &pair.certificate), file("tls.key", &pair.key));
+    let (kubeconfig, https) = (file("kubeconfig", KUBECONFIG), free_address().to_string());
+    let environment = [("KUBECONFIG", kubeconfig.as_str())];
+    let mut arguments = vec!["--https", &https, "--tls-cert", &certificate, "--tls-key", &key];
+
+    let ports = ["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--data-dir", "d"];
+    let output = collector(&arguments).args(ports).env("KUBECONFIG", file("none", "")).output().unwrap();
+    let expected = "--https asks the API server who may read: cannot find the API server: run in a pod with a service \
+                    account, or set KUBECONFIG";
+    assert!(output.status.code() == Some(1) && text(&output).contains(expected), "{}", text(&output));
+
+    arguments.extend(["--cluster", "c1"]);
+    let running = Running::start_in(&dir.path().join("data"), &arguments, &environment).await;
+    let ca = reqwest::Certificate::from_pem(ca.pem().as_bytes()).unwrap();
+    let client = reqwest::Client::builder().use_rustls_tls().add_root_certificate(ca).build().unwrap();
+    for (path, status, part) in [
+        ("/apis/query.hearth.dev/v1alpha1", 200, "APIResourceList"),
+        ("/readyz", 200, "the ConfigMap kube-system/extension-apiserver-authentication"),
+        ("/api/v1/apps", 503, "the API server does not say who you are"),
+    ] {
+        let answer = client.get(format!("https://{https}{path}")).bearer_auth("token").send().await.unwrap();
+        let (answered, text) = (answer.status().as_u16(), answer.text().await.unwrap());
+        assert!(answered == status && text.contains(part), "{path}: {answered} {text}");
+    }
+    let (_, metrics) = running.get("/metrics", &[]).await;
+    let counted = "hearth_collector_https_refused_total{reason=\"ApiServerAway\"} 1";
+    assert!(metrics.contains(counted), "{metrics}");
+    assert_eq!(running.stop().await, Some(0));
 }
