@@ -12,7 +12,7 @@ use crate::questions::{
 use crate::tenants::{OWN_VALUES, RANGES, namespaces, own, stored};
 
 /// Of all questions the usual suite asks every one of so many; with `HEARTH_SCOPE_EVERY=1` all are asked.
-const USUAL_STRIDE: usize = 4;
+const USUAL_STRIDE: usize = 8;
 const AT_ONCE: usize = 4;
 
 /// What was asked at one endpoint, and what came back.
