@@ -51,7 +51,7 @@ pub enum Command {
         kubectl hearth flame web-0 -f web.svg                    # the name of the file says the format\n  \
         kubectl hearth flame app/java -A --since 6h -o html > java.html\n  \
         kubectl hearth flame pod/db-0 -o pprof -f db.pb.gz && go tool pprof -top db.pb.gz\n  \
-        kubectl hearth flame node/n1 --app nginx | grep SSL_ | sort -k2 -n | tail\n\n\
+        kubectl hearth flame node/n1 --app nginx | inferno-flamegraph > nginx.svg\n\n\
         In a pipe the format is folded: a line for each stack, its frames from the root on joined by ';', and \
         microseconds.")]
     Flame(FlameArgs),
@@ -135,6 +135,7 @@ pub struct RangeArgs {
 
 /// What of it is asked for.
 #[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Selection")]
 pub struct QueryArgs {
     /// What was sampled
     #[arg(long, value_name = "NAME", default_value = "on-cpu")]
@@ -149,6 +150,7 @@ pub struct QueryArgs {
 
 /// Where a profile goes to.
 #[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Output")]
 pub struct OutputArgs {
     /// The format [default: tui on a terminal, by the file's name, else folded]
     #[arg(short, long, value_enum)]

@@ -67,7 +67,8 @@ pub(crate) async fn surface(connection: &Connection) -> Result<Surface, Failure>
     config.default_retry = false;
     let timeout = Duration::from_secs(connection.request_timeout.unwrap_or(Span(60)).0.unsigned_abs());
     config.connect_timeout = Some(timeout.min(Duration::from_secs(10)));
-    config.read_timeout = Some(timeout);
+    // Every request is timed as a whole.
+    config.read_timeout = None;
     let access = if connection.server.is_some() { Access::Server } else { Access::Kubernetes };
     let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
     let client = Client::try_from(config).map_err(|error| {

@@ -180,10 +180,10 @@ pub(crate) fn readiness(pod: &Pod) -> Result<(), String> {
 }
 
 /// That there is no such pod, with those that may be meant.
-pub(crate) fn no_pod(name: &str, namespace: &str, like: &[String]) -> Failure {
+pub(crate) fn no_pod(name: &str, namespace: &str, like: &[String], nothing: &str) -> Failure {
     match like {
         [] => Failure::NoObject(format!(
-            "there is no pod {name} in the namespace {namespace}, and nothing is stored of one in that time: \
+            "there is no pod {name} in the namespace {namespace}{nothing}: \
              kubectl get pods -n {namespace} lists those that run; -n chooses another namespace, --since or --from \
              another time"
         )),

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::commands::Session;
 use crate::error::Failure;
 use crate::kubernetes::{Found, node_of, readiness};
-use crate::resolve::{Selection, Subject};
+use crate::resolve::{Selection, Stored, Subject};
 use crate::screen::Screen;
 use crate::surface::{Access, Place, Question};
 use crate::time::{Range, utc};
@@ -203,7 +203,7 @@ impl Session {
     /// Why an answer is empty, by all that can be found out.
     pub(crate) async fn nothing(&self, ask: &Ask, reason: String, next: String) -> Result<Failure, Failure> {
         if let Some(gone) = &ask.selection.gone {
-            return self.missing(gone).await;
+            return self.missing(gone, Stored::Nothing).await;
         }
         if let (Access::Kubernetes, Place::Namespace(namespace)) =
             (&self.surface.access, &ask.selection.place)

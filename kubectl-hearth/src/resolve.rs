@@ -33,6 +33,15 @@ pub(crate) struct Gone {
     namespace: String,
 }
 
+/// Whether samples of it were asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stored {
+    /// There are none.
+    Nothing,
+    /// That takes no samples.
+    NotAsked,
+}
+
 /// Whose stacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Subject {
@@ -175,26 +184,30 @@ impl Session {
         Ok(selection)
     }
 
-    /// What to say where nothing is stored of an object that is not there.
-    pub(crate) async fn missing(&self, gone: &Gone) -> Result<Failure, Failure> {
+    /// What to say of an object that is not there, and where that was looked for, of which nothing is stored.
+    pub(crate) async fn missing(&self, gone: &Gone, stored: Stored) -> Result<Failure, Failure> {
+        let nothing = match stored {
+            Stored::Nothing => ", and nothing is stored of one in that time",
+            Stored::NotAsked => "",
+        };
         let Gone { target, namespace } = gone;
         if !namespace.is_empty() {
             self.surface.check_namespace(namespace).await?;
         }
         Ok(match target {
             Target::Pod(name) if namespace.is_empty() => Failure::NoObject(format!(
-                "there is no pod {name} in any namespace, and nothing is stored of one in that time: \
+                "there is no pod {name} in any namespace{nothing}: \
                  kubectl get pods -A lists those that run"
             )),
             Target::Pod(name) => {
                 let like = self.surface.pods_like(namespace, name).await?;
-                no_pod(name, namespace, &like)
+                no_pod(name, namespace, &like, nothing)
             }
-            Target::Node(name) => Failure::NoObject(format!(
-                "there is no node {name}, and nothing is stored of one in that time: kubectl get nodes lists them"
-            )),
+            Target::Node(name) => {
+                Failure::NoObject(format!("there is no node {name}{nothing}: kubectl get nodes lists them"))
+            }
             target => Failure::NoObject(format!(
-                "there is no {target} in the namespace {namespace}, and nothing is stored of one in that time: \
+                "there is no {target} in the namespace {namespace}{nothing}: \
                  kubectl get {} -n {namespace} lists what there is; -n chooses another namespace, --since or --from \
                  another time",
                 match target {

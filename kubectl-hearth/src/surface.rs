@@ -164,7 +164,13 @@ impl Surface {
 
     /// Why there was no answer at all.
     pub(crate) fn unreachable(&self, error: &kube::Error) -> Failure {
-        credentials(error).map_or_else(|| self.not_reached(chain(error)), Failure::Credentials)
+        let said = || match error {
+            // Its own words are the library's name for what failed.
+            kube::Error::Service(cause) => chain(cause.as_ref()),
+            kube::Error::HyperError(cause) => chain(cause),
+            error => chain(error),
+        };
+        credentials(error).map_or_else(|| self.not_reached(said()), Failure::Credentials)
     }
 
     fn not_reached(&self, cause: String) -> Failure {
@@ -192,6 +198,10 @@ impl Surface {
         let said = own.clone().or(kubernetes.map(|status| status.message)).unwrap_or(text);
         match status {
             StatusCode::UNAUTHORIZED => self.unauthorized(said),
+            StatusCode::FORBIDDEN if said.contains("cannot impersonate") => Failure::Forbidden {
+                said,
+                remedy: "leave --as and --as-group out, or ask for that right".to_owned(),
+            },
             StatusCode::FORBIDDEN => Failure::Forbidden { said, remedy: self.right(place) },
             _ if own.is_some() => Failure::Refused(said),
             StatusCode::NOT_FOUND if self.access == Access::Kubernetes => Failure::NotInstalled(API),

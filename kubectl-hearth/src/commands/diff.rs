@@ -17,7 +17,7 @@ use crate::error::Failure;
 use crate::kubernetes::Found;
 use crate::output::put;
 use crate::profile::{Ask, Profile};
-use crate::resolve::{Selection, Subject, both, replica_set_filter};
+use crate::resolve::{Selection, Stored, Subject, both, replica_set_filter};
 use crate::screen::{Colour, Screen};
 use crate::table::Table;
 use crate::target::{Kind, Target};
@@ -142,7 +142,7 @@ async fn replica_sets(
     revisions.sort_by_key(|revision| std::cmp::Reverse(revision.number));
     let [newest, before, ..] = &revisions[..] else {
         if let Some(gone) = &ask.selection.gone {
-            return Err(session.missing(gone).await?);
+            return Err(session.missing(gone, Stored::NotAsked).await?);
         }
         return Err(Failure::NoObject(format!(
             "deploy/{name} has no ReplicaSet before its newest: compare times by --before 1h, or give a second target"

@@ -16,7 +16,7 @@ use crate::commands::Session;
 use crate::error::Failure;
 use crate::kubernetes::{Found, node_of};
 use crate::profile::{Ask, Values, cpu};
-use crate::resolve::text;
+use crate::resolve::{Stored, text};
 use crate::screen::Screen;
 use crate::table::Table;
 use crate::target::Target;
@@ -58,7 +58,7 @@ pub(super) async fn explain(
     let selection = session.resolve(&args.target).await?;
     let Some(pod) = selection.pod.clone() else {
         if let Some(gone) = &selection.gone {
-            return Err(session.missing(gone).await?);
+            return Err(session.missing(gone, Stored::NotAsked).await?);
         }
         return Err(session.hidden_pod(name).await);
     };

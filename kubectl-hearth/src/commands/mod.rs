@@ -74,9 +74,13 @@ impl Session {
         })
     }
 
-    /// Where apps are looked for.
+    /// Where apps are looked for. A collector alone has no namespaces to ask below.
     pub(crate) fn place(&self) -> Place {
-        if self.all_namespaces { Place::Cluster } else { Place::Namespace(self.namespace.clone()) }
+        if self.all_namespaces || self.surface.access == Access::Server {
+            Place::Cluster
+        } else {
+            Place::Namespace(self.namespace.clone())
+        }
     }
 
     /// A question of one target by the flags that most commands have.

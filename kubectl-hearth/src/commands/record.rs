@@ -18,7 +18,7 @@ use crate::commands::{Session, now};
 use crate::error::Failure;
 use crate::kubernetes::Found;
 use crate::profile::{Ask, Values};
-use crate::resolve::{Selection, both, text};
+use crate::resolve::{Selection, Stored, both, text};
 use crate::screen::Screen;
 use crate::target::Target;
 use crate::time::{Range, Span};
@@ -57,6 +57,9 @@ pub(super) async fn record(
     let mut stop = pin!(asked);
     let selection = session.resolve(&args.target).await?;
     let recording = Recording::of(session, args, selection, screen).await?;
+    // Who may not see the samples need not take them.
+    let tried = recording.ask(session, Range { from: now(), until: now() });
+    session.surface.ask(&tried.values("app_service", "").with("limit", 1)).await?;
     let sampled = {
         recording.begin(session).await?;
         let sampling = recording.sample(session, args, screen);
@@ -95,7 +98,7 @@ impl Recording {
         screen: &mut Screen<'_>,
     ) -> Result<Self, Failure> {
         if let Some(gone) = &selection.gone {
-            return Err(session.missing(gone).await?);
+            return Err(session.missing(gone, Stored::NotAsked).await?);
         }
         let (namespace, selector, containers) = match (&args.target, &selection.pod) {
             (Target::Pod(name), Some(pod)) => {

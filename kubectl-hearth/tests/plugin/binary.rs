@@ -151,6 +151,22 @@ async fn a_collector_is_asked_with_the_token_of_a_file() {
     );
 }
 
+#[tokio::test]
+async fn a_collector_is_trusted_by_the_certificates_of_a_file() {
+    let fake = Fake::new();
+    fake.flame("redis", &[]);
+    let (address, certificate) = fake.serve_tls().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ca.crt");
+    std::fs::write(&path, certificate).unwrap();
+    let line = format!("flame app/redis --server https://{address}");
+    let refused = format!("error: https://{address} cannot be reached: ");
+    check_error(folder.path(), &line, 1, &refused).await;
+    assert_eq!(fake.log(), [""; 0]);
+    let done = output(folder.path(), &format!("{line} --ca {}", path.display())).await;
+    assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
 /// A recording that is interrupted once it has come so far.
 async fn interrupted(with: Signal, programmed: bool, name: &str) {
     let fake = Fake::new();

@@ -25,8 +25,9 @@ async fn a_pod_that_does_not_exist() {
     let none = "error: there is no pod x in the namespace shop, and nothing is stored of one in that time: \
                 kubectl get pods -n shop lists those that run; -n chooses another namespace, --since or --from another time";
     check_fails(&fake, "flame pod/x", 1, none).await;
-    check_fails(&fake, "explain x", 1, none).await;
-    check_fails(&fake, "record x", 1, none).await;
+    let here = none.replace(", and nothing is stored of one in that time", "");
+    check_fails(&fake, "explain x", 1, &here).await;
+    check_fails(&fake, "record x", 1, &here).await;
     fake.pod("web-1", "n1", json!({}));
     check_fails(&fake, "flame web", 1, "error: there is no pod web in the namespace shop: is it pod/web-1?")
         .await;
@@ -173,6 +174,16 @@ async fn no_rights() {
         ),
     )
     .await;
+}
+
+#[tokio::test]
+async fn no_right_to_ask_as_somebody_else() {
+    let fake = Fake::new();
+    let said = "users \"bob\" is forbidden: User \"eve\" cannot impersonate resource \"users\"";
+    fake.fail("/apis/query.hearth.dev", 403, said);
+    let expected =
+        format!("error: you may not do this: {said}; leave --as and --as-group out, or ask for that right");
+    check_fails(&fake, "apps", 1, &expected).await;
 }
 
 #[tokio::test]

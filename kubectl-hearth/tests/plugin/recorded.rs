@@ -106,6 +106,20 @@ async fn a_policy_that_does_not_come_into_force_is_deleted_with_the_reason() {
 }
 
 #[tokio::test]
+async fn who_may_not_see_samples_takes_none() {
+    let fake = web();
+    fake.fail("/apis/query.hearth.dev", 403, "eve cannot get profiles");
+    let outcome = run(&fake, "record web-1").await;
+    assert_eq!(outcome.code, 1);
+    assert!(
+        outcome.err.starts_with("error: you may not do this: eve cannot get profiles; "),
+        "{}",
+        outcome.err
+    );
+    assert!(!fake.log().iter().any(|line| line.starts_with("POST")), "{:?}", fake.log());
+}
+
+#[tokio::test]
 async fn who_may_not_make_policies_is_told_what_to_ask_for() {
     let fake = web();
     fake.fail("/apis/profiling.hearth.dev", 403, "eve cannot create profilingpolicies");

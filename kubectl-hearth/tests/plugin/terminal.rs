@@ -10,14 +10,14 @@ use crate::fake::Fake;
 struct Tmux<'a>(&'a Path);
 
 impl Tmux<'_> {
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("tmux");
+        command.arg("-S").arg(self.0.join("tmux")).args(["-f", "/dev/null"]).args(arguments);
+        command
+    }
+
     fn run(&self, arguments: &[&str]) -> String {
-        let done = Command::new("tmux")
-            .arg("-S")
-            .arg(self.0.join("tmux"))
-            .args(["-f", "/dev/null"])
-            .args(arguments)
-            .output();
-        let done = done.expect("tmux is installed: scripts/setup.sh test");
+        let done = self.command(arguments).output().expect("tmux is installed: scripts/setup.sh test");
         assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
         String::from_utf8_lossy(&done.stdout).into_owned()
     }
@@ -29,7 +29,8 @@ impl Tmux<'_> {
 
 impl Drop for Tmux<'_> {
     fn drop(&mut self) {
-        self.run(&["kill-server"]);
+        // Of a test that has failed it may be gone already.
+        let _ = self.command(&["kill-server"]).output();
     }
 }
 
