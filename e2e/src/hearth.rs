@@ -170,7 +170,8 @@ pub fn agent_log(cluster: &Cluster, node: &str) -> String {
 pub fn agent_token(cluster: &Cluster, node: &str) -> String {
     let pod = wait_for("the node's agent", || agent_pod(cluster, node, ".metadata.name"));
     let bound = format!("--bound-object-name={pod}");
-    let token = ["create", "token", "hearth-node-agent", "--audience=hearth", "--bound-object-kind=Pod", &bound];
+    let token =
+        ["create", "token", "hearth-node-agent", "--audience=hearth", "--bound-object-kind=Pod", &bound];
     cluster.kubectl(&[&["-n", NAMESPACE], &token[..]].concat()).trim().to_owned()
 }
 
@@ -184,7 +185,8 @@ pub fn authority(cluster: &Cluster) -> String {
 pub fn operator_pods(cluster: &Cluster) -> Vec<IpAddr> {
     let path = "jsonpath={.items[*].status.podIP}";
     let operators = ["-l", "app.kubernetes.io/name=hearth-operator", "--field-selector=status.phase=Running"];
-    let addresses = cluster.kubectl(&[&["-n", NAMESPACE, "get", "pods", "-o", path], &operators[..]].concat());
+    let addresses =
+        cluster.kubectl(&[&["-n", NAMESPACE, "get", "pods", "-o", path], &operators[..]].concat());
     addresses.split_whitespace().map(|address| address.parse().expect("an address")).collect()
 }
 

@@ -182,7 +182,6 @@ impl<'a> Stage<'a> {
         let restarts = agent_pod(self.cluster, NODE, ".status.containerStatuses[0].restartCount");
         assert_eq!(restarts.as_deref(), Some("0"));
     }
-
 }
 
 impl Drop for Stage<'_> {

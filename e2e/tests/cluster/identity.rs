@@ -59,14 +59,16 @@ fn a_stolen_token_is_of_its_node(cluster: &Cluster) {
 
 /// Neither for reading nor for writing.
 fn the_api_server_knows_nobody_by_it(cluster: &Cluster, token: &str) {
-    let server = cluster.kubectl(&["config", "view", "--raw", "-o", "jsonpath={.clusters[0].cluster.server}"]);
+    let server =
+        cluster.kubectl(&["config", "view", "--raw", "-o", "jsonpath={.clusters[0].cluster.server}"]);
     let pods = format!("{server}/api/v1/pods");
     let bearer = format!("Authorization: Bearer {token}");
     // Whether it is the API server is not what is asked here.
     assert_eq!(curl(&["-k", "-H", &bearer, &pods]).status, 401);
     // As for whoever steals the other token, which the agent asks for pods by.
     let account = "--as=system:serviceaccount:hearth:hearth-node-agent";
-    let write = ["create", "profilingpolicy", "patch", "pods", "get", "secrets", "get", "profiles.query.hearth.dev"];
+    let write =
+        ["create", "profilingpolicy", "patch", "pods", "get", "secrets", "get", "profiles.query.hearth.dev"];
     for pair in write.chunks(2) {
         let answer = cluster.kubectl_with(&["auth", "can-i", pair[0], pair[1], "-A", account], "");
         assert_eq!(text(&answer).lines().last(), Some("no"), "{pair:?}");

@@ -18,7 +18,8 @@ const SECTION: &str = "## On Kubernetes\n";
 const REGISTRY: &str = "registry.example.com/hearth";
 const DEPLOYMENT: &str = "web";
 /// Builds of a release, and for the reader's own registry: the tests' builds are there in their place.
-const BUILDS: [&str; 2] = ["HEARTH_REGISTRY=registry.example.com/hearth make images", "cargo install --path kubectl-hearth"];
+const BUILDS: [&str; 2] =
+    ["HEARTH_REGISTRY=registry.example.com/hearth make images", "cargo install --path kubectl-hearth"];
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 pub(crate) fn tests() -> Vec<Trial> {
@@ -104,10 +105,20 @@ impl<'a> Reader<'a> {
 impl Drop for Reader<'_> {
     /// Those after it install Hearth by its manifests.
     fn drop(&mut self) {
-        Helm::of(self.cluster).output(&["uninstall", "hearth", "-n", "hearth", "--ignore-not-found", "--wait"]);
-        let kinds = ["profilingpolicies.profiling.hearth.dev", "clusterprofilingpolicies.profiling.hearth.dev"];
+        Helm::of(self.cluster).output(&[
+            "uninstall",
+            "hearth",
+            "-n",
+            "hearth",
+            "--ignore-not-found",
+            "--wait",
+        ]);
+        let kinds =
+            ["profilingpolicies.profiling.hearth.dev", "clusterprofilingpolicies.profiling.hearth.dev"];
         let deployment = format!("deployment/{DEPLOYMENT}");
-        for what in [&["namespace", "hearth"][..], &["pv", "readme"], &[&deployment], &["crd", kinds[0], kinds[1]]] {
+        for what in
+            [&["namespace", "hearth"][..], &["pv", "readme"], &[&deployment], &["crd", kinds[0], kinds[1]]]
+        {
             let delete = ["delete", "--ignore-not-found", "--timeout=60s"];
             self.cluster.kubectl_with(&[&delete[..], what].concat(), "");
         }

@@ -15,7 +15,10 @@ const NAMESPACES: [&str; 3] = ["hearth", "kube-system", "default"];
 /// Granted, and not asked for whenever these tests run: why it is.
 const SELDOM: [(&str, &str); 5] = [
     ("hearth-operator patch events.events.k8s.io", "an Event that comes again is counted in the one before"),
-    ("hearth-operator create clusterprofilingpolicies.profiling.hearth.dev", "at the first installation alone"),
+    (
+        "hearth-operator create clusterprofilingpolicies.profiling.hearth.dev",
+        "at the first installation alone",
+    ),
     ("hearth-operator update secrets hearth-operator-ca", "at two thirds of the CA's life"),
     ("hearth-operator update configmaps hearth-operator-ca", "at two thirds of the CA's life"),
     ("hearth-collector list configmaps extension-apiserver-authentication", "when its watch is lost"),
@@ -70,7 +73,8 @@ fn own_rights(cluster: &Cluster, account: &str) -> BTreeMap<&'static str, BTreeS
 }
 
 fn table(cluster: &Cluster) -> String {
-    let mut table = "| account | where | resource | names | verbs |\n| --- | --- | --- | --- | --- |\n".to_owned();
+    let mut table =
+        "| account | where | resource | names | verbs |\n| --- | --- | --- | --- | --- |\n".to_owned();
     for account in ACCOUNTS {
         for (place, rights) in own_rights(cluster, account) {
             for Right { resource, names, verbs } in rights {
