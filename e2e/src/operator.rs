@@ -56,6 +56,11 @@ impl Identity {
     pub fn url(&self) -> String {
         format!("http://{}", self.grpc)
     }
+
+    /// The same, by TLS.
+    pub fn tls_url(&self) -> String {
+        format!("https://{}", self.grpc)
+    }
 }
 
 impl Operator {

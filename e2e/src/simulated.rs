@@ -18,22 +18,21 @@ pub struct Agents {
 pub type OnConfig = dyn Fn(usize, &Config) + Send + Sync;
 
 impl Agents {
-    /// One for each node of these names, on streams to `operator`, a URL.
+    /// One for each node of these names, which proves it by these credentials, on streams to `operator`, a URL.
     ///
     /// Each says of every policy of its configuration that it profiles one process.
     pub fn start(
-        nodes: impl IntoIterator<Item = String>,
+        nodes: impl IntoIterator<Item = (String, Credentials)>,
         operator: &str,
         waits: Waits,
         on_config: impl Fn(usize, &Config) + Send + Sync + 'static,
     ) -> Self {
         let runtime = Runtime::new().expect("the agents' threads can be started");
         let on_config: Arc<OnConfig> = Arc::new(on_config);
-        for (number, node) in nodes.into_iter().enumerate() {
+        for (number, (node, credentials)) in nodes.into_iter().enumerate() {
             let (counts, counted) = watch::channel(Counts::default());
             let agent = Agent { number, on_config: Arc::clone(&on_config), counts };
             let instance = uuid::Uuid::new_v4().into_bytes().to_vec();
-            let credentials = Credentials::default();
             let options = Options { operator: operator.to_owned(), credentials, node, instance, waits };
             let wants = watch::channel(Default::default()).1;
             let _in_runtime = runtime.enter();

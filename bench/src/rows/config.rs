@@ -1,7 +1,7 @@
 //! How an operator gives thousands of agents their configuration, and how they find the next one.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,9 +13,12 @@ use hearth_e2e::hearth::install_kinds;
 use hearth_e2e::operator::Identity;
 use hearth_e2e::simulated::Agents;
 use hearth_node_agent::config::retry::Waits;
+use hearth_node_agent::remote::Credentials;
 use hearth_policy::ClusterProfilingPolicy;
 use hearth_proto::config::v1::Config;
-use k8s_openapi::api::core::v1::{Namespace, Node};
+use hearth_tls::testing::Ca;
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ServiceAccount};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Client, Resource as _};
 use serde_json::json;
@@ -30,6 +33,8 @@ const POLICIES: usize = 50;
 /// The policy that is edited.
 const EDITED: &str = "policy-0";
 const NAMESPACE: &str = "hearth";
+/// The service account of agents.
+const ACCOUNT: &str = "hearth-node-agent";
 /// Objects that are created at a time.
 const AT_A_TIME: usize = 32;
 /// A policy's status is written at most once in this.
@@ -43,17 +48,19 @@ pub(crate) fn measure(bench: &Bench, table: &mut Table) -> anyhow::Result<()> {
     cluster.daemon("stop", "kube-controller-manager");
     cluster.daemon("stop", "kube-scheduler");
     let api = bench.runtime.block_on(fill(&cluster.kubeconfig()))?;
+    let credentials = bench.runtime.block_on(credentials(&api, bench.dir.path()))?;
 
     let proxy = ApiProxy::start(&cluster);
-    let leader = Operator::start(bench, &proxy, "operator-a")?;
+    let certificate = Certificate::new(bench.dir.path())?;
+    let leader = Operator::start(bench, &proxy, "operator-a", &certificate)?;
     leader.wait_for(bench, "hearth_operator_leading", 1.0)?;
-    let standby = Operator::start(bench, &proxy, "operator-b")?;
+    let standby = Operator::start(bench, &proxy, "operator-b", &certificate)?;
     standby.wait_for(bench, "hearth_operator_nodes", AGENTS as f64)?;
     let before = leader.cgroup.charge()?;
 
     let began = Instant::now();
     // A standby tells them where the leader is.
-    let fleet = Fleet::start(&standby.identity);
+    let fleet = Fleet::start(&standby.identity, credentials, &certificate);
     fleet.wait_for_all("the first configuration", 99)?;
     let first = began.elapsed();
     let settled = |status: &serde_json::Value| status["nodes"]["applied"] == AGENTS;
@@ -144,7 +151,10 @@ fn report_edits(table: &mut Table, rounds: &[Round], first: Duration) {
     let (status, _) = of(|round| round.status);
     let (cpu, _) = of(|round| round.cpu);
     table.row(
-        &format!("configuration, {AGENTS} agents on the same cores, {POLICIES} policies, one of them edited: 99 % work by it"),
+        &format!(
+            "configuration by TLS to {AGENTS} agents that proved their nodes, on the same cores, {POLICIES} policies, one of \
+             them edited: 99 % work by it"
+        ),
         "≤ 2 s",
         &format!(
             "{p99:.2} s ({least:.2}–{most:.2}), the last {last:.2} s, the status says so after {status:.1} s; {cpu:.2} s \
@@ -253,11 +263,18 @@ struct Operator {
 }
 
 impl Operator {
-    fn start(bench: &Bench, proxy: &ApiProxy, name: &str) -> anyhow::Result<Self> {
+    fn start(
+        bench: &Bench,
+        proxy: &ApiProxy,
+        name: &str,
+        certificate: &Certificate,
+    ) -> anyhow::Result<Self> {
         let identity = Identity::new(name);
         let cgroup = Cgroup::create()?;
         let mut command = cgroup.command(&bench.bin.join("hearth-operator"));
         command.args(identity.arguments(NAMESPACE)).env("KUBECONFIG", proxy.kubeconfig());
+        command.arg("--tls-cert").arg(&certificate.certificate).arg("--tls-key").arg(&certificate.key);
+        command.args(["--agent-account", &format!("{NAMESPACE}/{ACCOUNT}")]);
         // A line for each of thousands of agents is not what is measured.
         command.env("HEARTH_LOG", "warn");
         let running = Running::start(command, name, &bench.dir.path().join(format!("{name}.log")))?;
@@ -279,6 +296,30 @@ impl Operator {
     }
 }
 
+/// What operators serve with.
+struct Certificate {
+    ca: PathBuf,
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl Certificate {
+    fn new(folder: &Path) -> anyhow::Result<Self> {
+        let issuer = Ca::new("bench");
+        let pair = issuer.server(&["127.0.0.1"]);
+        let write = |name: &str, text: &str| -> anyhow::Result<PathBuf> {
+            let path = folder.join(name);
+            std::fs::write(&path, text)?;
+            Ok(path)
+        };
+        Ok(Self {
+            ca: write("ca.crt", &issuer.pem())?,
+            certificate: write("tls.crt", &pair.certificate)?,
+            key: write("tls.key", &pair.key)?,
+        })
+    }
+}
+
 /// The agents, and when each last began to work by another rate of the edited policy.
 struct Fleet {
     _agents: Agents,
@@ -286,12 +327,15 @@ struct Fleet {
 }
 
 impl Fleet {
-    fn start(operator: &Identity) -> Self {
+    /// With a token for each, by which it proves its node.
+    fn start(operator: &Identity, tokens: Vec<PathBuf>, certificate: &Certificate) -> Self {
         let now = Instant::now();
         let applied: Arc<Vec<_>> = Arc::new((0..AGENTS).map(|_| Mutex::new((0, now))).collect());
-        let nodes = (0..AGENTS).map(node_name);
+        let credentials =
+            |token| Credentials { ca: Some(certificate.ca.clone()), token_file: Some(token) };
+        let nodes = (0..AGENTS).map(node_name).zip(tokens.into_iter().map(credentials));
         let seen = Arc::clone(&applied);
-        let agents = Agents::start(nodes, &operator.url(), Waits::default(), move |agent, config| {
+        let agents = Agents::start(nodes, &operator.tls_url(), Waits::default(), move |agent, config| {
             let frequency = frequency(config);
             *seen[agent].lock().unwrap_or_else(PoisonError::into_inner) = (frequency, Instant::now());
         });
@@ -363,6 +407,41 @@ async fn fill(kubeconfig: &Path) -> anyhow::Result<Client> {
         policies.create(&params, &policy).await?;
     }
     Ok(client)
+}
+
+/// A pod of the agents' account on every node, and a file with a token of it.
+async fn credentials(client: &Client, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let params = PostParams::default();
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), NAMESPACE);
+    let account = serde_json::from_value(json!({"metadata": {"name": ACCOUNT}}))?;
+    accounts.create(&params, &account).await?;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
+    let credential = async |number: usize| -> anyhow::Result<PathBuf> {
+        let name = format!("agent-{number}");
+        let pod = serde_json::from_value(json!({"metadata": {"name": name}, "spec": {
+            "nodeName": node_name(number),
+            "serviceAccountName": ACCOUNT,
+            "containers": [{"name": "agent", "image": "none"}],
+        }}))?;
+        let pod = pods.create(&params, &pod).await?;
+        let bound = BoundObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            name: Some(name.clone()),
+            uid: pod.metadata.uid,
+        };
+        let spec = TokenRequestSpec {
+            audiences: vec!["hearth".to_owned()],
+            bound_object_ref: Some(bound),
+            expiration_seconds: Some(3600),
+        };
+        let request = TokenRequest { spec, ..TokenRequest::default() };
+        let issued = accounts.create_token_request(ACCOUNT, &params, &request).await?;
+        let path = folder.join(name);
+        std::fs::write(&path, issued.status.context("a token is issued")?.token)?;
+        Ok(path)
+    };
+    stream::iter((0..AGENTS).map(credential)).buffered(AT_A_TIME).try_collect().await
 }
 
 /// The policy's new generation.

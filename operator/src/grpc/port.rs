@@ -8,13 +8,15 @@ use tokio::net::TcpSocket;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::Service;
+use super::{MAX_STREAMS, Service};
 use crate::certificates::{Serve, read};
 
 /// A node that vanished must not hold its stream for ever.
 const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(30);
 /// An agent has one, and another while it replaces that.
 const MAX_STREAMS_PER_CONNECTION: u32 = 8;
+/// Each stream has a connection of its own, and may come before the one that it replaces is found dead.
+const MAX_CONNECTIONS: usize = MAX_STREAMS + 1_000;
 /// Connections that the kernel takes before we do: all agents may come at once.
 const BACKLOG: u32 = 1024;
 
@@ -97,7 +99,10 @@ impl Port {
             .http2_keepalive_interval(Some(KEEPALIVE))
             .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
             .add_service(service)
-            .serve_with_incoming_shutdown(Listener::grpc(tcp, tls, refusals), stop.cancelled_owned())
+            .serve_with_incoming_shutdown(
+                Listener::grpc(tcp, tls, refusals).with_max_connections(MAX_CONNECTIONS),
+                stop.cancelled_owned(),
+            )
             .await
             .context("gRPC failed")
     }

@@ -15,6 +15,7 @@ use hearth_e2e::daemon::{binary, wait_for};
 use hearth_e2e::operator::{Identity, Operator};
 use hearth_e2e::simulated::{Agents, id};
 use hearth_node_agent::config::retry::Waits;
+use hearth_node_agent::remote::Credentials;
 use hearth_proto::config::v1::Config;
 use libtest_mimic::Trial;
 use serde_json::Value;
@@ -105,7 +106,7 @@ impl<'a> Stage<'a> {
         let seen = Arc::clone(&self.seen);
         *self.seen() = Seen::default();
         let on_config = move |node, config: &_| lock(&seen).take(node, config);
-        self.agents = Some(Agents::start(NODES.map(str::to_owned), &operator.url(), waits, on_config));
+        self.agents = Some(Agents::start(NODES.map(|node| (node.to_owned(), Credentials::default())), &operator.url(), waits, on_config));
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
