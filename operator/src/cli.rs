@@ -23,10 +23,8 @@ const DEFAULT_NAMESPACE: &str = "hearth";
     name = "hearth-operator",
     version,
     after_help = "Examples:\n  \
-        # in a pod that agents reach by its address\n  \
-        hearth-operator --grpc 0.0.0.0:20418 --grpc-insecure --advertise $POD_IP:20418 --pod-name $POD_NAME\n\n  \
-        # the same, with certificates that it makes for itself and the collector\n  \
-        hearth-operator --grpc 0.0.0.0:20418 --grpc-insecure --issue-certificates \\\n    \
+        # in a pod, with certificates that it makes for itself and the collector\n  \
+        hearth-operator --grpc 0.0.0.0:20418 --issue-certificates --agent-account hearth/hearth-node-agent \\\n    \
             --advertise $POD_IP:20418 --pod-name $POD_NAME\n\n  \
         # on your own machine, against the cluster of your kubeconfig\n  \
         hearth-operator --namespace hearth\n\n\
