@@ -59,10 +59,11 @@ fn main() -> ExitCode {
             // First: they bring the kinds, and take them away again.
             chart::tests(),
             readme::tests(),
-            rights::tests(),
             bounds::tests(),
             nodes::tests(),
+            // Those have operators of their own; from here on one is installed.
             operator::tests(),
+            rights::tests(),
             profiles::tests(),
             readers::tests(),
             identity::tests(),
