@@ -114,6 +114,20 @@ secret:
 {{- end -}}
 {{- end -}}
 
+{{/* Seconds of a duration such as 90m or 14d. */}}
+{{- define "hearth.seconds" -}}
+{{- $number := regexFind "^[0-9]+" . -}}
+{{- mul (int64 $number) (get (dict "s" 1 "m" 60 "h" 3600 "d" 86400) (trimPrefix $number .)) -}}
+{{- end -}}
+
+{{/* Fails if a duration is not within bounds. (dict "name" "a.b" "value" "1h" "least" "3h" "most" "3650d" "why" "…" "example" "72h") */}}
+{{- define "hearth.checkDuration" -}}
+{{- $seconds := include "hearth.seconds" .value | int64 -}}
+{{- if or (lt $seconds (include "hearth.seconds" .least | int64)) (gt $seconds (include "hearth.seconds" .most | int64)) -}}
+{{- fail (printf "%s is %s, but must be from %s to %s%s: set %s=%s, for example" .name .value .least .most .why .name .example) -}}
+{{- end -}}
+{{- end -}}
+
 {{/* The service account that agents have: NAMESPACE/NAME. */}}
 {{- define "hearth.agentAccount" -}}
 {{ .Release.Namespace }}/{{ include "hearth.fullname" . }}-node-agent
