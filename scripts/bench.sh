@@ -13,5 +13,6 @@ say "building with optimization (some minutes the first time)"
 cargo build --quiet --release --locked --workspace --bins
 libchdb=$("$root/scripts/setup-chdb.sh" 2>/dev/null | tail -n 1)
 HEARTH_KCLUSTER=$("$root/scripts/setup-cluster.sh" | tail -n 1)
-export HEARTH_KCLUSTER
+HEARTH_HELM=$("$root/scripts/setup-helm.sh" | tail -n 1)
+export HEARTH_KCLUSTER HEARTH_HELM
 as_root "$target/release/hearth-bench" --libchdb "$libchdb" ${ROUNDS:+--rounds "$ROUNDS"} ${ARGS:-} "$@"

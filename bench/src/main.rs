@@ -67,6 +67,8 @@ enum Row {
     Config,
     /// CPU and memory of an agent with 250 pods on its node.
     Pods,
+    /// From `helm install` to a flame graph, and what an installation costs.
+    Install,
 }
 
 /// What every measurement needs.
@@ -157,6 +159,7 @@ const MEASUREMENTS: &[(Row, Measure)] = &[
     (Row::Store, rows::store::measure),
     (Row::Config, rows::config::measure),
     (Row::Pods, rows::pods::measure),
+    (Row::Install, rows::install::measure),
 ];
 
 #[cfg(test)]

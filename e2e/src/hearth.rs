@@ -41,6 +41,13 @@ impl Base {
     }
 }
 
+/// What is in which image.
+const IMAGES: [(&str, &[&str]); 3] = [
+    ("operator", &["hearth-operator"]),
+    ("collector", &["hearth-collector", "hearth-clickhouse"]),
+    ("node-agent", &["hearth-node-agent"]),
+];
+
 /// Makes the images by the Dockerfiles of `deploy/images`, from the binaries that were built for the tests.
 pub fn build_images(cluster: &Cluster) {
     build_images_as(cluster, "kc.local", "test");
@@ -48,11 +55,19 @@ pub fn build_images(cluster: &Cluster) {
 
 /// The same, as images of this registry with this tag.
 pub fn build_images_as(cluster: &Cluster, registry: &str, tag: &str) {
-    let binaries =
-        ["hearth-operator", "hearth-collector", "hearth-clickhouse", "hearth-node-agent"].map(binary);
-    let engine = libchdb();
-    let mut programs: Vec<&Path> = binaries.iter().map(PathBuf::as_path).collect();
-    programs.push(&engine);
+    let binaries = binary("hearth-operator");
+    let folder = binaries.parent().expect("a binary is in a folder");
+    for name in IMAGES.iter().flat_map(|(_, programs)| *programs) {
+        binary(name);
+    }
+    build_images_of(cluster, folder, &libchdb(), registry, tag);
+}
+
+/// The same, of the binaries in a folder and this engine.
+pub fn build_images_of(cluster: &Cluster, binaries: &Path, engine: &Path, registry: &str, tag: &str) {
+    let programs = IMAGES.iter().flat_map(|(_, programs)| *programs).map(|name| binaries.join(name));
+    let programs: Vec<PathBuf> = programs.chain([engine.to_owned()]).collect();
+    let programs: Vec<&Path> = programs.iter().map(PathBuf::as_path).collect();
     let base = Base::of(&programs);
     let context = tempfile::tempdir().expect("a temporary folder can be made");
     for program in programs {
@@ -63,7 +78,7 @@ pub fn build_images_as(cluster: &Cluster, registry: &str, tag: &str) {
             .or_else(|_| std::fs::copy(program, &to).map(drop))
             .expect("the context can be written");
     }
-    for name in ["operator", "collector", "node-agent"] {
+    for (name, _) in IMAGES {
         let recipe = format!("{}/../deploy/images/{name}.Dockerfile", env!("CARGO_MANIFEST_DIR"));
         let reference = format!("{registry}/hearth-{name}:{tag}");
         let (context, base) = (context.path().to_str(), base.path().to_str());
@@ -71,6 +86,15 @@ pub fn build_images_as(cluster: &Cluster, registry: &str, tag: &str) {
         let output = cluster.kcluster(arguments);
         assert!(output.status.success(), "{}", text(&output));
     }
+}
+
+/// Name and bytes of each image, without its base.
+pub fn image_sizes(binaries: &Path, engine: &Path) -> [(&'static str, u64); 3] {
+    let bytes = |path: &Path| std::fs::metadata(path).expect("it was built").len();
+    IMAGES.map(|(name, programs)| {
+        let own: u64 = programs.iter().map(|program| bytes(&binaries.join(program))).sum();
+        (name, own + if name == "collector" { bytes(engine) } else { 0 })
+    })
 }
 
 /// An image with one program, which runs as its first process and has the mode that its file has.

@@ -263,12 +263,7 @@ struct Operator {
 }
 
 impl Operator {
-    fn start(
-        bench: &Bench,
-        proxy: &ApiProxy,
-        name: &str,
-        certificate: &Certificate,
-    ) -> anyhow::Result<Self> {
+    fn start(bench: &Bench, proxy: &ApiProxy, name: &str, certificate: &Certificate) -> anyhow::Result<Self> {
         let identity = Identity::new(name);
         let cgroup = Cgroup::create()?;
         let mut command = cgroup.command(&bench.bin.join("hearth-operator"));
@@ -331,8 +326,7 @@ impl Fleet {
     fn start(operator: &Identity, tokens: Vec<PathBuf>, certificate: &Certificate) -> Self {
         let now = Instant::now();
         let applied: Arc<Vec<_>> = Arc::new((0..AGENTS).map(|_| Mutex::new((0, now))).collect());
-        let credentials =
-            |token| Credentials { ca: Some(certificate.ca.clone()), token_file: Some(token) };
+        let credentials = |token| Credentials { ca: Some(certificate.ca.clone()), token_file: Some(token) };
         let nodes = (0..AGENTS).map(node_name).zip(tokens.into_iter().map(credentials));
         let seen = Arc::clone(&applied);
         let agents = Agents::start(nodes, &operator.tls_url(), Waits::default(), move |agent, config| {
@@ -431,14 +425,16 @@ async fn credentials(client: &Client, folder: &Path) -> anyhow::Result<Vec<PathB
             uid: pod.metadata.uid,
         };
         let spec = TokenRequestSpec {
-            audiences: vec!["hearth".to_owned()],
+            audiences: Some(vec!["hearth".to_owned()]),
             bound_object_ref: Some(bound),
             expiration_seconds: Some(3600),
+            ..TokenRequestSpec::default()
         };
-        let request = TokenRequest { spec, ..TokenRequest::default() };
+        let request = TokenRequest { spec: Some(spec), ..TokenRequest::default() };
         let issued = accounts.create_token_request(ACCOUNT, &params, &request).await?;
         let path = folder.join(name);
-        std::fs::write(&path, issued.status.context("a token is issued")?.token)?;
+        let token = issued.status.and_then(|status| status.token).context("no token was issued")?;
+        std::fs::write(&path, token)?;
         Ok(path)
     };
     stream::iter((0..AGENTS).map(credential)).buffered(AT_A_TIME).try_collect().await

@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod config;
+pub(crate) mod install;
 pub(crate) mod kernel;
 pub(crate) mod memory;
 mod peer;

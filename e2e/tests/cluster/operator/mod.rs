@@ -106,7 +106,12 @@ impl<'a> Stage<'a> {
         let seen = Arc::clone(&self.seen);
         *self.seen() = Seen::default();
         let on_config = move |node, config: &_| lock(&seen).take(node, config);
-        self.agents = Some(Agents::start(NODES.map(|node| (node.to_owned(), Credentials::default())), &operator.url(), waits, on_config));
+        self.agents = Some(Agents::start(
+            NODES.map(|node| (node.to_owned(), Credentials::default())),
+            &operator.url(),
+            waits,
+            on_config,
+        ));
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
