@@ -1,5 +1,6 @@
 //! From the command line's flags to a client: as kubectl does it, or to a collector alone.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -93,8 +94,14 @@ fn of_server(connection: &Connection, url: &str) -> Result<Config, Failure> {
             "--server has a password in it: put the token into a file for --token-file".into(),
         ));
     }
+    let in_clear = uri.scheme_str() == Some("http") && !uri.host().is_some_and(is_loopback);
     let mut config = Config::new(uri);
     if let Some(path) = &connection.token_file {
+        if in_clear {
+            return Err(Failure::Usage(
+                "--token-file would go in the clear to another host: write https://HOST:PORT".to_owned(),
+            ));
+        }
         config.auth_info = AuthInfo { token: Some(token(path)?.into()), ..AuthInfo::default() };
     }
     if let Some(path) = &connection.ca {
@@ -102,6 +109,15 @@ fn of_server(connection: &Connection, url: &str) -> Result<Config, Failure> {
         config.root_cert_file = Some(path.clone());
     }
     Ok(config)
+}
+
+/// Whether what is sent to a URL's host stays on this machine.
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    address.map_or_else(
+        |_| host.eq_ignore_ascii_case("localhost"),
+        |address| address.to_canonical().is_loopback(),
+    )
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
@@ -155,4 +171,21 @@ fn is_missing(error: &KubeconfigError) -> bool {
 
 fn no_cluster(error: KubeconfigError) -> Failure {
     Failure::NoCluster(chain(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_this_machine_by_its_name_or_address() {
+        for host in ["127.0.0.1", "127.8.0.1", "localhost", "LocalHost", "[::1]", "[::ffff:127.0.0.1]"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in
+            ["10.0.0.7", "0.0.0.0", "[::]", "[2001:db8::1]", "c", "localhost.example", "127.0.0.1.example"]
+        {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
 }

@@ -12,6 +12,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use hearth_profile::write::markup::escape;
 use serde::Deserialize;
 
 use crate::surface::{Access, Place, Question, Surface, aggregated};
@@ -198,21 +199,6 @@ fn link(app: &str, format: &str) -> String {
     let mut query = form_urlencoded::Serializer::new(String::new());
     query.append_pair("app_service", app).append_pair("format", format);
     format!("api/v1/flamegraph?{}", escape(&query.finish()))
-}
-
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            c => escaped.push(c),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]

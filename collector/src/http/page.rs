@@ -4,6 +4,7 @@
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use hearth_profile::write::markup::escape;
 
 use super::api::DEFAULT_RANGE_SECONDS;
 use super::parameters::encode;
@@ -105,21 +106,6 @@ fn other_formats(app_service: &str) -> String {
 
 fn link(app_service: &str, format: &str) -> String {
     format!("/api/v1/flamegraph?app_service={}&amp;format={format}", encode(app_service))
-}
-
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            c => escaped.push(c),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]

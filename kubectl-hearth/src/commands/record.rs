@@ -9,6 +9,7 @@ use hearth_policy::{
 use hearth_program::asked_to_stop;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, PostParams};
+use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
@@ -20,6 +21,7 @@ use crate::kubernetes::Found;
 use crate::profile::{Ask, Values};
 use crate::resolve::{Selection, Stored, both, text};
 use crate::screen::Screen;
+use crate::surface::Question;
 use crate::target::Target;
 use crate::time::{Range, Span};
 
@@ -33,10 +35,10 @@ const SLACK_SECONDS: i64 = 120;
 const MAX_SECONDS: i64 = 23 * 3600;
 /// Between two looks.
 const PACE: Duration = Duration::from_millis(500);
-/// How long samples may take from the node into the store: a window, and what follows.
-const SETTLE: Duration = Duration::from_secs(20);
-/// Seconds of a window.
-const WINDOW: i64 = 10;
+/// How long samples may take from a closed window into the store.
+const SETTLE: Duration = Duration::from_secs(10);
+/// How long to wait for the last samples where windows of unknown length are closed: the longest is a minute.
+const LONGEST: Duration = Duration::from_secs(75);
 
 /// A policy for a while, its samples, and its end.
 pub(super) async fn record(
@@ -79,6 +81,13 @@ pub(super) async fn record(
         shown = shown => shown,
         signal = &mut stop => Err(Failure::Stopped(signal)),
     }
+}
+
+/// An answer of `timeline`.
+#[derive(Deserialize)]
+struct Timeline {
+    /// Seconds.
+    step: u64,
 }
 
 /// A policy, and what is asked for by it.
@@ -273,21 +282,41 @@ impl Recording {
 
     /// Waits until the last window is stored, or must be.
     async fn settle(&self, session: &Session, ask: &Ask, screen: &mut Screen<'_>) -> Result<(), Failure> {
-        let last = ask.range.until - 1;
-        let window = Range { from: last - last.rem_euclid(WINDOW), until: ask.range.until };
-        let ask = Ask { range: window, ..ask.clone() };
+        // The collector begins at the start of the window that this second is in.
+        let last = Range { from: ask.range.until - 1, until: ask.range.until };
+        let ask = Ask { range: last, ..ask.clone() };
         let begin = Instant::now();
-        while begin.elapsed() < SETTLE {
+        let mut patience = None;
+        loop {
             screen.progress("waiting for the last samples");
             let answer: Values =
                 session.surface.read(&ask.values("app_service", "").with("limit", 1)).await?;
             if !answer.values.is_empty() {
                 return Ok(());
             }
+            let patience = match patience {
+                Some(patience) => patience,
+                None => *patience.insert(longest_wait(session, &ask).await),
+            };
+            if begin.elapsed() >= patience {
+                return Ok(());
+            }
             sleep(PACE).await;
         }
-        Ok(())
     }
+}
+
+/// How long the last samples may take into the store: a window, which is no longer than a timeline's
+/// step, and what follows.
+async fn longest_wait(session: &Session, ask: &Ask) -> Duration {
+    let Range { from, until } = ask.range;
+    let question = Question::new(&ask.selection.place, "timeline")
+        .with("app_service", "Total")
+        .with("from", from)
+        .with("until", until);
+    let timeline = session.surface.read(&question).await;
+    // Who may not ask for it has samples all the same.
+    timeline.map_or(LONGEST, |Timeline { step }| (Duration::from_secs(step) + SETTLE).min(LONGEST))
 }
 
 /// The other pods that a policy cannot be kept away from.

@@ -303,7 +303,7 @@ async fn certificates(session: &Session, report: &mut Report<'_, '_>) -> Result<
     }
     if lines.is_empty() {
         return Ok(format!(
-            "the operator issues none in the namespace {hearth}: they are brought, or nothing is encrypted"
+            "the operator issues none in {hearth}: they are brought, by cert-manager or your Secrets"
         ));
     }
     Ok(lines.join("\n"))

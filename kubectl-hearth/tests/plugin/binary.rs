@@ -115,10 +115,20 @@ async fn a_cluster_that_cannot_be_had_is_explained() {
     check_error(folder, "apps --as-group g", 2, "error: --as-group needs --as").await;
     check_error(folder, "apps --server c:1", 2, "error: --server c:1").await;
     check_error(folder, "apps --server http://u:p@c", 2, "error: --server has a password in it").await;
-    check_error(folder, "apps --server http://c --token-file /none", 1, "error: /none: No such file").await;
+    check_error(
+        folder,
+        "apps --server http://127.0.0.1:1 --token-file /none",
+        1,
+        "error: /none: No such file",
+    )
+    .await;
     std::fs::write(folder.join("empty"), "two words\n").unwrap();
-    let line = format!("apps --server http://c --token-file {}/empty", folder.display());
+    let line = format!("apps --server http://127.0.0.1:1 --token-file {}/empty", folder.display());
     check_error(folder, &line, 2, &format!("error: --token-file {}/empty has no token: ", folder.display()))
+        .await;
+    let in_clear = "error: --token-file would go in the clear to another host: write https://HOST:PORT";
+    check_error(folder, "apps --server http://c:1 --token-file /none", 2, in_clear).await;
+    check_error(folder, "apps --server https://c:1 --token-file /none", 1, "error: /none: No such file")
         .await;
     check_error(folder, "apps --nonsense", 2, "error: unexpected argument '--nonsense' found").await;
 }

@@ -37,6 +37,33 @@ async fn a_policy_is_made_its_samples_are_shown_and_it_is_deleted() {
     assert_eq!(verbs, ["POST", "GET", "DELETE"]);
 }
 
+/// How many seconds a recording of a second takes, and whether the length of windows was asked for.
+async fn takes(fake: &Fake) -> (u64, bool) {
+    let begin = tokio::time::Instant::now();
+    let outcome = run(fake, "record pod/web-1 --for 1s").await;
+    assert_eq!(outcome.code, 0, "{}", outcome.err);
+    (begin.elapsed().as_secs(), fake.log().iter().any(|line| line.contains("/profiles/timeline?")))
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_window_is_waited_for_no_longer_than_it_may_take() {
+    assert_eq!(takes(&web()).await, (1, false), "it is stored");
+    for (answer, seconds) in [
+        (json!({"step": 10}), 1 + 20),
+        (json!({"step": 60}), 1 + 70),
+        (json!({"step": 3600}), 1 + 75),
+        (json!({"error": "no"}), 1 + 75),
+    ] {
+        let fake = Fake::new();
+        fake.pod("web-1", "n1", json!({"app": "web"}));
+        // Of the last second there is nothing, of the whole time there is.
+        fake.values("app_service", &["limit=22"], &[("nginx", 1)]);
+        fake.flame("nginx", &[]);
+        fake.answer("timeline", &["app_service=Total"], answer.clone());
+        assert_eq!(takes(&fake).await, (seconds, true), "{answer}");
+    }
+}
+
 #[tokio::test]
 async fn the_policy_says_what_was_asked_for() {
     let fake = web();

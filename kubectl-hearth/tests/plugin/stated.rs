@@ -108,3 +108,11 @@ async fn hearth_is_somewhere_else() {
             .contains("none in the namespace shop: install Hearth, or say where it is by --hearth-namespace")
     );
 }
+
+#[tokio::test]
+async fn certificates_that_the_operator_does_not_issue_are_brought() {
+    let outcome = run(&well(), "status").await;
+    assert_eq!(outcome.code, 0, "{}{}", outcome.out, outcome.err);
+    let expected = "Certificates\n  the operator issues none in hearth: they are brought, by cert-manager or your Secrets\n";
+    assert!(outcome.out.contains(expected), "{}", outcome.out);
+}

@@ -8,8 +8,9 @@ use hearth_policy::Labels;
 use super::directory::Directory;
 
 /// The labels that rows carry by default: what a pod is called, of which version, and of which
-/// ReplicaSet.
-pub const DEFAULT_LABELS: &str = "app,k8s-app,app.kubernetes.io/*,version,pod-template-hash";
+/// ReplicaSet or Job. By the last two `kubectl hearth` finds `rs/x` and `job/x`.
+pub const DEFAULT_LABELS: &str =
+    "app,k8s-app,app.kubernetes.io/*,version,pod-template-hash,batch.kubernetes.io/job-name";
 /// Labels of one pod that rows carry at most.
 const MAX_LABELS: usize = hearth_proto::limits::MAX_POD_LABELS;
 

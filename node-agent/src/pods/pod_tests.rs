@@ -185,6 +185,15 @@ fn rows_carry_the_labels_that_were_asked_for() {
 }
 
 #[test]
+fn rows_tell_replica_sets_and_jobs_by_default() {
+    for (kind, label) in [("ReplicaSet", "pod-template-hash"), ("Job", "batch.kubernetes.io/job-name")] {
+        let pod = owned_by(kind, "x-abc", json!({label: "abc"}));
+        let labels = pod.tags(&Directory::default(), &LabelFilter::default()).labels;
+        assert_eq!(labels, [(label.into(), "abc".into())], "{kind}");
+    }
+}
+
+#[test]
 fn what_the_operator_is_asked_for_is_what_the_pods_name() {
     let pods = [
         owned_by("ReplicaSet", "web-abc", json!({})),

@@ -34,7 +34,9 @@ const INITIAL_CGROUP_NAMESPACE: u64 = 0xEFFF_FFFB;
 /// How pods are told, from the command line.
 #[derive(Clone, Debug, clap::Args)]
 pub struct PodArgs {
-    /// The labels of pods that rows carry as k8s.label: keys, or beginnings of keys with a *.
+    /// The labels of pods that rows carry as k8s.label: keys, or beginnings of keys with a *. Keep
+    /// pod-template-hash and batch.kubernetes.io/job-name among them: `kubectl hearth` tells
+    /// ReplicaSets and Jobs by these.
     #[arg(
         long,
         value_name = "KEYS",

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Labels;
 use super::columns::function_type;
+use super::markup::escape;
 use crate::diff::Diff;
 use crate::tree::Tree;
 
@@ -60,7 +61,7 @@ fn page(tree: &Tree, labels: Labels<'_>, self_value: Vec<i64>, base: Option<Vec<
     let data = serde_json::to_string(&data).expect("names and numbers");
     // The element ends at `</script`, wherever that stands; in JSON `<` occurs only within strings.
     let data = data.replace('<', "\\u003c");
-    let title = escaped(title);
+    let title = escape(title);
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n\
@@ -70,10 +71,6 @@ fn page(tree: &Tree, labels: Labels<'_>, self_value: Vec<i64>, base: Option<Vec<
          <script type=\"application/json\" id=\"data\">{data}</script>\n\
          <script>{SCRIPT}</script></body></html>\n"
     )
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

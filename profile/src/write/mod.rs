@@ -7,6 +7,7 @@ pub mod diff;
 pub mod folded;
 pub mod html;
 pub mod json;
+pub mod markup;
 pub mod nested_set;
 pub mod pprof;
 pub mod speedscope;

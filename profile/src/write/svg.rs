@@ -5,6 +5,7 @@ use std::io;
 use inferno::flamegraph::{self, Options};
 
 use super::Labels;
+use super::markup::escape;
 use crate::tree::Tree;
 
 /// Characters that fit in a line of the drawing, which is 1,180 wide: a
@@ -199,7 +200,7 @@ fn with_root(drawn: &str, name: &str) -> String {
 }
 
 fn escaped(text: &str) -> String {
-    without_controls(&text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;"))
+    without_controls(&escape(text))
 }
 
 /// XML has no way to write them.
