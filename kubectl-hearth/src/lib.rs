@@ -14,6 +14,7 @@
 pub mod cli;
 mod commands;
 pub mod connect;
+mod ended;
 mod error;
 mod forward;
 mod kubernetes;

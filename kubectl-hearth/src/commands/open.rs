@@ -2,12 +2,12 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use hearth_program::asked_to_stop;
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use crate::cli::OpenArgs;
 use crate::commands::Session;
+use crate::ended::asked_to_end;
 use crate::error::Failure;
 use crate::forward::{Forward, router};
 use crate::screen::Screen;
@@ -21,7 +21,7 @@ pub(super) async fn open(session: &Session, args: &OpenArgs, screen: &mut Screen
         ));
     }
     let failed = |what: &str, error: std::io::Error| Failure::Port(format!("{what}: {error}"));
-    let stop = asked_to_stop().map_err(|error| failed("signals cannot be caught", error))?;
+    let stop = asked_to_end().map_err(|error| failed("signals cannot be caught", error))?;
     let place = session.place();
     screen.progress("asking whether you may");
     // What is wrong is better said here than in a browser.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use hearth_policy::{
     Interval, LabelSelector, Labels, PolicyStatus, ProfilingPolicy, ProfilingPolicySpec, SpecCore,
 };
-use hearth_program::asked_to_stop;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, PostParams};
 use serde::Deserialize;
@@ -16,6 +15,7 @@ use uuid::Uuid;
 use super::flame::{check, draw};
 use crate::cli::RecordArgs;
 use crate::commands::{Session, now};
+use crate::ended::asked_to_end;
 use crate::error::Failure;
 use crate::kubernetes::Found;
 use crate::profile::{Ask, Values};
@@ -55,7 +55,7 @@ pub(super) async fn record(
     }
     // From here on a signal does not end the process before the policy is deleted.
     let asked =
-        asked_to_stop().map_err(|error| Failure::Recording(format!("signals cannot be caught: {error}")))?;
+        asked_to_end().map_err(|error| Failure::Recording(format!("signals cannot be caught: {error}")))?;
     let mut stop = pin!(asked);
     let selection = session.resolve(&args.target).await?;
     let recording = Recording::of(session, args, selection, screen).await?;
@@ -112,6 +112,12 @@ impl Recording {
         let (namespace, selector, containers) = match (&args.target, &selection.pod) {
             (Target::Pod(name), Some(pod)) => {
                 let labels: Labels = pod.metadata.labels.clone().unwrap_or_default();
+                if labels.is_empty() {
+                    return Err(Failure::Recording(format!(
+                        "pod {name} has no label, and a policy selects by labels, so it would take every pod of the namespace: \
+                         kubectl label pod {name} hearth-record={name}"
+                    )));
+                }
                 let namespace = pod.metadata.namespace.clone().unwrap_or_else(|| session.namespace.clone());
                 say_others(session, &namespace, name, &labels, screen).await?;
                 (

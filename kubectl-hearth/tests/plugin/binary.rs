@@ -206,6 +206,8 @@ async fn interrupted(with: Signal, programmed: bool, name: &str) {
 async fn a_recording_that_is_interrupted_deletes_its_policy() {
     interrupted(Signal::INT, true, "SIGINT").await;
     interrupted(Signal::TERM, true, "SIGTERM").await;
+    // A terminal that was closed.
+    interrupted(Signal::HUP, true, "SIGHUP").await;
     interrupted(Signal::INT, false, "SIGINT").await;
 }
 

@@ -133,6 +133,16 @@ async fn a_policy_that_does_not_come_into_force_is_deleted_with_the_reason() {
 }
 
 #[tokio::test]
+async fn a_pod_that_no_selector_could_tell_from_others_is_not_recorded() {
+    let fake = web();
+    fake.pod("bare", "node1", json!({}));
+    let outcome = run(&fake, "record bare").await;
+    assert_eq!(outcome.code, 1);
+    assert!(outcome.err.ends_with(": kubectl label pod bare hearth-record=bare\n"), "{}", outcome.err);
+    assert!(!fake.log().iter().any(|line| line.starts_with("POST")), "{:?}", fake.log());
+}
+
+#[tokio::test]
 async fn who_may_not_see_samples_takes_none() {
     let fake = web();
     fake.fail("/apis/query.hearth.dev", 403, "eve cannot get profiles");
