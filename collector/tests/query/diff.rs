@@ -97,7 +97,8 @@ async fn two_filters_and_two_apps_are_compared_over_the_same_time() {
     let html = ask(&format!("{filters}&format=html")).await.text;
     let range = "2024-02-23 18:40:10 UTC to 2024-02-23 18:40:19 UTC";
     let title =
-        format!("two, {range}, where pod_ns='a' compared with two, {range}, where pod_ns!='&lt;a&gt;'");
+        format!("two, {range}, where pod_ns='a' compared with two, {range}, where pod_ns!='&lt;a&gt;'")
+            .replace('\'', "&#39;");
     assert!(html.contains(&format!("<title>{title}</title>")), "{html}");
 }
 
