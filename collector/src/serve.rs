@@ -193,7 +193,7 @@ async fn agents(args: &ServeArgs) -> anyhow::Result<Option<Agents>> {
 
 /// What is answered on `--http`: loopback, or whoever has the token.
 fn for_everybody(state: QueryState, token: Option<Token>) -> Router {
-    let router = http::router(state, Reader(Scope::All));
+    let router = http::router(state, Reader::anybody(Scope::All));
     // A page whose name points here does not know the token.
     let router = http::browser::protect(router, token.is_none());
     match token {
