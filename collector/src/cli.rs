@@ -76,10 +76,13 @@ pub struct ServeArgs {
     /// Address where /metrics, /healthz and /readyz are served as well, without a token
     #[arg(long, env = "HEARTH_COLLECTOR_METRICS")]
     pub metrics: Option<SocketAddr>,
-    /// Use this ClickHouse, such as http://clickhouse:8123, instead of the embedded one
+    /// Use this ClickHouse, such as https://clickhouse:8443, instead of the embedded one
     #[arg(long, env = "HEARTH_COLLECTOR_CLICKHOUSE_URL", required_unless_present = "data_dir",
           conflicts_with_all = ["data_dir", "libchdb", "clickhouse_http"])]
     pub clickhouse_url: Option<String>,
+    /// File with the CA, in PEM, of that ClickHouse's certificate, for https:// URLs
+    #[arg(long, env = "HEARTH_COLLECTOR_CLICKHOUSE_CA", requires = "clickhouse_url")]
+    pub clickhouse_ca: Option<PathBuf>,
     /// User of that ClickHouse
     #[arg(long, env = "HEARTH_COLLECTOR_CLICKHOUSE_USER", requires = "clickhouse_url")]
     pub clickhouse_user: Option<String>,
@@ -162,8 +165,8 @@ pub struct QueryArgs {
 const EXAMPLES: &str = "\
 Examples:
   hearth-collector --data-dir /var/lib/hearth              with the embedded ClickHouse
-  hearth-collector --clickhouse-url http://clickhouse:8123 --clickhouse-user hearth \\
-                   --clickhouse-password-file /etc/hearth/password
+  hearth-collector --clickhouse-url https://clickhouse:8443 --clickhouse-ca /etc/hearth/clickhouse-ca.crt \\
+                   --clickhouse-user hearth --clickhouse-password-file /etc/hearth/password
   hearth-collector --data-dir /var/lib/hearth --https 0.0.0.0:20443 --tls-cert tls.crt --tls-key tls.key
                                                            in Kubernetes, for whoever has the right
   hearth-collector schema --retention-raw 7d               the tables it makes
@@ -187,12 +190,17 @@ pub enum Refused {
     /// Everybody on the network could write.
     #[error(transparent)]
     GrpcOpen(#[from] GrpcOpen),
-    /// There is no TLS to it yet, and no other protocol.
-    #[error(
-        "--clickhouse-url {0} must begin with http://: TLS is not supported yet, \
-         so use the HTTP port, by a trusted network or a tunnel"
-    )]
+    /// There is no other protocol.
+    #[error("--clickhouse-url {0} must begin with https://, or http:// for a network that you trust")]
     ClickhouseScheme(String),
+    /// Anybody could say that they are it.
+    #[error("--clickhouse-url {0} needs --clickhouse-ca, the file with the CA of its certificate")]
+    ClickhouseWithoutCa(String),
+    /// Nothing would be verified by it.
+    #[error(
+        "--clickhouse-ca is of no use for --clickhouse-url {0}: begin that with https://, or leave the CA out"
+    )]
+    ClickhouseCaWithoutTls(String),
     /// Everybody on the network could read along.
     #[error("--clickhouse-http {0} is not a loopback address: the embedded ClickHouse has no TLS")]
     ClickhouseWithoutTls(SocketAddr),
@@ -235,8 +243,16 @@ impl ServeArgs {
             account: self.agent_account.is_some(),
             insecure: self.grpc_insecure,
         })?;
-        if let Some(url) = self.clickhouse_url.as_ref().filter(|url| !url.starts_with("http://")) {
-            return Err(Refused::ClickhouseScheme(url.clone()));
+        if let Some(url) = &self.clickhouse_url {
+            let refused = match (url.split_once("://"), &self.clickhouse_ca) {
+                (Some(("http", _)), None) | (Some(("https", _)), Some(_)) => None,
+                (Some(("http", _)), Some(_)) => Some(Refused::ClickhouseCaWithoutTls(url.clone())),
+                (Some(("https", _)), None) => Some(Refused::ClickhouseWithoutCa(url.clone())),
+                (Some(_) | None, _) => Some(Refused::ClickhouseScheme(url.clone())),
+            };
+            if let Some(refused) = refused {
+                return Err(refused);
+            }
         }
         if !self.clickhouse_http.ip().is_loopback() {
             return Err(Refused::ClickhouseWithoutTls(self.clickhouse_http));
@@ -355,8 +371,11 @@ mod tests {
     fn what_is_taken_and_what_is_not() {
         check("--data-dir d", "ok");
         check("--clickhouse-url http://c:8123", "ok");
-        check("--clickhouse-url https://c:8443", "--clickhouse-url https://c:8443 must begin with http://");
-        check("--clickhouse-url c:8123", "must begin with http://");
+        check("--clickhouse-url https://c:8443 --clickhouse-ca ca.crt", "ok");
+        check("--clickhouse-url https://c:8443", "--clickhouse-url https://c:8443 needs --clickhouse-ca");
+        check("--clickhouse-url http://c:8123 --clickhouse-ca ca.crt", "begin that with https://");
+        check("--clickhouse-url c:8123", "--clickhouse-url c:8123 must begin with https://");
+        check("--clickhouse-url tcp://c:9000", "must begin with https://");
         check("--clickhouse-url http://c:8123 --clickhouse-http 127.0.0.1:1", "cannot be used with");
         check("", "--clickhouse-url <CLICKHOUSE_URL>");
         check("--data-dir d --clickhouse-url http://c:8123", "cannot be used with");

@@ -10,6 +10,7 @@ pub mod auth;
 pub mod cli;
 pub mod cluster;
 pub mod embedded;
+pub mod external;
 pub mod http;
 pub mod ingest;
 pub mod metrics;

@@ -18,6 +18,7 @@ use crate::auth::Token;
 use crate::cli::ServeArgs;
 use crate::cluster::{self, ClusterError};
 use crate::embedded::{self, Embedded, EmbeddedConfig, Password};
+use crate::external;
 use crate::http::{self, HttpMetrics, QueryState, Reader};
 use crate::ingest::Ingest;
 use crate::ingest::limits::MAX_CONNECTION_STREAMS;
@@ -193,7 +194,7 @@ async fn agents(args: &ServeArgs) -> anyhow::Result<Option<Agents>> {
 
 /// What is answered on `--http`: loopback, or whoever has the token.
 fn for_everybody(state: QueryState, token: Option<Token>) -> Router {
-    let router = http::router(state, Reader(Scope::All));
+    let router = http::router(state, Reader::anybody(Scope::All));
     // A page whose name points here does not know the token.
     let router = http::browser::protect(router, token.is_none());
     match token {
@@ -212,7 +213,13 @@ async fn name_of_cluster(args: &ServeArgs) -> Result<Option<String>, ClusterErro
 
 async fn open_store(args: &ServeArgs) -> anyhow::Result<(Client, Option<Embedded>)> {
     if let Some(url) = &args.clickhouse_url {
-        let mut client = Client::default().with_url(url);
+        let ca = args.clickhouse_ca.as_deref();
+        let mut client = external::client(url, ca).await.context("--clickhouse-ca")?;
+        if external::in_clear_text(url) {
+            tracing::warn!(
+                "--clickhouse-url {url}: profiles and the password are sent in clear text; use https:// and --clickhouse-ca"
+            );
+        }
         if let Some(user) = &args.clickhouse_user {
             client = client.with_user(user);
         }

@@ -1,7 +1,8 @@
 //! Asks the API server, seldom.
 //!
 //! What an attacker can make of it is bounded: answers are kept in two caches of fixed size, at most
-//! [`REVIEWS`] questions are out at once, at most [`WAITING`] wait for their turn, each for a bounded time.
+//! [`REVIEWS`] questions of a kind are out at once, and a bounded number waits for its turn, for a bounded time. Tokens,
+//! which anybody can make up, do not take the turns of rights, which are asked for those alone whose token is good.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,10 +33,14 @@ const BAD_FOR: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Answers that are kept, of each kind: twice as many as a cluster has nodes at most.
 const ANSWERS: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
-/// Questions that are out at once.
+/// Questions of a kind that are out at once.
 const REVIEWS: usize = 64;
-/// Questions that are out or wait for their turn: all nodes may come at once.
-const WAITING: usize = 10_000;
+/// Tokens of agents that are out or wait for their turn: all nodes may come at once.
+const WAITING_AGENTS: usize = 10_000;
+/// Tokens of users that are out or wait for their turn. Users are few, and known for a minute.
+const WAITING_USERS: usize = 256;
+/// Rights that are out or wait for their turn: a request asks for 16 at once.
+const WAITING_RIGHTS: usize = 10_000;
 /// Between two log lines on an API server that does not answer.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 /// Bytes that are passed on of what the API server says about a token.
@@ -101,30 +106,44 @@ struct Inner {
     audience: Option<String>,
     tokens: Cache<Result<Arc<Caller>, Denied>>,
     rights: Cache<Result<bool, Unavailable>>,
-    waiting: Semaphore,
-    reviews: Semaphore,
+    of_tokens: Turns,
+    of_rights: Turns,
     warned: Mutex<Option<Instant>>,
+}
+
+/// The turns of one kind of review.
+struct Turns {
+    /// Those that are out, too.
+    waiting: Semaphore,
+    most_waiting: usize,
+    out: Semaphore,
+}
+
+impl Turns {
+    fn new(most_waiting: usize) -> Self {
+        Self { waiting: Semaphore::new(most_waiting), most_waiting, out: Semaphore::new(REVIEWS) }
+    }
 }
 
 impl Reviewer {
     /// Of agents, whose tokens are for this audience.
     pub fn agents(client: Client, audience: &str) -> Self {
-        Self::new(client, Some(audience.to_owned()))
+        Self::new(client, Some(audience.to_owned()), WAITING_AGENTS)
     }
 
     /// Of users, whose tokens are for the API server.
     pub fn users(client: Client) -> Self {
-        Self::new(client, None)
+        Self::new(client, None, WAITING_USERS)
     }
 
-    fn new(client: Client, audience: Option<String>) -> Self {
+    fn new(client: Client, audience: Option<String>, waiting_tokens: usize) -> Self {
         Self(Arc::new(Inner {
             client,
             audience,
             tokens: Cache::new(ANSWERS),
             rights: Cache::new(ANSWERS),
-            waiting: Semaphore::new(WAITING),
-            reviews: Semaphore::new(REVIEWS),
+            of_tokens: Turns::new(waiting_tokens),
+            of_rights: Turns::new(WAITING_RIGHTS),
             warned: Mutex::new(None),
         }))
     }
@@ -134,8 +153,7 @@ impl Reviewer {
     /// # Errors
     /// Nobody's, or not for our audience; or the API server cannot be asked.
     pub async fn token(&self, token: &str) -> Result<Arc<Caller>, Denied> {
-        let fits = (1..=MAX_TOKEN_BYTES).contains(&token.len());
-        if !fits || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if !may_be_token(token) {
             return Err(Denied::Malformed);
         }
         let ask = || {
@@ -190,7 +208,7 @@ impl Inner {
             ..TokenReview::default()
         };
         let api = Api::all(self.client.clone());
-        let review = self.ask(api.create(&PostParams::default(), &review)).await?;
+        let review = self.ask(&self.of_tokens, api.create(&PostParams::default(), &review)).await?;
         let TokenReviewStatus { audiences, authenticated, error, user } = review.status.unwrap_or_default();
         let user = match (authenticated, user) {
             (Some(true), Some(user)) => user,
@@ -222,17 +240,21 @@ impl Inner {
     async fn review_access(&self, spec: SubjectAccessReviewSpec) -> Result<bool, Unavailable> {
         let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
         let api = Api::all(self.client.clone());
-        let review = self.ask(api.create(&PostParams::default(), &review)).await?;
+        let review = self.ask(&self.of_rights, api.create(&PostParams::default(), &review)).await?;
         Ok(review.status.is_some_and(|status| status.allowed && status.denied != Some(true)))
     }
 
     /// Awaits a review in its turn.
-    async fn ask<T>(&self, review: impl Future<Output = kube::Result<T>>) -> Result<T, Unavailable> {
-        let _waiting = self
-            .waiting
+    async fn ask<T>(
+        &self,
+        turns: &Turns,
+        review: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, Unavailable> {
+        let Turns { waiting, most_waiting, out } = turns;
+        let _waiting = waiting
             .try_acquire()
-            .map_err(|_| self.unavailable(format!("{WAITING} reviews are waiting")))?;
-        let turn = timeout(PATIENCE, self.reviews.acquire()).await;
+            .map_err(|_| self.unavailable(format!("{most_waiting} reviews are waiting")))?;
+        let turn = timeout(PATIENCE, out.acquire()).await;
         let _turn = match turn {
             Ok(Ok(turn)) => turn,
             Ok(Err(_)) | Err(_) => {
@@ -263,6 +285,13 @@ impl Inner {
         }
         unavailable
     }
+}
+
+/// Whether it is a `b64token` (RFC 6750), as every bearer token is, of bounded length.
+fn may_be_token(token: &str) -> bool {
+    let of_token = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
+    let body = token.trim_end_matches('=');
+    token.len() <= MAX_TOKEN_BYTES && !body.is_empty() && body.bytes().all(of_token)
 }
 
 fn access(caller: Caller, ask: Ask) -> SubjectAccessReviewSpec {

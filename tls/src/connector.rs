@@ -184,13 +184,27 @@ fn ca_error(path: &std::path::Path, source: TlsError) -> ConnectError {
     ConnectError::Ca { path: path.to_owned(), source }
 }
 
+/// For a client with connections of its own, which trusts the CAs in this file, a PEM bundle, and no others: as they
+/// are now.
+///
+/// # Errors
+/// They cannot be used.
+pub async fn client_config(ca: &std::path::Path) -> Result<ClientConfig, TlsError> {
+    trusting(&read(ca).await?)
+}
+
 fn config(bundle: &str) -> Result<ClientConfig, TlsError> {
+    let mut config = trusting(bundle)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+fn trusting(bundle: &str) -> Result<ClientConfig, TlsError> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| TlsError::Unusable { what: "choice of TLS versions", source: error.into() })?
         .with_root_certificates(roots(bundle)?)
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
     Ok(config)
 }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 
 pub use certificate::{Validity, common_name, validity};
-pub use connector::{ConnectError, Connector};
+pub use connector::{ConnectError, Connector, client_config};
 pub use listener::{Connection, Listener, Peer};
 pub use pair::{Pair, TlsError};
 pub use refusals::{Reason, Refusals};

@@ -34,7 +34,7 @@ use tower::ServiceExt as _;
 use crate::http::{self, QueryState, Reader, browser};
 use crate::query::Scope;
 use front_proxy::Trusted;
-use namespaces::{Namespaces, Unknown};
+use namespaces::{Namespaces, Open, Unknown};
 use paths::{GROUP, Profiles, RESOURCE, Target};
 use refusal::Refusal;
 
@@ -86,14 +86,14 @@ impl Access {
             Target::Health(path) => self.health(path).await,
             Target::Nowhere => refusal::nowhere(),
             Target::Profiles(profiles) => match self.may(peer, request.headers(), &profiles).await {
-                Ok(scope) => match profiles.own(request.uri().query().unwrap_or_default()) {
-                    Ok(uri) => self.pass(request, Some(uri), Some(scope)).await,
+                Ok(reader) => match profiles.own(request.uri().query().unwrap_or_default()) {
+                    Ok(uri) => self.pass(request, Some(uri), Some(reader)).await,
                     Err(invalid) => http::invalid(invalid),
                 },
                 Err(refusal) => self.refuse(refusal, ending).into_status(),
             },
             Target::Own => match self.sees(peer, request.headers(), request.uri().path()).await {
-                Ok(scope) => self.pass(request, None, scope).await,
+                Ok(reader) => self.pass(request, None, reader).await,
                 Err(Stopped::Refused(refusal)) => self.refuse(refusal, ending).into_own(request.uri()),
                 Err(Stopped::Store(error)) => http::not_answered(request.uri(), &error),
             },
@@ -119,31 +119,36 @@ impl Access {
     }
 
     /// What may be seen of an aggregated path.
-    async fn may(&self, peer: &Peer, headers: &HeaderMap, profiles: &Profiles) -> Result<Scope, Refusal> {
+    async fn may(&self, peer: &Peer, headers: &HeaderMap, profiles: &Profiles) -> Result<Reader, Refusal> {
         let caller = self.who(peer, headers).await?;
         if !self.has(&caller, profiles).await? {
             return Err(Refusal::Forbidden { user: caller.user.clone(), profiles: profiles.clone() });
         }
         let cluster = Arc::clone(&self.0.cluster);
-        Ok(match &profiles.namespace {
-            Some(namespace) => Scope::Namespaces { cluster, namespaces: Arc::new([namespace.clone()]) },
+        let scope = match &profiles.namespace {
+            Some(namespace) => {
+                Scope::Namespaces { cluster, namespaces: [namespace.clone()].into(), left_out: false }
+            }
             None => Scope::Cluster(cluster),
-        })
+        };
+        Ok(reader(&caller, scope))
     }
 
     /// What may be seen of a path of our own; `None`: nothing is to be seen there.
-    async fn sees(&self, peer: &Peer, headers: &HeaderMap, path: &str) -> Result<Option<Scope>, Stopped> {
+    async fn sees(&self, peer: &Peer, headers: &HeaderMap, path: &str) -> Result<Option<Reader>, Stopped> {
         let caller = self.who(peer, headers).await?;
         let Some(name) = paths::name_of_own(path) else { return Ok(None) };
         let cluster = Arc::clone(&self.0.cluster);
         if self.has(&caller, &Profiles { namespace: None, name }).await? {
-            return Ok(Some(Scope::Cluster(cluster)));
+            return Ok(Some(reader(&caller, Scope::Cluster(cluster))));
         }
-        let namespaces = self.0.namespaces.of(&caller, name).await?;
+        let Open { namespaces, left_out } = self.0.namespaces.of(&caller, name).await?;
         if namespaces.is_empty() {
-            return Err(Refusal::NoNamespace { user: caller.user.clone(), name }.into());
+            // There may be a right in one of those that were left out.
+            let none = Refusal::NoNamespace { user: caller.user.clone(), name };
+            return Err(if left_out { Refusal::TooManyNamespaces } else { none }.into());
         }
-        Ok(Some(Scope::Namespaces { cluster, namespaces: namespaces.into() }))
+        Ok(Some(reader(&caller, Scope::Namespaces { cluster, namespaces: namespaces.into(), left_out })))
     }
 
     async fn has(&self, caller: &Caller, profiles: &Profiles) -> Result<bool, Refusal> {
@@ -151,14 +156,14 @@ impl Access {
     }
 
     /// Has a request answered at `uri`, without what only we are to know.
-    async fn pass(&self, mut request: Request, uri: Option<Uri>, scope: Option<Scope>) -> Response {
+    async fn pass(&self, mut request: Request, uri: Option<Uri>, reader: Option<Reader>) -> Response {
         self.0.trusted.strip(request.headers_mut());
         request.headers_mut().remove(header::AUTHORIZATION);
         if let Some(uri) = uri {
             *request.uri_mut() = uri;
         }
-        if let Some(scope) = scope {
-            request.extensions_mut().insert(Reader(scope));
+        if let Some(reader) = reader {
+            request.extensions_mut().insert(reader);
         }
         self.ask_own(request).await
     }
@@ -207,10 +212,13 @@ impl From<Unknown> for Stopped {
     fn from(unknown: Unknown) -> Self {
         match unknown {
             Unknown::Unavailable => Self::Refused(Refusal::Away),
-            Unknown::TooMany => Self::Refused(Refusal::TooManyNamespaces),
             Unknown::Store(error) => Self::Store(error),
         }
     }
+}
+
+fn reader(caller: &Caller, scope: Scope) -> Reader {
+    Reader { scope, caller: Some(Arc::from(&*caller.user)) }
 }
 
 /// The right that profiles need.

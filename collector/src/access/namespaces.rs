@@ -14,7 +14,7 @@ use lru::LruCache;
 use tokio::time::Instant;
 
 use super::ask;
-use super::paths::{Profiles, is_namespace};
+use super::paths::Profiles;
 use crate::query::{QueryError, Scope, Store};
 
 /// Namespaces that are asked for.
@@ -33,8 +33,15 @@ pub enum Unknown {
     Unavailable,
     /// The store does not.
     Store(QueryError),
-    /// There are more than [`MAX_NAMESPACES`].
-    TooMany,
+}
+
+/// What somebody may see.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Open {
+    /// The namespaces, by name.
+    pub namespaces: Vec<String>,
+    /// Whether there are more than [`MAX_NAMESPACES`], so that others were not asked for.
+    pub left_out: bool,
 }
 
 /// Finds out. Cheap to clone.
@@ -51,10 +58,11 @@ struct Inner {
     closed: Mutex<LruCache<[u8; 32], Closed>>,
 }
 
-/// The namespaces that have profiles.
+/// The namespaces that have profiles, by name.
 #[derive(Clone)]
 struct Stored {
     namespaces: Arc<[Arc<str>]>,
+    left_out: bool,
     until: Instant,
 }
 
@@ -83,10 +91,10 @@ impl Namespaces {
     ///
     /// # Errors
     /// It is not known.
-    pub async fn of(&self, caller: &Caller, name: &'static str) -> Result<Vec<String>, Unknown> {
-        let stored = self.stored().await?;
+    pub async fn of(&self, caller: &Caller, name: &'static str) -> Result<Open, Unknown> {
+        let Stored { namespaces, left_out, until: _ } = self.stored().await?;
         let key = key(caller, name);
-        let asked = self.not_closed(&key, &stored);
+        let asked = self.not_closed(&key, &namespaces);
         let reviews = asked.into_iter().map(|namespace| async move {
             let profiles = Profiles { namespace: Some(namespace.to_string()), name };
             let open = self.0.reviewer.may(caller, &ask(&profiles)).await?;
@@ -97,25 +105,26 @@ impl Namespaces {
             futures::stream::iter(reviews).buffered(REVIEWS).try_collect().await?;
         let (open, closed): (Vec<_>, Vec<_>) = reviewed.into_iter().partition(|(_, open)| *open);
         self.close(key, closed.into_iter().map(|(namespace, _)| namespace));
-        Ok(open.into_iter().map(|(namespace, _)| namespace.to_string()).collect())
+        let namespaces = open.into_iter().map(|(namespace, _)| namespace.to_string()).collect();
+        Ok(Open { namespaces, left_out })
     }
 
-    async fn stored(&self) -> Result<Arc<[Arc<str>]>, Unknown> {
+    async fn stored(&self) -> Result<Stored, Unknown> {
         let mut stored = self.0.stored.lock().await;
-        if let Some(Stored { namespaces, until }) = &*stored
-            && Instant::now() < *until
+        if let Some(stored) = &*stored
+            && Instant::now() < stored.until
         {
-            return Ok(Arc::clone(namespaces));
+            return Ok(stored.clone());
         }
         let namespaces = self.0.store.namespaces(&self.0.scope, MAX_NAMESPACES + 1).await;
-        let namespaces = namespaces.map_err(Unknown::Store)?;
-        if namespaces.len() > MAX_NAMESPACES {
-            return Err(Unknown::TooMany);
-        }
-        // Nobody has a right in one that cannot be, whatever an agent has sent.
-        let namespaces = namespaces.into_iter().filter(|name| is_namespace(name)).map(Arc::from).collect();
-        *stored = Some(Stored { namespaces: Arc::clone(&namespaces), until: Instant::now() + KNOWN_FOR });
-        Ok(namespaces)
+        let mut namespaces = namespaces.map_err(Unknown::Store)?;
+        let left_out = namespaces.len() > MAX_NAMESPACES;
+        namespaces.truncate(MAX_NAMESPACES);
+        namespaces.sort_unstable();
+        let namespaces = namespaces.into_iter().map(Arc::from).collect();
+        let found = Stored { namespaces, left_out, until: Instant::now() + KNOWN_FOR };
+        *stored = Some(found.clone());
+        Ok(found)
     }
 
     fn not_closed(&self, key: &[u8; 32], stored: &[Arc<str>]) -> Vec<Arc<str>> {

@@ -40,7 +40,7 @@ pub(super) enum Refusal {
         /// By which name.
         name: &'static str,
     },
-    /// It is not known what they may see: there are too many namespaces to ask for each.
+    /// Who asks may see nothing of the namespaces that were asked for, and there are too many to ask for each.
     TooManyNamespaces,
     /// Who asks, or what they may, is not known.
     Away,
@@ -93,8 +93,8 @@ impl Refusal {
                 shown(user)
             ),
             Self::TooManyNamespaces => format!(
-                "more than {MAX_NAMESPACES} namespaces have profiles, too many to ask for your right in each: ask for \
-                 one, /apis/{GROUP}/{VERSION}/namespaces/NAMESPACE/{RESOURCE}/NAME"
+                "more than {MAX_NAMESPACES} namespaces have profiles, too many to ask for your right in each, and you have none in \
+                 those that were asked for: ask for one, /apis/{GROUP}/{VERSION}/namespaces/NAMESPACE/{RESOURCE}/NAME"
             ),
             Self::Away => "the API server does not say who you are, or what you may see: try again".to_owned(),
         }

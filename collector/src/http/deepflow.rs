@@ -21,7 +21,7 @@ use super::{QueryState, Reader, reply};
 use crate::query::filter;
 use crate::query::request::{EVENT_TYPES, Invalid, LANGUAGE_TYPES, known_type};
 use crate::query::store::off_runtime;
-use crate::query::{Answer, Flame, Quality, QueryError, Request, Scope, Subject, TimeRange};
+use crate::query::{Answer, Flame, Quality, QueryError, Request, Subject, TimeRange};
 
 /// Where it is asked.
 pub const PATH: &str = "/v1/profile/ProfileTracing";
@@ -60,7 +60,7 @@ struct Envelope<R> {
 }
 
 /// The handler.
-pub async fn profile_tracing(State(state): State<QueryState>, Reader(scope): Reader, body: Body) -> Response {
+pub async fn profile_tracing(State(state): State<QueryState>, reader: Reader, body: Body) -> Response {
     let request = match to_bytes(body, MAX_BODY_BYTES).await {
         Ok(bytes) => parse(&bytes),
         Err(_) => Err(Invalid::new(
@@ -74,7 +74,7 @@ pub async fn profile_tracing(State(state): State<QueryState>, Reader(scope): Rea
             return refuse(StatusCode::BAD_REQUEST, "INVALID_POST_DATA", invalid.to_string());
         }
     };
-    match answer(&state, &scope, &request, shape).await {
+    match answer(&state, &reader, &request, shape).await {
         Ok(response) => response,
         Err(error) => {
             let (status, headers) = reply::status_of(&error);
@@ -89,12 +89,12 @@ pub async fn profile_tracing(State(state): State<QueryState>, Reader(scope): Rea
 
 async fn answer(
     state: &QueryState,
-    scope: &Scope,
+    reader: &Reader,
     request: &Request,
     shape: Shape,
 ) -> Result<Response, QueryError> {
-    let _permit = state.permit().await?;
-    Ok(match state.store.flame(scope, request).await? {
+    let _permit = state.permit(reader).await?;
+    Ok(match state.store.flame(&reader.scope, request).await? {
         Answer::Flame(Flame { tree, quality, notes }) => {
             let quality = shape.quality.then_some(quality);
             off_runtime(move || succeed(&tree, shape.format, notes.join("; "), quality)).await

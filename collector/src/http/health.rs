@@ -11,12 +11,12 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// `GET /readyz`: ClickHouse answers; 503 if not.
+/// `GET /readyz`: ClickHouse answers; 503 if not. It is asked once a second at most.
 pub async fn readyz(State(state): State<QueryState>) -> Response {
-    match state.store.ready().await {
+    match state.readiness.of(&state.store).await {
         Ok(()) => "ok\n".into_response(),
         Err(error) => {
-            let (_, headers) = reply::status_of(&error);
+            let (_, headers) = reply::status_and_headers(&error);
             (StatusCode::SERVICE_UNAVAILABLE, headers, format!("{}\n", error.advice())).into_response()
         }
     }

@@ -14,20 +14,23 @@ pub mod health;
 mod metrics;
 pub mod page;
 mod parameters;
+mod permits;
 mod reader;
+mod ready;
 mod reply;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::middleware;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use clickhouse::Client;
 use prometheus_client::registry::Registry;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::query::{Limits, QueryError, Store};
+use permits::{Permit, Permits};
+use ready::Readiness;
 
 pub use metrics::HttpMetrics;
 pub(crate) use parameters::{decode, encode};
@@ -40,8 +43,8 @@ pub struct QueryState {
     pub(crate) store: Store,
     pub(crate) metrics: HttpMetrics,
     registry: Arc<Registry>,
-    permits: Arc<Semaphore>,
-    queue: Duration,
+    readiness: Readiness,
+    permits: Arc<Permits>,
 }
 
 impl QueryState {
@@ -52,17 +55,14 @@ impl QueryState {
             store: Store::new(client, limits),
             metrics,
             registry,
-            permits: Arc::new(Semaphore::new(limits.concurrent)),
-            queue: limits.queue,
+            readiness: Readiness::default(),
+            permits: Arc::new(Permits::new(&limits)),
         }
     }
 
     /// The right to ask one question: at once, or after a short wait.
-    async fn permit(&self) -> Result<SemaphorePermit<'_>, QueryError> {
-        match tokio::time::timeout(self.queue, self.permits.acquire()).await {
-            Ok(permit) => permit.map_err(|_| QueryError::Busy),
-            Err(_) => Err(QueryError::Busy),
-        }
+    async fn permit(&self, reader: &Reader) -> Result<Permit<'_>, QueryError> {
+        self.permits.of(reader.caller.as_ref()).await
     }
 }
 

@@ -10,7 +10,7 @@ use super::api::DEFAULT_RANGE_SECONDS;
 use super::parameters::encode;
 use super::{QueryState, Reader, now, reply};
 use crate::query::store::App;
-use crate::query::{QueryError, Scope, TimeRange};
+use crate::query::{QueryError, TimeRange};
 
 const POLICY: &str = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; \
                       frame-ancestors 'none'";
@@ -24,8 +24,8 @@ th, td { text-align: left; padding: .3em .6em; border-bottom: 1px solid #ccc; ov
 ";
 
 /// The page.
-pub async fn index(State(state): State<QueryState>, Reader(scope): Reader) -> Response {
-    let (status, retry, body) = match hottest(&state, &scope).await {
+pub async fn index(State(state): State<QueryState>, reader: Reader) -> Response {
+    let (status, retry, body) = match hottest(&state, &reader).await {
         Ok((apps, notes)) => (StatusCode::OK, HeaderMap::new(), table(&apps, &notes)),
         Err(error) => {
             let (status, retry) = reply::status_of(&error);
@@ -46,13 +46,13 @@ pub async fn style() -> Response {
     ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], STYLE).into_response()
 }
 
-async fn hottest(state: &QueryState, scope: &Scope) -> Result<(Vec<App>, Vec<String>), QueryError> {
+async fn hottest(state: &QueryState, reader: &Reader) -> Result<(Vec<App>, Vec<String>), QueryError> {
     let now = u32::try_from(now()).unwrap_or(u32::MAX);
     let from = now.saturating_sub(DEFAULT_RANGE_SECONDS as u32);
-    let _permit = state.permit().await?;
+    let _permit = state.permit(reader).await?;
     // From the start of a window, as nobody asked for another.
     let range = TimeRange { from, until: now }.aligned(state.store.window_seconds());
-    state.store.apps(scope, range).await
+    state.store.apps(&reader.scope, range).await
 }
 
 fn document(body: &str) -> String {

@@ -1,5 +1,7 @@
 //! Who asks.
 
+use std::sync::Arc;
+
 use axum::extract::FromRequestParts;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
@@ -11,7 +13,19 @@ use crate::query::Scope;
 /// What whoever asks may see. The port that a request came in by puts it into the request's
 /// extensions; without it no handler of questions answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reader(pub Scope);
+pub struct Reader {
+    /// Whose rows.
+    pub scope: Scope,
+    /// With whom others share the turns; `None`: nobody is told from others.
+    pub caller: Option<Arc<str>>,
+}
+
+impl Reader {
+    /// Whoever reaches the port, each like the other.
+    pub fn anybody(scope: Scope) -> Self {
+        Self { scope, caller: None }
+    }
+}
 
 impl<S: Send + Sync> FromRequestParts<S> for Reader {
     type Rejection = Response;

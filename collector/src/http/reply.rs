@@ -85,6 +85,13 @@ impl ApiError {
 
 /// The status of a failed question, and its headers. Logs what the caller is not told.
 pub(super) fn status_of(error: &QueryError) -> (StatusCode, HeaderMap) {
+    let (status, headers) = status_and_headers(error);
+    tracing::warn!(status = status.as_u16(), "query not answered: {}", error.chain());
+    (status, headers)
+}
+
+/// The same, and logs nothing.
+pub(super) fn status_and_headers(error: &QueryError) -> (StatusCode, HeaderMap) {
     let mut headers = HeaderMap::new();
     let status = match error {
         QueryError::Busy => {
@@ -98,14 +105,6 @@ pub(super) fn status_of(error: &QueryError) -> (StatusCode, HeaderMap) {
         }
         QueryError::Failed(_) | QueryError::Draw(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    let mut chain = error.to_string();
-    let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(error);
-    while let Some(error) = cause {
-        chain.push_str(": ");
-        chain.push_str(&error.to_string());
-        cause = error.source();
-    }
-    tracing::warn!(status = status.as_u16(), "query not answered: {chain}");
     (status, headers)
 }
 

@@ -231,7 +231,8 @@ mod tests {
 
     #[test]
     fn a_reader_of_some_is_told_where_nothing_is() {
-        let namespaces = Scope::Namespaces { cluster: "c".into(), namespaces: ["a".to_owned()].into() };
+        let namespaces =
+            Scope::Namespaces { cluster: "c".into(), namespaces: ["a".to_owned()].into(), left_out: false };
         let seen = |ever| Seen { asked: Some(Vec::new()), in_range: Some(Vec::new()), ever };
         let check = |scope: &Scope, ever, expected: &str| {
             let sources = Sources::raw(scope.clone(), RANGE);

@@ -17,6 +17,8 @@ pub enum Scope {
         cluster: Arc<str>,
         /// Their names; with none, nothing is seen.
         namespaces: Arc<[String]>,
+        /// Whether there are others, of which it is not known whether the reader may see them.
+        left_out: bool,
     },
 }
 
@@ -50,6 +52,15 @@ impl Scope {
         }
     }
 
+    /// What is to be known of every answer from it.
+    pub(super) fn note(&self) -> Option<String> {
+        matches!(self, Self::Namespaces { left_out: true, .. }).then(|| {
+            "more namespaces have profiles than can be asked for your right in each, so that some that you may see can \
+             be missing: ask for one, /apis/query.hearth.dev/v1alpha1/namespaces/NAMESPACE/profiles/NAME"
+                .to_owned()
+        })
+    }
+
     /// Continues "nothing is stored": where that was looked for.
     pub(super) fn place(&self) -> &'static str {
         match self {
@@ -80,7 +91,7 @@ mod tests {
 
     fn in_namespaces(names: &[&str]) -> Scope {
         let namespaces = names.iter().map(|name| (*name).to_owned()).collect();
-        Scope::Namespaces { cluster: "own".into(), namespaces }
+        Scope::Namespaces { cluster: "own".into(), namespaces, left_out: false }
     }
 
     /// What every function that makes statements makes, asking all tables: by the function's name.

@@ -208,6 +208,7 @@ impl Sources {
             moved("end", asked.until, range.until, rolled_up);
         }
         notes.extend(self.missing_note());
+        notes.extend(self.scope().note());
         notes
     }
 

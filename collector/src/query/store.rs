@@ -203,7 +203,7 @@ impl Store {
     ) -> Result<String, QueryError> {
         let seen = self.seen(request, sources).await?;
         let reason = empty::reason(request, sources, &seen);
-        let parts = [Some(reason), sources.missing_note(), quality::lost_note(lost)];
+        let parts = [Some(reason), sources.missing_note(), quality::lost_note(lost), sources.scope().note()];
         Ok(parts.into_iter().flatten().collect::<Vec<_>>().join("; "))
     }
 
@@ -370,7 +370,12 @@ pub(super) fn sum(values: impl Iterator<Item = i64>) -> i64 {
 /// Runs what takes a while on a thread for it, so that a large tree does not
 /// keep the runtime from receiving samples.
 pub(crate) async fn off_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
+    joined(tokio::task::spawn_blocking(work)).await
+}
+
+/// What comes of a task that nobody aborts.
+pub(crate) async fn joined<T>(task: tokio::task::JoinHandle<T>) -> T {
+    match task.await {
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),

@@ -155,10 +155,10 @@ async fn from_within(cluster: &str, namespace: &str, path: &str) -> Answer {
     let cluster = cluster.into();
     let scope = match namespace {
         "" => Scope::Cluster(cluster),
-        _ => Scope::Namespaces { cluster, namespaces: std::sync::Arc::new(["a".to_owned()]) },
+        _ => Scope::Namespaces { cluster, namespaces: ["a".to_owned()].into(), left_out: false },
     };
     let request = axum::http::Request::get(path).body(axum::body::Body::empty()).unwrap();
-    let (parts, body) = router(state, Reader(scope)).oneshot(request).await.unwrap().into_parts();
+    let (parts, body) = router(state, Reader::anybody(scope)).oneshot(request).await.unwrap().into_parts();
     let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
     let text = String::from_utf8_lossy(&body).into_owned();
     Answer { status: parts.status.as_u16(), headers: parts.headers, text }

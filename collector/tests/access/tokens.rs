@@ -141,32 +141,75 @@ async fn the_api_server_is_asked_once_a_minute_whatever_a_dashboard_asks() {
     assert_eq!((port.api.token_reviews(), port.api.access_reviews()), (1, 1 + 3));
 }
 
+/// Rows of a node in so many namespaces, whose names are an expression of `number`.
+async fn stored_in(cluster: &str, node: &str, name: &str, number: u32) {
+    sql(&format!(
+        "INSERT INTO profile.in_process_local (time, pod_cluster, pod_node, pod_ns, app_service, sample_count) SELECT \
+         toDateTime(1708700010, 'UTC'), '{cluster}', '{node}', {name}, 'x', 1 FROM numbers({number})"
+    ))
+    .await;
+}
+
 #[tokio::test]
-async fn more_namespaces_than_can_be_asked_for_are_refused_and_not_cut() {
-    let insert = async |from: u32, number: u32| {
-        sql(&format!(
-            "INSERT INTO profile.in_process_local (time, pod_cluster, pod_ns, app_service) SELECT \
-             toDateTime(1708700010, 'UTC'), 'many', 'n' || toString(number), 'x' FROM numbers({from}, {number})"
-        ))
-        .await;
-    };
-    insert(0, 1000).await;
+async fn of_more_namespaces_than_can_be_asked_for_an_answer_says_so() {
+    stored_in("many", "n1", "'n' || toString(number)", 1000).await;
     let port = Port::start("many").await;
     let (name, value) = port.user("jane");
     assert_eq!(port.get(&apps(), &[(name, &value)]).await.status, 403);
     assert_eq!(port.api.access_reviews(), 1 + 1000);
 
-    insert(1000, 1).await;
+    stored_in("many", "n2", "'first'", 1).await;
     let port = Port::start("many").await;
     let (name, value) = port.user("jane");
     let refused = port.get(&apps(), &[(name, &value)]).await;
-    let error = "more than 1000 namespaces have profiles, too many to ask for your right in each: ask for one, \
+    let error = "more than 1000 namespaces have profiles, too many to ask for your right in each, and you have none in \
+                 those that were asked for: ask for one, \
                  /apis/query.hearth.dev/v1alpha1/namespaces/NAMESPACE/profiles/NAME";
     assert_eq!((refused.status, refused.json()), (422, json!({ "error": error })));
     // Whoever sees the cluster is not asked for each.
     port.api.grant("admin", None, None);
     let (name, value) = port.user("admin");
-    assert_eq!(port.get(&apps(), &[(name, &value)]).await.status, 200);
+    let all = port.get(&apps(), &[(name, &value)]).await.json();
+    assert_eq!(
+        (&all["apps"][0]["samples"], all.to_string().contains("more namespaces")),
+        (&1001.into(), false)
+    );
+}
+
+#[tokio::test]
+async fn an_agent_that_makes_up_namespaces_hides_no_other() {
+    // Those that no namespace can be called do not count at all.
+    stored_in("flood", "evil", "'Not a name ' || toString(number)", 2000).await;
+    stored_in("flood", "n1", "'z' || toString(number)", 30).await;
+    stored_in("flood", "n2", "'zz' || toString(number)", 30).await;
+    let see = async |port: &Port| {
+        port.api.grant("jane", Some("z29"), None);
+        port.api.grant("jane", Some("zz29"), None);
+        let (name, value) = port.user("jane");
+        let seen = port.get(&apps(), &[(name, &value)]).await;
+        let json = seen.json();
+        (
+            json["apps"][0]["samples"].clone(),
+            json.to_string().contains("some that you may see can be missing"),
+        )
+    };
+    let port = Port::start("flood").await;
+    assert_eq!(see(&port).await, (2.into(), false));
+    assert_eq!(port.api.access_reviews(), 1 + 60);
+
+    stored_in("flood", "evil", "'a' || toString(number)", 20_000).await;
+    let port = Port::start("flood").await;
+    assert_eq!(see(&port).await, (2.into(), true));
+    assert_eq!(port.api.access_reviews(), 1 + 1000);
+    // An answer without rows says it, too.
+    let (name, value) = port.user("jane");
+    let path = format!("/api/v1/flamegraph?app_service=none&{RANGE}");
+    let empty = port.get(&path, &[(name, &value)]).await;
+    assert!(
+        format!("{:?} {}", empty.headers, empty.text).contains("some that you may see can be missing"),
+        "{}",
+        empty.text
+    );
 }
 
 #[tokio::test]

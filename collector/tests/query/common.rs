@@ -57,7 +57,9 @@ impl Collector {
         end_at_once();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(async move { axum::serve(listener, router(state, Reader(scope))).await.unwrap() });
+        tokio::spawn(
+            async move { axum::serve(listener, router(state, Reader::anybody(scope))).await.unwrap() },
+        );
         Self { base, http: reqwest::Client::new() }
     }
 

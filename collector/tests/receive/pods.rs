@@ -129,7 +129,9 @@ async fn filters_on_tags_of_pods_find_their_rows() {
     let state = QueryState::new(client, Limits::default(), metrics, Arc::new(registry));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let api = format!("http://{}/api/v1/tags/process_name/values", listener.local_addr().unwrap());
-    tokio::spawn(async move { axum::serve(listener, router(state, Reader(Scope::All))).await.unwrap() });
+    tokio::spawn(
+        async move { axum::serve(listener, router(state, Reader::anybody(Scope::All))).await.unwrap() },
+    );
 
     let http = reqwest::Client::new();
     let (from, until) = (last_window() - 60, last_window() + 10);

@@ -49,7 +49,7 @@ pub(crate) fn own() -> Scope {
 
 pub(crate) fn namespaces(names: &[&str]) -> Scope {
     let namespaces = names.iter().map(|name| (*name).to_owned()).collect();
-    Scope::Namespaces { cluster: "own".into(), namespaces }
+    Scope::Namespaces { cluster: "own".into(), namespaces, left_out: false }
 }
 
 /// Whose rows: the beginning of their texts, their cluster and their namespace.

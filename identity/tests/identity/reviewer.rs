@@ -62,12 +62,14 @@ async fn no_token_is_good_past_its_own_end() {
 async fn what_cannot_be_a_token_is_no_question() {
     let api = FakeApi::default();
     let users = Reviewer::users(api.client());
-    for token in ["", "a b", "a\n", "ä", &"x".repeat(8193)] {
+    for token in ["", "=", "a b", "a\n", "ä", "a=b", "a,b", "<a>", "\"a\"", &"x".repeat(8193)] {
         assert_eq!(users.token(token).await, Err(Denied::Malformed), "{token:?}");
     }
     assert_eq!(api.token_reviews(), 0);
-    users.token(&"x".repeat(8192)).await.unwrap_err();
-    assert_eq!(api.token_reviews(), 1);
+    for token in [&"x".repeat(8192), "sha256~a-b", "k8s-aws-v1.a_b", "abcdef.0123", "a+/b=="] {
+        assert_ne!(users.token(token).await, Err(Denied::Malformed), "{token:?}");
+    }
+    assert_eq!(api.token_reviews(), 5);
 }
 
 #[tokio::test(start_paused = true)]
@@ -143,4 +145,44 @@ async fn so_many_questions_are_out_at_once() {
     };
     let (denied, ()) = tokio::join!(asked, looked);
     assert!(denied.iter().all(|denied| matches!(denied, Err(Denied::Unavailable(_)))));
+}
+
+/// Asks for made-up tokens, more than may wait, and returns how many of them have been refused a turn at once.
+async fn refused_a_turn(reviewer: &Reviewer, number: usize) -> usize {
+    let ask = |n: usize| {
+        let reviewer = reviewer.clone();
+        tokio::spawn(async move { reviewer.token(&n.to_string()).await })
+    };
+    let asked: Vec<_> = (0..number).map(ask).collect();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    asked.iter().filter(|asked| asked.is_finished()).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn made_up_tokens_take_no_turn_of_whoever_is_known() {
+    let api = FakeApi::default();
+    let users = Reviewer::users(api.client());
+    api.know("opaque", alice());
+    api.grant("alice", Some("shop"), None);
+    let alice = users.token("opaque").await.unwrap();
+    api.set_mood(Mood::Hangs);
+    assert_eq!(refused_a_turn(&users, 1000).await, 1000 - 256);
+    // The token of whoever is known is not asked for, and their rights wait for no other's token.
+    assert_eq!(*users.token("opaque").await.unwrap(), *alice);
+    let question = ask(Some("shop"), "apps");
+    let may = users.may(&alice, &question);
+    let asked = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(api.access_reviews(), 1);
+        api.set_mood(Mood::Answers);
+    };
+    assert!(tokio::join!(may, asked).0.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_agents_may_come_back_at_once() {
+    let api = FakeApi::default();
+    let agents = Reviewer::agents(api.client(), "hearth");
+    api.set_mood(Mood::Hangs);
+    assert_eq!(refused_a_turn(&agents, 5000).await, 0);
 }

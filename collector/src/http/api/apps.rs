@@ -9,8 +9,8 @@ use super::super::parameters::Parameters;
 use super::super::reply::ApiError;
 use super::super::{QueryState, Reader};
 use super::{Clock, UNIT, range};
+use crate::query::TimeRange;
 use crate::query::store::App;
-use crate::query::{Scope, TimeRange};
 
 #[derive(Serialize)]
 struct Apps {
@@ -29,20 +29,16 @@ struct ListedApp {
 }
 
 /// The handler.
-pub async fn apps(
-    State(state): State<QueryState>,
-    Reader(scope): Reader,
-    RawQuery(query): RawQuery,
-) -> Response {
+pub async fn apps(State(state): State<QueryState>, reader: Reader, RawQuery(query): RawQuery) -> Response {
     let query = query.unwrap_or_default();
-    list(&state, &scope, &query).await.unwrap_or_else(IntoResponse::into_response)
+    list(&state, &reader, &query).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn list(state: &QueryState, scope: &Scope, query: &str) -> Result<Response, ApiError> {
+async fn list(state: &QueryState, reader: &Reader, query: &str) -> Result<Response, ApiError> {
     let mut parameters = Parameters::parse(query, &["from", "until"])?;
     let range = range(&mut parameters, Clock::of(state))?;
-    let _permit = state.permit().await?;
-    let (apps, notes) = state.store.apps(scope, range).await?;
+    let _permit = state.permit(reader).await?;
+    let (apps, notes) = state.store.apps(&reader.scope, range).await?;
     let apps = apps
         .into_iter()
         .map(|App { app_service: name, samples, value, rolled_up: _ }| ListedApp { name, samples, value })

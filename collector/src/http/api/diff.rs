@@ -20,7 +20,7 @@ use super::super::{QueryState, Reader};
 use super::{Clock, Question, UNIT, choice, finished, parsed_filter, question};
 use crate::query::request::Invalid;
 use crate::query::store::off_runtime;
-use crate::query::{Answer, Flame, Quality, Scope, Subject, TimeRange};
+use crate::query::{Answer, Flame, Quality, Subject, TimeRange};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
@@ -64,20 +64,16 @@ struct Qualities<'a> {
 }
 
 /// The handler.
-pub async fn diff(
-    State(state): State<QueryState>,
-    Reader(scope): Reader,
-    RawQuery(query): RawQuery,
-) -> Response {
+pub async fn diff(State(state): State<QueryState>, reader: Reader, RawQuery(query): RawQuery) -> Response {
     let query = query.unwrap_or_default();
-    respond(&state, &scope, &query).await.unwrap_or_else(IntoResponse::into_response)
+    respond(&state, &reader, &query).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn respond(state: &QueryState, scope: &Scope, query: &str) -> Result<Response, ApiError> {
+async fn respond(state: &QueryState, reader: &Reader, query: &str) -> Result<Response, ApiError> {
     let comparison = parse(query, Clock::of(state))?;
-    let _permit = state.permit().await?;
-    let base = state.store.flame(scope, &comparison.base.request).await?;
-    let new = state.store.flame(scope, &comparison.new.request).await?;
+    let _permit = state.permit(reader).await?;
+    let base = state.store.flame(&reader.scope, &comparison.base.request).await?;
+    let new = state.store.flame(&reader.scope, &comparison.new.request).await?;
     Ok(off_runtime(move || write_answer(&comparison, base, new)).await)
 }
 

@@ -20,7 +20,7 @@ use super::{Clock, Question, UNIT, choice, finished, question};
 use crate::query::labelled::Labelled;
 use crate::query::request::Invalid;
 use crate::query::store::off_runtime;
-use crate::query::{Answer, Flame, Quality, QueryError, Scope};
+use crate::query::{Answer, Flame, Quality, QueryError};
 
 /// The SVG needs its own script and style, and nothing from anywhere.
 const SVG_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
@@ -66,22 +66,22 @@ struct Flamegraph<'a> {
 /// The handler.
 pub async fn flamegraph(
     State(state): State<QueryState>,
-    Reader(scope): Reader,
+    reader: Reader,
     RawQuery(query): RawQuery,
 ) -> Response {
     let query = query.unwrap_or_default();
-    respond(&state, &scope, &query).await.unwrap_or_else(|error| error.into_response_to(&query))
+    respond(&state, &reader, &query).await.unwrap_or_else(|error| error.into_response_to(&query))
 }
 
-async fn respond(state: &QueryState, scope: &Scope, query: &str) -> Result<Response, ApiError> {
+async fn respond(state: &QueryState, reader: &Reader, query: &str) -> Result<Response, ApiError> {
     let (question, format) = parse(query, Clock::of(state))?;
-    let _permit = state.permit().await?;
+    let _permit = state.permit(reader).await?;
     match format {
         Format::Tree(format) => {
-            let answer = state.store.flame(scope, &question.request).await?;
+            let answer = state.store.flame(&reader.scope, &question.request).await?;
             off_runtime(move || write_answer(&question, format, answer)).await
         }
-        Format::Pprof => match state.store.pprof(scope, &question.request).await? {
+        Format::Pprof => match state.store.pprof(&reader.scope, &question.request).await? {
             Labelled::Pprof(file, quality) => {
                 let headers = [
                     (header::CONTENT_TYPE, "application/octet-stream"),

@@ -15,7 +15,7 @@ use crate::query::filter::{TAGS, Tag};
 use crate::query::request::Invalid;
 use crate::query::tags::{About, about};
 use crate::query::values::{MAX_VALUES, TagValue, TagValues, USUAL_VALUES};
-use crate::query::{Scope, Subject, TimeRange};
+use crate::query::{Subject, TimeRange};
 
 #[derive(Serialize)]
 struct Tags {
@@ -59,7 +59,7 @@ pub async fn tags(RawQuery(query): RawQuery) -> Response {
 /// The values of one tag.
 pub async fn values(
     State(state): State<QueryState>,
-    Reader(scope): Reader,
+    reader: Reader,
     tag: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
 ) -> Response {
@@ -67,16 +67,16 @@ pub async fn values(
     let Ok(Path(tag)) = tag else {
         return ApiError::from(Invalid::new("tag", "is not percent-encoded UTF-8")).into_response();
     };
-    respond(&state, &scope, &tag, &query).await.unwrap_or_else(IntoResponse::into_response)
+    respond(&state, &reader, &tag, &query).await.unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn respond(state: &QueryState, scope: &Scope, tag: &str, query: &str) -> Result<Response, ApiError> {
+async fn respond(state: &QueryState, reader: &Reader, tag: &str, query: &str) -> Result<Response, ApiError> {
     let tag = named(tag)?;
     let mut parameters = Parameters::parse(query, &["event", "filter", "from", "until", "limit"])?;
     let Question { request, filter: _ } = question_about(Subject::Total, &mut parameters, Clock::of(state))?;
     let limit = limit(parameters.integer("limit", "how many values to list")?)?;
-    let _permit = state.permit().await?;
-    let TagValues { values, notes } = state.store.tag_values(scope, &request, tag, limit).await?;
+    let _permit = state.permit(reader).await?;
+    let TagValues { values, notes } = state.store.tag_values(&reader.scope, &request, tag, limit).await?;
     let TimeRange { from, until } = request.range;
     Ok(Json(Values { tag: tag.name, from, until, unit: UNIT, values, notes }).into_response())
 }
