@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use axum::Router;
 use clickhouse::Client;
 use hearth_identity::{Agents, api_server};
-use hearth_tls::{Listener, ServerTls};
+use hearth_tls::{Bounds, Listener, ServerTls};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ use crate::embedded::{self, Embedded, EmbeddedConfig, Password};
 use crate::external;
 use crate::http::{self, HttpMetrics, QueryState, Reader};
 use crate::ingest::Ingest;
-use crate::ingest::limits::MAX_CONNECTION_STREAMS;
+use crate::ingest::limits::{MAX_CONNECTION_STREAMS, MAX_CONNECTIONS};
 use crate::metrics::Metrics;
 use crate::query::Scope;
 use crate::rollup::{self, RollupMetrics};
@@ -149,7 +149,7 @@ async fn with_store(
             .max_concurrent_streams(Some(MAX_CONNECTION_STREAMS))
             .add_service(ingest.into_server())
             .serve_with_incoming_shutdown(
-                Listener::grpc(grpc, tls, refusals),
+                Listener::grpc(grpc, tls, refusals).with_bounds(Bounds::held(MAX_CONNECTIONS)),
                 stop.clone().cancelled_owned(),
             ),
     );

@@ -11,6 +11,7 @@ mod certificate;
 mod connector;
 mod listener;
 mod pair;
+mod places;
 mod refusals;
 mod server;
 #[cfg(feature = "testing")]
@@ -24,6 +25,7 @@ pub use certificate::{Validity, common_name, validity};
 pub use connector::{ConnectError, Connector, client_config};
 pub use listener::{Connection, Listener, Peer};
 pub use pair::{Pair, TlsError};
+pub use places::{Bounds, Hold};
 pub use refusals::{Reason, Refusals};
 pub use server::{Protocols, ServerTls};
 

@@ -1,27 +1,26 @@
 //! A port: TCP with TLS or without, as one stream of connections.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use crate::certificate::common_name;
+use crate::places::{Bounds, Full, Hold, Place, Places, Seat};
 use crate::refusals::{Reason, Refusals, Refused};
 use crate::server::{Protocols, ServerTls};
 
@@ -29,10 +28,6 @@ use crate::server::{Protocols, ServerTls};
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 /// Handshakes at once; further clients wait in the kernel's queue.
 const MAX_HANDSHAKES: usize = 256;
-/// Handshakes at once with one address: a client that lets them hang cannot take all.
-const MAX_HANDSHAKES_PER_ADDRESS: usize = 64;
-/// Connections at once, where the program says nothing else.
-const MAX_CONNECTIONS: usize = 8192;
 /// Without a descriptor for the next connection it does not help to ask for it at once.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -44,13 +39,9 @@ pub struct Listener {
     tls: Option<(ServerTls, Protocols)>,
     refusals: Refusals,
     handshakes: JoinSet<Result<Connection, (SocketAddr, Refused)>>,
-    shaking: Shaking,
-    places: Arc<Semaphore>,
+    places: Places,
     pause: Option<Pin<Box<Sleep>>>,
 }
-
-/// Handshakes under way, by address.
-type Shaking = Arc<Mutex<HashMap<IpAddr, usize>>>;
 
 impl Listener {
     /// Without TLS.
@@ -69,22 +60,13 @@ impl Listener {
     }
 
     fn new(tcp: TcpListener, tls: Option<(ServerTls, Protocols)>, refusals: Refusals) -> Self {
-        Self {
-            tcp,
-            tls,
-            refusals,
-            handshakes: JoinSet::new(),
-            shaking: Shaking::default(),
-            places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-            pause: None,
-        }
+        Self { tcp, tls, refusals, handshakes: JoinSet::new(), places: Places::default(), pause: None }
     }
 
-    /// At most so many connections at once, handshakes among them; one more is closed, and counted as
-    /// [`Reason::TooMany`].
+    /// With other bounds than the usual. Who exceeds them is closed, and counted as [`Reason::TooMany`].
     #[must_use]
-    pub fn with_max_connections(self, connections: usize) -> Self {
-        Self { places: Arc::new(Semaphore::new(connections)), ..self }
+    pub fn with_bounds(self, bounds: Bounds) -> Self {
+        Self { places: Places::new(bounds), ..self }
     }
 
     /// Where it listens.
@@ -135,26 +117,36 @@ impl Listener {
 
     /// Gives a client its place; without TLS the connection is ready.
     fn admit(&mut self, stream: TcpStream, client: SocketAddr) -> Option<Connection> {
-        let too_many = |detail: &str| Refused { reason: Reason::TooMany, detail: detail.to_owned() };
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
-            self.refusals.count(client, &too_many("as many connections are open as may be"));
-            return None;
-        };
         // Small answers are not to wait for more; without it they are only slower.
         if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!("{client}: no TCP_NODELAY: {error}");
+            debug!("{client}: no TCP_NODELAY: {error}");
         }
-        let peer = Peer { address: client, certificates: Arc::new([]) };
-        let Some((tls, protocols)) = &self.tls else {
-            return Some(Connection { io: Box::new(stream), peer, _place: place });
+        let admitted = match self.tls.clone() {
+            None => {
+                let connection = Connection::begin(&self.places, client, stream, Arc::new([]));
+                connection.map(Some)
+            }
+            Some((tls, protocols)) => self.shake(stream, client, &tls, protocols).map(|()| None),
         };
-        let Some(shake) = Shake::begin(&self.shaking, client.ip()) else {
-            self.refusals.count(client, &too_many("its address has as many handshakes under way as may be"));
-            return None;
-        };
-        let (acceptor, own) = (TlsAcceptor::from(tls.config(*protocols)), tls.validity());
+        admitted.unwrap_or_else(|full| {
+            self.refusals.count(client, &full.into());
+            None
+        })
+    }
+
+    /// Begins a handshake.
+    fn shake(
+        &mut self,
+        stream: TcpStream,
+        client: SocketAddr,
+        tls: &ServerTls,
+        protocols: Protocols,
+    ) -> Result<(), Full> {
+        let handshake = self.places.handshake(client.ip())?;
+        let places = self.places.clone();
+        let (acceptor, own) = (TlsAcceptor::from(tls.config(protocols)), tls.validity());
         self.handshakes.spawn(async move {
-            let _shake = shake;
+            let _handshake = handshake;
             let stream = match tokio::time::timeout(HANDSHAKE_PATIENCE, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => return Err((client, Refused::of(&error, own))),
@@ -165,10 +157,16 @@ impl Listener {
             };
             let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
             let certificates = shown.iter().map(|shown| shown.clone().into_owned()).collect();
-            let peer = Peer { certificates, ..peer };
-            Ok(Connection { io: Box::new(stream), peer, _place: place })
+            let connection = Connection::begin(&places, client, stream, certificates);
+            connection.map_err(|full| (client, full.into()))
         });
-        None
+        Ok(())
+    }
+}
+
+impl From<Full> for Refused {
+    fn from(full: Full) -> Self {
+        Self { reason: Reason::TooMany, detail: full.to_string() }
     }
 }
 
@@ -186,44 +184,12 @@ fn is_of_the_client(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// One handshake among those of its address.
-#[derive(Debug)]
-struct Shake {
-    all: Shaking,
-    address: IpAddr,
-}
-
-impl Shake {
-    /// `None`: there are too many of this address.
-    fn begin(all: &Shaking, address: IpAddr) -> Option<Self> {
-        let mut counts = all.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(address).or_default();
-        if *count >= MAX_HANDSHAKES_PER_ADDRESS {
-            return None;
-        }
-        *count += 1;
-        drop(counts);
-        Some(Self { all: all.clone(), address })
-    }
-}
-
-impl Drop for Shake {
-    fn drop(&mut self) {
-        let mut counts = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.address);
-            }
-        }
-    }
-}
-
 /// Who is at the other end of a connection. Of a gRPC request: `request.extensions().get::<Peer>()`.
 #[derive(Clone, Debug)]
 pub struct Peer {
     address: SocketAddr,
     certificates: Arc<[CertificateDer<'static>]>,
+    seat: Arc<Seat>,
 }
 
 impl Peer {
@@ -242,6 +208,12 @@ impl Peer {
     pub fn common_name(&self) -> Option<String> {
         common_name(self.certificates.first()?)
     }
+
+    /// For one who has proven who they are: while they hold the connection, it is neither too long unused nor one of
+    /// too many ([`Bounds`]).
+    pub fn hold(&self) -> Hold {
+        Hold::begin(&self.seat)
+    }
 }
 
 /// What a connection is read from and written to.
@@ -249,17 +221,53 @@ trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// A connection, whose handshake is done.
+/// A connection, whose handshake is done. It is read and written in one task.
 pub struct Connection {
     io: Box<dyn Io>,
     peer: Peer,
-    _place: OwnedSemaphorePermit,
+    unheld: Option<Unheld>,
+    _place: Place,
+}
+
+/// Until when somebody has to hold a connection.
+struct Unheld {
+    limit: Duration,
+    /// It is looked at then; who holds it need not say so here.
+    next: Pin<Box<Sleep>>,
 }
 
 impl Connection {
+    fn begin(
+        places: &Places,
+        address: SocketAddr,
+        io: impl Io + 'static,
+        certificates: Arc<[CertificateDer<'static>]>,
+    ) -> Result<Self, Full> {
+        let place = places.connect(address.ip(), !certificates.is_empty())?;
+        let peer = Peer { address, certificates, seat: Arc::clone(place.seat()) };
+        let unheld =
+            places.bounds().unheld.map(|limit| Unheld { limit, next: Box::pin(tokio::time::sleep(limit)) });
+        Ok(Self { io: Box::new(io), peer, unheld, _place: place })
+    }
+
     /// Who is at the other end.
     pub fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    /// What there is to read and write, unless nobody has held the connection for too long.
+    fn io(&mut self, context: &mut Context<'_>) -> io::Result<Pin<&mut dyn Io>> {
+        if let Some(Unheld { limit, next }) = &mut self.unheld {
+            while next.as_mut().poll(context).is_ready() {
+                let due = self.peer.seat.unheld_since() + *limit;
+                if due <= Instant::now() {
+                    debug!("{}: closed, it has proven nothing for {limit:?}", self.peer.address);
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                next.as_mut().reset(due);
+            }
+        }
+        Ok(Pin::new(&mut *self.io))
     }
 }
 
@@ -283,7 +291,7 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.io).poll_read(context, buffer)
+        self.io(context)?.poll_read(context, buffer)
     }
 }
 
@@ -293,11 +301,11 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.io).poll_write(context, bytes)
+        self.io(context)?.poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.io).poll_flush(context)
+        self.io(context)?.poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -309,7 +317,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.io).poll_write_vectored(context, slices)
+        self.io(context)?.poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {

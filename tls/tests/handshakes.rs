@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hearth_tls::testing::{Ca, Valid};
 use hearth_tls::{
-    ConnectError, Connection, Connector, Listener, Pair, Peer, Protocols, Reason, Refusals, ServerTls,
+    Bounds, ConnectError, Connection, Connector, Listener, Pair, Peer, Protocols, Reason, Refusals, ServerTls,
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -26,6 +26,16 @@ use tower::Service as _;
 /// Far longer than any step takes, and shorter than the patience of a handshake.
 const SOON: Duration = Duration::from_secs(8);
 const NAMES: &[&str] = &["hearth-operator", "127.0.0.1"];
+
+/// Those by default, of clients that are not at home.
+const AFAR: Bounds = Bounds {
+    connections: 8192,
+    unproven: 8192,
+    unproven_per_address: 64,
+    handshakes_per_address: 16,
+    unheld: None,
+    exempts_loopback: false,
+};
 
 /// Echoes what each connection says, and tells who is at its other end.
 struct Server {
@@ -279,9 +289,12 @@ async fn a_client_that_lets_its_handshake_hang_holds_up_nobody() {
 #[tokio::test]
 async fn one_address_cannot_take_all_handshakes() {
     let ca = Ca::new("hearth");
-    let server = Server::start(&ServerTls::new(&ca.server(NAMES)).unwrap()).await;
+    let tls = ServerTls::new(&ca.server(NAMES)).unwrap();
+    let server =
+        Server::on(|tcp, refusals| Listener::tls(tcp, tls, Protocols::Grpc, refusals).with_bounds(AFAR))
+            .await;
     let mut silent = Vec::new();
-    for _ in 0..64 {
+    for _ in 0..16 {
         silent.push(TcpStream::connect(server.address).await.unwrap());
     }
     let mut one_more = TcpStream::connect(server.address).await.unwrap();
@@ -290,7 +303,7 @@ async fn one_address_cannot_take_all_handshakes() {
     come(&server, &ca, None, Ipv4Addr::new(127, 0, 0, 2)).await.unwrap();
     // Places are free again.
     drop(silent);
-    server.refusals_are(&[(Reason::TooMany, 1), (Reason::Closed, 64)]).await;
+    server.refusals_are(&[(Reason::TooMany, 1), (Reason::Closed, 16)]).await;
     come(&server, &ca, None, Ipv4Addr::LOCALHOST).await.unwrap();
 }
 
@@ -299,7 +312,8 @@ async fn more_connections_than_may_be_are_closed_and_counted() {
     let ca = Ca::new("hearth");
     let tls = ServerTls::new(&ca.server(NAMES)).unwrap();
     let server = Server::on(|tcp, refusals| {
-        Listener::tls(tcp, tls, Protocols::Grpc, refusals).with_max_connections(1)
+        Listener::tls(tcp, tls, Protocols::Grpc, refusals)
+            .with_bounds(Bounds { connections: 1, ..Bounds::default() })
     })
     .await;
     let first = come(&server, &ca, None, Ipv4Addr::LOCALHOST).await.unwrap();
@@ -346,7 +360,8 @@ async fn a_port_without_tls_is_told_by_the_client() {
 async fn a_server_that_is_full_is_no_server_without_tls() {
     let ca = Ca::new("hearth");
     let tls = ServerTls::new(&ca.server(NAMES)).unwrap();
-    let full = |tcp, refusals| Listener::tls(tcp, tls, Protocols::Grpc, refusals).with_max_connections(0);
+    let none = Bounds { connections: 0, ..Bounds::default() };
+    let full = |tcp, refusals| Listener::tls(tcp, tls, Protocols::Grpc, refusals).with_bounds(none);
     let server = Server::on(full).await;
     Client::trusting(&ca.pem()).refuses(server.address, "SERVER broke off the TLS handshake").await;
 }

@@ -76,8 +76,7 @@ impl Https {
         let reviewer = Reviewer::users(api_server.clone());
         let access = Access::new(state, cluster.into(), reviewer, trusted.clone(), metrics);
         let limits = Limits::default();
-        let listener =
-            Listener::tls(tcp, tls, Protocols::Https, refusals).with_max_connections(limits.connections);
+        let listener = Listener::tls(tcp, tls, Protocols::Https, refusals).with_bounds(port::BOUNDS);
         Ok(tokio::spawn(async move {
             tokio::select! {
                 () = follow(api_server, trusted, Pace::default()) => {}

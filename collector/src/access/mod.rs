@@ -28,7 +28,6 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use hearth_identity::{Ask, Caller, Denied, Reviewer, bearer};
 use hearth_tls::Peer;
-use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::http::{self, QueryState, Reader, browser};
@@ -36,6 +35,7 @@ use crate::query::Scope;
 use front_proxy::Trusted;
 use namespaces::{Namespaces, Open, Unknown};
 use paths::{GROUP, Profiles, RESOURCE, Target};
+use port::Asked;
 use refusal::Refusal;
 
 pub use https::{Behind, Https};
@@ -74,9 +74,8 @@ impl Access {
         &self.0.metrics
     }
 
-    /// Answers a request of `peer`. Its connection is asked to end by `ending` when the client would do better with
-    /// a new one.
-    pub async fn answer(&self, peer: &Peer, ending: &CancellationToken, request: Request) -> Response {
+    /// Answers a request of a connection.
+    async fn answer(&self, asked: Asked<'_>, request: Request) -> Response {
         let target = Target::of(request.uri().path());
         if target != Target::Own && !matches!(*request.method(), Method::GET | Method::HEAD) {
             return refusal::only_read(request.method());
@@ -85,23 +84,29 @@ impl Access {
             Target::Document(document) => document.into_response(),
             Target::Health(path) => self.health(path).await,
             Target::Nowhere => refusal::nowhere(),
-            Target::Profiles(profiles) => match self.may(peer, request.headers(), &profiles).await {
+            Target::Profiles(profiles) => match self.may(asked, request.headers(), &profiles).await {
                 Ok(reader) => match profiles.own(request.uri().query().unwrap_or_default()) {
                     Ok(uri) => self.pass(request, Some(uri), Some(reader)).await,
                     Err(invalid) => http::invalid(invalid),
                 },
-                Err(refusal) => self.refuse(refusal, ending).into_status(),
+                Err(refusal) => self.refuse(refusal, asked).into_status(),
             },
-            Target::Own => match self.sees(peer, request.headers(), request.uri().path()).await {
+            Target::Own => match self.sees(asked, request.headers(), request.uri().path()).await {
                 Ok(reader) => self.pass(request, None, reader).await,
-                Err(Stopped::Refused(refusal)) => self.refuse(refusal, ending).into_own(request.uri()),
+                Err(Stopped::Refused(refusal)) => self.refuse(refusal, asked).into_own(request.uri()),
                 Err(Stopped::Store(error)) => http::not_answered(request.uri(), &error),
             },
         }
     }
 
-    /// Who asks.
-    async fn who(&self, peer: &Peer, headers: &HeaderMap) -> Result<Arc<Caller>, Refusal> {
+    /// Who asks; its connection is that of one who is proven then.
+    async fn who(&self, asked: Asked<'_>, headers: &HeaderMap) -> Result<Arc<Caller>, Refusal> {
+        let caller = self.caller(asked.peer(), headers).await?;
+        asked.proven();
+        Ok(caller)
+    }
+
+    async fn caller(&self, peer: &Peer, headers: &HeaderMap) -> Result<Arc<Caller>, Refusal> {
         let untrusted = match self.0.trusted.caller(peer, headers) {
             Ok(Some(caller)) => return Ok(Arc::new(caller)),
             Ok(None) => None,
@@ -119,8 +124,13 @@ impl Access {
     }
 
     /// What may be seen of an aggregated path.
-    async fn may(&self, peer: &Peer, headers: &HeaderMap, profiles: &Profiles) -> Result<Reader, Refusal> {
-        let caller = self.who(peer, headers).await?;
+    async fn may(
+        &self,
+        asked: Asked<'_>,
+        headers: &HeaderMap,
+        profiles: &Profiles,
+    ) -> Result<Reader, Refusal> {
+        let caller = self.who(asked, headers).await?;
         if !self.has(&caller, profiles).await? {
             return Err(Refusal::Forbidden { user: caller.user.clone(), profiles: profiles.clone() });
         }
@@ -135,8 +145,13 @@ impl Access {
     }
 
     /// What may be seen of a path of our own; `None`: nothing is to be seen there.
-    async fn sees(&self, peer: &Peer, headers: &HeaderMap, path: &str) -> Result<Option<Reader>, Stopped> {
-        let caller = self.who(peer, headers).await?;
+    async fn sees(
+        &self,
+        asked: Asked<'_>,
+        headers: &HeaderMap,
+        path: &str,
+    ) -> Result<Option<Reader>, Stopped> {
+        let caller = self.who(asked, headers).await?;
         let Some(name) = paths::name_of_own(path) else { return Ok(None) };
         let cluster = Arc::clone(&self.0.cluster);
         if self.has(&caller, &Profiles { namespace: None, name }).await? {
@@ -183,13 +198,13 @@ impl Access {
         self.0.own.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
     }
 
-    fn refuse(&self, refusal: Refusal, ending: &CancellationToken) -> Refusal {
+    fn refuse(&self, refusal: Refusal, asked: Asked<'_>) -> Refusal {
         if let Some(reason) = refusal.reason() {
             self.0.metrics.refused(reason);
         }
         if matches!(refusal, Refusal::Untrusted(_)) {
             // The front proxy shows its certificate when a connection begins: it may have begun too early.
-            ending.cancel();
+            asked.end_connection();
         }
         tracing::debug!("refused a request: {refusal:?}");
         refusal

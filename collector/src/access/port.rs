@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
-use hearth_tls::{Connection, Listener};
+use hearth_tls::{Bounds, Connection, Listener, Peer};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -22,15 +22,24 @@ use tokio_util::sync::CancellationToken;
 
 use super::Access;
 
-/// Bounds of the port.
+/// Connections of the port: the API server, which shows a certificate, finds a place also when others take all they can.
+pub const BOUNDS: Bounds = Bounds {
+    connections: 512,
+    unproven: 448,
+    unproven_per_address: 32,
+    handshakes_per_address: 16,
+    unheld: None,
+    exempts_loopback: true,
+};
+
+/// Bounds of a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections at once.
-    pub connections: usize,
     /// How long a client may take for the head of a request, and for the first one after it connected. Without
-    /// HTTP/2 also how long it may wait before the next.
+    /// HTTP/2, or a proof of who it is, also how long it may wait before the next.
     pub head: Duration,
-    /// How long an HTTP/2 connection may have no request. The API server keeps its own for minutes.
+    /// How long an HTTP/2 connection of one who is proven may have no request. The API server keeps its own for
+    /// minutes.
     pub idle: Duration,
     /// How long a request may take, until its answer is read. The API server itself gives up one that is passed on after
     /// a minute.
@@ -44,7 +53,6 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 512,
             head: Duration::from_secs(10),
             idle: Duration::from_secs(300),
             request: Duration::from_secs(180),
@@ -77,13 +85,15 @@ async fn converse(connection: Connection, access: Access, limits: Limits, stop: 
     let peer = connection.peer().clone();
     let _open = Open::begin(access.metrics().connections.clone());
     let ending = stop.child_token();
-    let activity = Arc::new(Activity::new());
+    // Who shows a certificate is proven.
+    let activity = Arc::new(Activity::new(!peer.certificates().is_empty()));
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let turn = Activity::begin(&activity);
         let (access, peer, ending) = (access.clone(), peer.clone(), ending.clone());
         async move {
             let request: Request = request.map(Body::new);
-            let response = access.answer(&peer, &ending, request).await;
+            let asked = Asked { peer: &peer, ending: &ending, turn: &turn };
+            let response = access.answer(asked, request).await;
             Ok::<_, Infallible>(response.map(|body| Answer { body, _turn: turn }))
         }
     });
@@ -116,7 +126,7 @@ async fn converse(connection: Connection, access: Access, limits: Limits, stop: 
 }
 
 fn builder(limits: Limits) -> auto::Builder<TokioExecutor> {
-    let Limits { connections: _, head, idle: _, request: _, streams, head_bytes } = limits;
+    let Limits { head, idle: _, request: _, streams, head_bytes } = limits;
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -146,6 +156,31 @@ enum Overdue {
     Goodbye,
 }
 
+/// Of which connection a request is.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    peer: &'a Peer,
+    ending: &'a CancellationToken,
+    turn: &'a Turn,
+}
+
+impl<'a> Asked<'a> {
+    /// Who is at its other end.
+    pub(super) fn peer(self) -> &'a Peer {
+        self.peer
+    }
+
+    /// Who asks has proven who they are: the connection may wait long for its next request.
+    pub(super) fn proven(self) {
+        self.turn.activity.change(|state| state.proven = true);
+    }
+
+    /// Asks it to end: the client would do better with a new one.
+    pub(super) fn end_connection(self) {
+        self.ending.cancel();
+    }
+}
+
 /// What happens on a connection.
 struct Activity {
     state: Mutex<State>,
@@ -159,6 +194,8 @@ struct State {
     begun: u64,
     /// When the last one ended, or the connection began.
     since: Instant,
+    /// Somebody has proven who they are.
+    proven: bool,
     closing: bool,
 }
 
@@ -169,8 +206,8 @@ struct Turn {
 }
 
 impl Activity {
-    fn new() -> Self {
-        let state = State { open: BTreeMap::new(), begun: 0, since: Instant::now(), closing: false };
+    fn new(proven: bool) -> Self {
+        let state = State { open: BTreeMap::new(), begun: 0, since: Instant::now(), proven, closing: false };
         Self { state: Mutex::new(state), changed: Notify::new() }
     }
 
@@ -220,7 +257,8 @@ impl State {
             Some((_, began)) => (Overdue::Answer, *began + limits.request),
             None if self.closing => (Overdue::Goodbye, self.since + limits.head),
             None if self.begun == 0 => (Overdue::First, self.since + limits.head),
-            None => (Overdue::Next, self.since + limits.idle),
+            None if self.proven => (Overdue::Next, self.since + limits.idle),
+            None => (Overdue::Next, self.since + limits.head),
         }
     }
 }
@@ -281,7 +319,6 @@ mod tests {
     use super::*;
 
     const LIMITS: Limits = Limits {
-        connections: 1,
         head: Duration::from_secs(10),
         idle: Duration::from_secs(300),
         request: Duration::from_secs(180),
@@ -298,15 +335,25 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_without_a_request_is_soon_overdue_and_later_less_soon() {
-        let activity = Arc::new(Activity::new());
+        let activity = Arc::new(Activity::new(true));
         assert_eq!(overdue(&activity).await, (Overdue::First, 10));
         drop(Activity::begin(&activity));
         assert_eq!(overdue(&activity).await, (Overdue::Next, 300));
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_connection_waits_long_only_for_who_has_proven_something() {
+        let activity = Arc::new(Activity::new(false));
+        drop(Activity::begin(&activity));
+        assert_eq!(overdue(&activity).await, (Overdue::Next, 10));
+        activity.change(|state| state.proven = true);
+        drop(Activity::begin(&activity));
+        assert_eq!(overdue(&activity).await, (Overdue::Next, 300));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_oldest_open_request_counts() {
-        let activity = Arc::new(Activity::new());
+        let activity = Arc::new(Activity::new(true));
         let first = Activity::begin(&activity);
         tokio::time::advance(Duration::from_secs(100)).await;
         let second = Activity::begin(&activity);
@@ -319,7 +366,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_is_to_end_may_still_bring_its_answers() {
-        let activity = Arc::new(Activity::new());
+        let activity = Arc::new(Activity::new(true));
         let turn = Activity::begin(&activity);
         activity.close();
         assert_eq!(overdue(&activity).await, (Overdue::Answer, 180));
@@ -329,7 +376,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_begins_while_nothing_was_due_is_noticed() {
-        let activity = Arc::new(Activity::new());
+        let activity = Arc::new(Activity::new(true));
         drop(Activity::begin(&activity));
         let begin = async {
             tokio::time::sleep(Duration::from_secs(5)).await;

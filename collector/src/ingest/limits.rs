@@ -49,6 +49,8 @@ pub const MAX_STREAMS: usize = 4096;
 /// Those of one proven node: its agent's, and that of the agent before it or of a connection that is not known to be
 /// dead yet.
 pub const MAX_NODE_STREAMS: usize = 2;
+/// Connections: agents' streams have one each, and may come before the one that they replace is found dead.
+pub const MAX_CONNECTIONS: usize = 2 * MAX_STREAMS;
 /// Streams on one connection; an agent has one.
 pub const MAX_CONNECTION_STREAMS: u32 = 8;
 /// CPUs that a node may have: the most that Linux is built for. A window

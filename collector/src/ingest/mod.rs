@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use hearth_identity::{Agents, Refused};
 use hearth_proto::collector::v1::collector_server::{Collector, CollectorServer};
 use hearth_proto::collector::v1::{BatchAck, SampleBatch};
+use hearth_tls::Peer;
 use lru::LruCache;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -85,7 +86,7 @@ impl Ingest {
             Some(agents) => Some(agents.node_of(headers).await.map_err(|refused| self.refuse(refused))?),
             None => None,
         };
-        self.places.take(agent).map_err(|full| {
+        self.places.take(agent, request.extensions().get::<Peer>()).map_err(|full| {
             self.metrics.rejected(match full {
                 Full::All(_) => RejectReason::TooManyStreams,
                 Full::Node(_) => RejectReason::TooManyOfNode,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hearth_identity::{Agent, Refused};
+use hearth_tls::{Hold, Peer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep_until;
 
@@ -22,6 +23,8 @@ pub(super) struct Places {
 pub(super) struct Place {
     /// Proven, where agents are.
     agent: Option<(Agent, OfNode)>,
+    /// Its connection; `None` if that needs nobody to hold it.
+    _hold: Option<Hold>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -47,7 +50,7 @@ impl Places {
     }
 
     /// One of them.
-    pub(super) fn take(&self, agent: Option<Agent>) -> Result<Place, Full> {
+    pub(super) fn take(&self, agent: Option<Agent>, peer: Option<&Peer>) -> Result<Place, Full> {
         let agent = match agent {
             Some(agent) => {
                 let node = Arc::clone(&agent.node);
@@ -57,7 +60,7 @@ impl Places {
             None => None,
         };
         let permit = Arc::clone(&self.free).try_acquire_owned().map_err(|_| Full::All(self.most))?;
-        Ok(Place { agent, _permit: permit })
+        Ok(Place { agent, _permit: permit, _hold: peer.map(Peer::hold) })
     }
 }
 

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use clickhouse::Client;
-use hearth_collector::access::port::Limits;
+use hearth_collector::access::port::{BOUNDS, Limits};
 use hearth_identity::fake::Mood;
+use hearth_tls::Bounds;
+use hearth_tls::testing::Ca;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -14,7 +16,7 @@ use crate::port::{PATIENCE, Port, get, until};
 const SHORT: Duration = Duration::from_millis(200);
 
 async fn port(limits: Limits) -> Port {
-    Port::start_with("connections", limits, client()).await
+    Port::start_with("connections", limits, BOUNDS, client()).await
 }
 
 /// Whether the other side ends a connection: with an answer before, or without.
@@ -49,14 +51,40 @@ async fn who_sends_a_head_byte_by_byte_is_not_waited_for() {
     tokio::time::timeout(PATIENCE, drip).await.unwrap().unwrap();
 }
 
+/// Asks, and waits until its connection has ended.
+async fn is_not_waited_for(port: &Port, headers: &[(&str, &str)]) {
+    let client = port.http2_client(None);
+    get(&client, &port.url("/api/v1/tags"), headers).await;
+    until("it has ended", async || port.metrics.connections.get() == 0).await;
+    // And another begins.
+    get(&client, &port.url("/api/v1/tags"), headers).await;
+}
+
 #[tokio::test]
 async fn a_connection_that_is_not_used_ends() {
     let port = port(Limits { idle: SHORT, ..Limits::default() }).await;
-    let client = port.http2_client(None);
-    assert_eq!(get(&client, &port.url("/apis"), &[]).await.status, 200);
-    until("it has ended", async || port.metrics.connections.get() == 0).await;
-    // And another begins.
-    assert_eq!(get(&client, &port.url("/apis"), &[]).await.status, 200);
+    let (name, value) = port.user("jane");
+    is_not_waited_for(&port, &[(name, &value)]).await;
+}
+
+#[tokio::test]
+async fn a_connection_on_which_nobody_proves_anything_ends_sooner() {
+    let port = port(Limits { head: SHORT, ..Limits::default() }).await;
+    is_not_waited_for(&port, &[]).await;
+    is_not_waited_for(&port, &[("authorization", "Bearer of-nobody")]).await;
+}
+
+#[tokio::test]
+async fn who_shows_a_certificate_finds_a_place_when_others_have_all_they_can() {
+    let bounds = Bounds { connections: 3, unproven: 2, ..BOUNDS };
+    let port = Port::start_with("connections", Limits::default(), bounds, client()).await;
+    let ca = Ca::new("front-proxy");
+    port.trust(&ca);
+    let (_first, _second) = (port.connect().await, port.connect().await);
+    until("both are open", async || port.metrics.connections.get() == 2).await;
+    port.client(None).get(port.url("/apis")).send().await.unwrap_err();
+    let proxy = port.client(Some(&ca.client(crate::port::PROXY)));
+    assert_eq!(get(&proxy, &port.url("/apis"), &[]).await.status, 200);
 }
 
 #[tokio::test]
@@ -65,7 +93,7 @@ async fn a_request_that_takes_for_ever_takes_its_connection_along() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let store = Client::default().with_url(format!("http://{}", silent.local_addr().unwrap()));
     let limits = Limits { request: SHORT, ..Limits::default() };
-    let port = Port::start_with("silent", limits, store).await;
+    let port = Port::start_with("silent", limits, BOUNDS, store).await;
     port.api.grant("jane", None, None);
     let (name, value) = port.user("jane");
     let request = port.http2_client(None).get(port.url("/api/v1/apps")).header(name, value);
@@ -76,7 +104,8 @@ async fn a_request_that_takes_for_ever_takes_its_connection_along() {
 
 #[tokio::test]
 async fn one_connection_too_many_is_closed_and_counted() {
-    let port = port(Limits { connections: 2, ..Limits::default() }).await;
+    let bounds = Bounds { connections: 2, ..BOUNDS };
+    let port = Port::start_with("connections", Limits::default(), bounds, client()).await;
     let (first, _second) = (port.connect().await, port.connect().await);
     until("both are open", async || port.metrics.connections.get() == 2).await;
     port.client(None).get(port.url("/apis")).send().await.unwrap_err();

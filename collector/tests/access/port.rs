@@ -7,14 +7,14 @@ use std::time::Duration;
 use axum::http::HeaderName;
 use clickhouse::Client;
 use hearth_collector::access::front_proxy::{Settings, Trusted};
-use hearth_collector::access::port::{self, Limits};
+use hearth_collector::access::port::{self, BOUNDS, Limits};
 use hearth_collector::access::{Access, AccessMetrics};
 use hearth_collector::http::{HttpMetrics, QueryState};
 use hearth_collector::query;
 use hearth_identity::fake::FakeApi;
 use hearth_identity::{Caller, Reviewer};
 use hearth_tls::testing::Ca;
-use hearth_tls::{Listener, Pair, Protocols, Refusals, ServerTls};
+use hearth_tls::{Bounds, Listener, Pair, Protocols, Refusals, ServerTls};
 use prometheus_client::registry::Registry;
 use serde_json::Value;
 use tokio::task::JoinHandle;
@@ -51,10 +51,10 @@ pub(crate) struct Answer {
 impl Port {
     /// Of a collector of this cluster.
     pub(crate) async fn start(cluster: &str) -> Self {
-        Self::start_with(cluster, Limits::default(), client()).await
+        Self::start_with(cluster, Limits::default(), BOUNDS, client()).await
     }
 
-    pub(crate) async fn start_with(cluster: &str, limits: Limits, store: Client) -> Self {
+    pub(crate) async fn start_with(cluster: &str, limits: Limits, bounds: Bounds, store: Client) -> Self {
         // For the end of the process.
         crate::common::Collector::start().await;
         let server_ca = Ca::new("hearth");
@@ -69,8 +69,7 @@ impl Port {
         let access = Access::new(state, cluster.into(), reviewer, trusted.clone(), metrics.clone());
         let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();
-        let listener = Listener::tls(tcp, tls, Protocols::Https, refusals.clone())
-            .with_max_connections(limits.connections);
+        let listener = Listener::tls(tcp, tls, Protocols::Https, refusals.clone()).with_bounds(bounds);
         let served = tokio::spawn(port::serve(listener, access, limits, stop.clone()));
         Self { address, api, trusted, metrics, refusals, stop, served, server_ca }
     }

@@ -17,10 +17,11 @@ use hearth_proto::collector::v1::collector_client::CollectorClient;
 use hearth_proto::collector::v1::{
     AckResult, AgentIdentity, BatchAck, Process, Rows, SampleBatch, Stack, StackEnd, Thread,
 };
+use hearth_tls::{Bounds, Listener, Refusals};
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 use tonic::transport::Channel;
@@ -158,13 +159,23 @@ async fn ask(client: &Client, query: &str) -> String {
 
 /// The service on a port of its own, and a connection to it.
 pub(crate) async fn serve(ingest: Ingest, stop: CancellationToken) -> Channel {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    serve_within(Bounds::held(100), ingest, stop).await.1
+}
+
+/// The same with these bounds, and where it is.
+pub(crate) async fn serve_within(
+    bounds: Bounds,
+    ingest: Ingest,
+    stop: CancellationToken,
+) -> (SocketAddr, Channel) {
+    let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = tcp.local_addr().unwrap();
+    let listener = Listener::plain(tcp, Refusals::default()).with_bounds(bounds);
     let server = tonic::transport::Server::builder()
         .add_service(ingest.into_server())
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned());
+        .serve_with_incoming_shutdown(listener, stop.cancelled_owned());
     tokio::spawn(server);
-    Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
+    (address, Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap())
 }
 
 /// A value that a registry shows; 0 if it is not there yet.

@@ -1,5 +1,6 @@
 //! Agents that prove their node, and those that do not. Needs no engine: nothing is stored.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use hearth_collector::ingest::Ingest;
@@ -9,20 +10,26 @@ use hearth_collector::store::{Queue, Queued};
 use hearth_identity::fake::{FakeApi, Mood, forged_token};
 use hearth_identity::{Account, Agents};
 use hearth_proto::collector::v1::collector_client::CollectorClient;
+use hearth_tls::Bounds;
 use prometheus_client::registry::Registry;
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use crate::harness::{RETENTION, Stream, first_batch, metric, next_batch, serve};
+use crate::harness::{RETENTION, Stream, first_batch, metric, next_batch, serve_within};
 
 const HOUR: Duration = Duration::from_secs(3600);
+
+/// How long a connection may be without a stream.
+const UNHELD: Duration = Duration::from_millis(500);
 
 /// The receiving half, which takes agents by their tokens.
 struct Collector {
     api: FakeApi,
+    address: SocketAddr,
     grpc: CollectorClient<Channel>,
     registry: Registry,
     queue: Queue,
@@ -32,6 +39,10 @@ struct Collector {
 
 impl Collector {
     async fn start(max_streams: usize) -> Self {
+        Self::start_within(Bounds::held(100), max_streams).await
+    }
+
+    async fn start_within(bounds: Bounds, max_streams: usize) -> Self {
         let api = FakeApi::default();
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
@@ -41,8 +52,9 @@ impl Collector {
         let ingest = Ingest::new(queue.clone(), metrics, RETENTION.raw, stop.clone())
             .with_max_streams(max_streams)
             .with_agents(Some(agents));
-        let grpc = CollectorClient::new(serve(ingest, stop.clone()).await);
-        Self { api, grpc, registry, queue, _receiver: receiver, _stop: stop.drop_guard() }
+        let (address, channel) = serve_within(bounds, ingest, stop.clone()).await;
+        let grpc = CollectorClient::new(channel);
+        Self { api, address, grpc, registry, queue, _receiver: receiver, _stop: stop.drop_guard() }
     }
 
     fn token(&self, node: &str, life: Duration) -> String {
@@ -195,4 +207,24 @@ async fn a_stream_ends_with_its_token_also_while_it_waits_for_room() {
     }
     collector.has(STREAMS, 0).await;
     assert_eq!(collector.metric(RECEIVED), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_without_an_admitted_stream_ends() {
+    let stream = collector.open(Some(&collector.token("node-1", HOUR))).await.unwrap();
+    // Refused streams do not keep theirs.
+    let other = Channel::from_shared(format!("http://{}", collector.address)).unwrap().connect_lazy();
+    let refused = async {
+        let mut other = CollectorClient::new(other);
+        while other.export(tokio_stream::empty()).await.unwrap_err().code() == Code::Unauthenticated {}
+    };
+    tokio::join!(within(refused), within(ends(collector.address)));
+    stream.send(first_batch(1, 1)).await;
+    collector.has(RECEIVED, 1).await;
+}
+
+async fn ends(address: SocketAddr) {
+    let mut silent = tokio::net::TcpStream::connect(address).await.unwrap();
+    // A reset is an end as well.
+    silent.read_to_end(&mut Vec::new()).await.ok();
 }

@@ -19,6 +19,7 @@ use futures::{FutureExt as _, Stream, StreamExt as _, stream};
 use hearth_identity::Agents;
 use hearth_proto::config::v1::{NodeReport, NodeUpdate};
 use hearth_proto::config_limits;
+use hearth_tls::Peer;
 use http_body::Frame;
 use http_body_util::StreamBody;
 use tokio::sync::mpsc;
@@ -89,7 +90,7 @@ impl Service {
             self.metrics.refused(Refusal::Identity(refused.reason()));
             Status::from(refused)
         })?;
-        let Some(place) = self.places.take(agent).await else {
+        let Some(place) = self.places.take(agent, request.extensions.get::<Peer>()).await else {
             self.metrics.refused(Refusal::TooMany);
             return Err(Status::resource_exhausted("too many streams are open: come again later"));
         };

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hearth_identity::{Agent, Refused};
+use hearth_tls::{Hold, Peer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,8 @@ pub(super) struct Places {
 pub(super) struct Place {
     /// Proven, where agents are.
     agent: Option<(Agent, Claim)>,
+    /// Its connection; `None` if that needs nobody to hold it.
+    _hold: Option<Hold>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -41,7 +44,7 @@ impl Places {
 
     /// One of them, unless all are taken. A proven node has one at most, also before its agent has said anything: its
     /// other stream ends.
-    pub(super) async fn take(&self, agent: Option<Agent>) -> Option<Place> {
+    pub(super) async fn take(&self, agent: Option<Agent>, peer: Option<&Peer>) -> Option<Place> {
         let mut patience = Duration::ZERO;
         let agent = agent.map(|agent| {
             let (claim, replaces) = self.claims.take(Arc::clone(&agent.node));
@@ -51,7 +54,7 @@ impl Places {
             (agent, claim)
         });
         let permit = timeout(patience, Arc::clone(&self.free).acquire_owned()).await;
-        Some(Place { agent, _permit: permit.ok()?.ok()? })
+        Some(Place { agent, _permit: permit.ok()?.ok()?, _hold: peer.map(Peer::hold) })
     }
 }
 

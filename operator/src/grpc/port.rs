@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
-use hearth_tls::{Listener, Pair, Refusals, ServerTls};
+use hearth_tls::{Bounds, Listener, Pair, Refusals, ServerTls};
 use tokio::net::TcpSocket;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,10 @@ const BACKLOG: u32 = 1024;
 /// A port that is ours and does not listen: who connects before there is a certificate is refused at once, and
 /// not held until it gives up.
 #[derive(Debug)]
-pub struct Port(TcpSocket);
+pub struct Port {
+    socket: TcpSocket,
+    bounds: Bounds,
+}
 
 /// With what it is served.
 #[derive(Debug)]
@@ -64,7 +67,14 @@ impl Port {
             socket.bind(address)?;
             Ok::<_, std::io::Error>(socket)
         };
-        Ok(Self(bind().with_context(|| format!("cannot listen on {address} (--grpc)"))?))
+        let socket = bind().with_context(|| format!("cannot listen on {address} (--grpc)"))?;
+        Ok(Self { socket, bounds: Bounds::held(MAX_CONNECTIONS) })
+    }
+
+    /// With other bounds on connections than the usual.
+    #[must_use]
+    pub fn with_bounds(self, bounds: Bounds) -> Self {
+        Self { bounds, ..self }
     }
 
     /// Which it is.
@@ -72,7 +82,7 @@ impl Port {
     /// # Errors
     /// The system does not know.
     pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        self.0.local_addr()
+        self.socket.local_addr()
     }
 
     /// Serves until `stop`; with certificates from the first one on.
@@ -94,13 +104,14 @@ impl Port {
                 first = first.wait_for(Option::is_some) => first.context("no certificate will ever come")?.clone(),
             },
         };
-        let tcp = self.0.listen(BACKLOG).context("cannot listen (--grpc)")?;
+        let Self { socket, bounds } = self;
+        let tcp = socket.listen(BACKLOG).context("cannot listen (--grpc)")?;
         tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
             .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
             .add_service(service)
             .serve_with_incoming_shutdown(
-                Listener::grpc(tcp, tls, refusals).with_max_connections(MAX_CONNECTIONS),
+                Listener::grpc(tcp, tls, refusals).with_bounds(bounds),
                 stop.cancelled_owned(),
             )
             .await
