@@ -60,14 +60,7 @@ impl Listener {
     }
 
     fn new(tcp: TcpListener, tls: Option<(ServerTls, Protocols)>, refusals: Refusals) -> Self {
-        Self {
-            tcp,
-            tls,
-            refusals,
-            handshakes: JoinSet::new(),
-            places: Places::default(),
-            pause: None,
-        }
+        Self { tcp, tls, refusals, handshakes: JoinSet::new(), places: Places::default(), pause: None }
     }
 
     /// With other bounds than the usual. Who exceeds them is closed, and counted as [`Reason::TooMany`].

@@ -290,10 +290,9 @@ async fn a_client_that_lets_its_handshake_hang_holds_up_nobody() {
 async fn one_address_cannot_take_all_handshakes() {
     let ca = Ca::new("hearth");
     let tls = ServerTls::new(&ca.server(NAMES)).unwrap();
-    let server = Server::on(|tcp, refusals| {
-        Listener::tls(tcp, tls, Protocols::Grpc, refusals).with_bounds(AFAR)
-    })
-    .await;
+    let server =
+        Server::on(|tcp, refusals| Listener::tls(tcp, tls, Protocols::Grpc, refusals).with_bounds(AFAR))
+            .await;
     let mut silent = Vec::new();
     for _ in 0..16 {
         silent.push(TcpStream::connect(server.address).await.unwrap());
@@ -313,7 +312,8 @@ async fn more_connections_than_may_be_are_closed_and_counted() {
     let ca = Ca::new("hearth");
     let tls = ServerTls::new(&ca.server(NAMES)).unwrap();
     let server = Server::on(|tcp, refusals| {
-        Listener::tls(tcp, tls, Protocols::Grpc, refusals).with_bounds(Bounds { connections: 1, ..Bounds::default() })
+        Listener::tls(tcp, tls, Protocols::Grpc, refusals)
+            .with_bounds(Bounds { connections: 1, ..Bounds::default() })
     })
     .await;
     let first = come(&server, &ca, None, Ipv4Addr::LOCALHOST).await.unwrap();

@@ -124,7 +124,12 @@ impl Access {
     }
 
     /// What may be seen of an aggregated path.
-    async fn may(&self, asked: Asked<'_>, headers: &HeaderMap, profiles: &Profiles) -> Result<Scope, Refusal> {
+    async fn may(
+        &self,
+        asked: Asked<'_>,
+        headers: &HeaderMap,
+        profiles: &Profiles,
+    ) -> Result<Scope, Refusal> {
         let caller = self.who(asked, headers).await?;
         if !self.has(&caller, profiles).await? {
             return Err(Refusal::Forbidden { user: caller.user.clone(), profiles: profiles.clone() });
