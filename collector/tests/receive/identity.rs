@@ -211,6 +211,8 @@ async fn a_stream_ends_with_its_token_also_while_it_waits_for_room() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_without_an_admitted_stream_ends() {
+    let bounds = Bounds { unheld: Some(UNHELD), ..Bounds::held(10) };
+    let collector = Collector::start_within(bounds, 10).await;
     let stream = collector.open(Some(&collector.token("node-1", HOUR))).await.unwrap();
     // Refused streams do not keep theirs.
     let other = Channel::from_shared(format!("http://{}", collector.address)).unwrap().connect_lazy();
