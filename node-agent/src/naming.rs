@@ -314,12 +314,18 @@ mod tests {
     #[test]
     fn a_map_that_did_not_change_is_not_read_again() {
         let mut scene = Scene::new(&format!("{CODE:x} 10 first\n"));
+        let readings = |scene: &mut Scene| {
+            scene.processes.get(std::process::id()).image.as_ref().unwrap().perf_map_readings()
+        };
         assert_eq!(scene.leaf(CODE, Duration::ZERO), "first");
-        // Another text of the same size and time: only a reading could tell.
+        assert_eq!(scene.leaf(CODE + 0x10, Duration::ZERO), PERF_MAP_FRAME);
+        assert_eq!(readings(&mut scene), 1);
+        // Another text of the same size and, as it says itself, of the same time.
         let written = std::fs::metadata(&scene.map).unwrap().modified().unwrap();
         std::fs::write(&scene.map, format!("{:x} 10 other\n", CODE + 0x10)).unwrap();
         std::fs::File::options().write(true).open(&scene.map).unwrap().set_modified(written).unwrap();
-        assert_eq!(scene.leaf(CODE + 0x10, Duration::ZERO), PERF_MAP_FRAME);
+        assert_eq!(scene.leaf(CODE + 0x10, Duration::ZERO), "other");
+        assert_eq!(readings(&mut scene), 2);
     }
 
     #[test]

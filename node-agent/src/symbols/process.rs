@@ -151,6 +151,12 @@ impl ProcessImage {
         }
     }
 
+    /// How often the perf map was read.
+    #[cfg(test)]
+    pub(crate) fn perf_map_readings(&self) -> u32 {
+        self.jit.version
+    }
+
     /// The map file in the process's own view, under its own pid, if it is its
     /// own or root's. A link in its place is not followed.
     fn find_perf_map(&mut self) -> Option<FoundFile> {
