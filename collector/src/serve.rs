@@ -1,5 +1,6 @@
 //! The collector as a whole: what `main` starts, and how it stops.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,9 +9,11 @@ use anyhow::Context as _;
 use axum::Router;
 use clickhouse::Client;
 use hearth_identity::{Agents, api_server};
-use hearth_tls::{Bounds, Listener, ServerTls};
+use hearth_tls::http::{MAX_MACHINES, serve_plain};
+use hearth_tls::{Bounds, Listener, Refusals, ServerTls};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{AccessMetrics, Behind, Https};
@@ -35,6 +38,8 @@ const CLICKHOUSE_PATIENCE: Duration = Duration::from_secs(60);
 const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a rollup is being built at most: what is older was left by a builder that died.
 const ROLLUP_ABANDONED: Duration = Duration::from_secs(3600);
+/// Connections of `--http` at once: those who ask, with what their browsers keep open.
+const MAX_READERS: usize = 512;
 /// How long open requests may take at the stop.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -119,6 +124,7 @@ async fn with_store(
         metrics: access_metrics,
         refusals: refusals.clone(),
     };
+    let plain_refusals = refusals.clone();
     let letting_in = https.map(|https| https.start(behind, stop.clone())).transpose()?;
     let router = for_everybody(state, token);
 
@@ -153,13 +159,8 @@ async fn with_store(
                 stop.clone().cancelled_owned(),
             ),
     );
-    let answering = tokio::spawn(
-        axum::serve(http, router).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future(),
-    );
-    let telling = machines.map(|listener| {
-        let router = axum::serve(listener, for_machines);
-        tokio::spawn(router.with_graceful_shutdown(stop.clone().cancelled_owned()).into_future())
-    });
+    let answering = answer(http, MAX_READERS, plain_refusals.clone(), router, stop.clone());
+    let telling = machines.map(|tcp| answer(tcp, MAX_MACHINES, plain_refusals, for_machines, stop.clone()));
 
     let left = tokio::select! {
         // It ends by itself only by a fault of ours; without it nothing works.
@@ -182,6 +183,20 @@ async fn with_store(
     // Not lost: unacknowledged, so the agents send them again.
     anyhow::ensure!(left == 0, "{left} batches could not be stored within {FLUSH_PATIENCE:?}");
     Ok(())
+}
+
+/// Answers on a port without TLS.
+fn answer(
+    tcp: TcpListener,
+    connections: usize,
+    refusals: Refusals,
+    router: Router,
+    stop: CancellationToken,
+) -> JoinHandle<Result<(), Infallible>> {
+    tokio::spawn(async move {
+        serve_plain(tcp, connections, refusals, router, stop).await;
+        Ok(())
+    })
 }
 
 /// Who proves agents; `None`: nobody has to.
@@ -287,7 +302,7 @@ async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// The outcome of a server, or its end by force once the patience is over.
 async fn within<E: std::error::Error + Send + Sync + 'static>(
     patience: Duration,
-    server: tokio::task::JoinHandle<Result<(), E>>,
+    server: JoinHandle<Result<(), E>>,
 ) -> anyhow::Result<()> {
     let abort = server.abort_handle();
     match tokio::time::timeout(patience, server).await {

@@ -8,7 +8,10 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
+use hearth_tls::Refusals;
+use hearth_tls::http::{MAX_MACHINES, serve_plain};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::export::client::Exporter;
@@ -27,13 +30,13 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Serves until the task is dropped.
-pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, exporter: Arc<Exporter>) -> io::Result<()> {
+pub async fn serve(tcp: TcpListener, metrics: Arc<Metrics>, exporter: Arc<Exporter>) {
     let router = Router::new()
         .route("/metrics", get(encode))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .with_state((metrics, exporter));
-    axum::serve(listener, router).await
+    serve_plain(tcp, MAX_MACHINES, Refusals::default(), router, CancellationToken::new()).await;
 }
 
 type Served = State<(Arc<Metrics>, Arc<Exporter>)>;

@@ -176,7 +176,7 @@ async fn serve_metrics(
     address: SocketAddr,
     metrics: Arc<Metrics>,
     exporter: Arc<Exporter>,
-) -> anyhow::Result<JoinHandle<std::io::Result<()>>> {
+) -> anyhow::Result<JoinHandle<()>> {
     let listener =
         http::bind(address).await.with_context(|| format!("cannot listen on {address} (--metrics)"))?;
     info!("metrics on http://{}/metrics", listener.local_addr().context("no address")?);

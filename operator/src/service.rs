@@ -1,5 +1,6 @@
 //! The operator as a whole: what `main` starts, and how it stops.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,6 +9,7 @@ use anyhow::Context as _;
 use hearth_identity::Agents;
 use hearth_identity::api_server::client;
 use hearth_tls::ServerTls;
+use hearth_tls::http::{MAX_MACHINES, serve_plain};
 use kube::{Api, Client};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -95,9 +97,9 @@ pub async fn run(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
     let service = Service::new(Arc::clone(&hub), Arc::clone(&metrics), agents);
     let serving = tokio::spawn(grpc.serve(tls, service, metrics.tls_refused.clone(), stop.clone()));
     let router = http::router(Arc::clone(&metrics), Arc::clone(&hub), readiness);
-    let answering = tokio::spawn(
-        axum::serve(http, router).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future(),
-    );
+    let refusals = metrics.tls_refused.clone();
+    let answering = serve_plain(http, MAX_MACHINES, refusals, router, stop.clone());
+    let answering = tokio::spawn(async { Ok::<_, Infallible>(answering.await) });
     let writer = Writer::new(Arc::clone(&hub), client.clone(), pod, Arc::clone(&metrics));
 
     let ended = tokio::select! {

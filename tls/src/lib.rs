@@ -2,6 +2,7 @@
 //!
 //! A server has a [`ServerTls`], whose certificate and client CAs may be replaced at any time, and a [`Listener`],
 //! which is the same for plain TCP. A client has a [`Connector`], which reads its CAs anew for each connection.
+//! [`http`] answers HTTP on a listener, each connection within bounds.
 //! Nothing is resumed: each connection proves its certificates in full, so that what is replaced or runs out is
 //! out with the next connection.
 
@@ -9,6 +10,7 @@
 
 mod certificate;
 mod connector;
+pub mod http;
 mod listener;
 mod pair;
 mod places;

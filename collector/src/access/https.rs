@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use hearth_identity::{Reviewer, api_server};
+use hearth_tls::http::Limits;
 use hearth_tls::{Listener, Protocols, Refusals, ServerTls};
 use kube::Client;
 use tokio::net::TcpListener;
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::follow::{Pace, follow};
 use super::front_proxy::Trusted;
-use super::port::{self, Limits};
+use super::port;
 use super::{Access, AccessMetrics};
 use crate::http::QueryState;
 

@@ -28,6 +28,7 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use hearth_identity::{Ask, Caller, Denied, Reviewer, bearer};
 use hearth_tls::Peer;
+use hearth_tls::http::Asked;
 use tower::ServiceExt as _;
 
 use crate::http::{self, QueryState, Reader, browser};
@@ -35,7 +36,6 @@ use crate::query::Scope;
 use front_proxy::Trusted;
 use namespaces::{Namespaces, Open, Unknown};
 use paths::{GROUP, Profiles, RESOURCE, Target};
-use port::Asked;
 use refusal::Refusal;
 
 pub use https::{Behind, Https};
@@ -75,7 +75,7 @@ impl Access {
     }
 
     /// Answers a request of a connection.
-    async fn answer(&self, asked: Asked<'_>, request: Request) -> Response {
+    async fn answer(&self, asked: &Asked, request: Request) -> Response {
         let target = Target::of(request.uri().path());
         if target != Target::Own && !matches!(*request.method(), Method::GET | Method::HEAD) {
             return refusal::only_read(request.method());
@@ -100,7 +100,7 @@ impl Access {
     }
 
     /// Who asks; its connection is that of one who is proven then.
-    async fn who(&self, asked: Asked<'_>, headers: &HeaderMap) -> Result<Arc<Caller>, Refusal> {
+    async fn who(&self, asked: &Asked, headers: &HeaderMap) -> Result<Arc<Caller>, Refusal> {
         let caller = self.caller(asked.peer(), headers).await?;
         asked.proven();
         Ok(caller)
@@ -124,12 +124,7 @@ impl Access {
     }
 
     /// What may be seen of an aggregated path.
-    async fn may(
-        &self,
-        asked: Asked<'_>,
-        headers: &HeaderMap,
-        profiles: &Profiles,
-    ) -> Result<Reader, Refusal> {
+    async fn may(&self, asked: &Asked, headers: &HeaderMap, profiles: &Profiles) -> Result<Reader, Refusal> {
         let caller = self.who(asked, headers).await?;
         if !self.has(&caller, profiles).await? {
             return Err(Refusal::Forbidden { user: caller.user.clone(), profiles: profiles.clone() });
@@ -145,12 +140,7 @@ impl Access {
     }
 
     /// What may be seen of a path of our own; `None`: nothing is to be seen there.
-    async fn sees(
-        &self,
-        asked: Asked<'_>,
-        headers: &HeaderMap,
-        path: &str,
-    ) -> Result<Option<Reader>, Stopped> {
+    async fn sees(&self, asked: &Asked, headers: &HeaderMap, path: &str) -> Result<Option<Reader>, Stopped> {
         let caller = self.who(asked, headers).await?;
         let Some(name) = paths::name_of_own(path) else { return Ok(None) };
         let cluster = Arc::clone(&self.0.cluster);
@@ -198,7 +188,7 @@ impl Access {
         self.0.own.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
     }
 
-    fn refuse(&self, refusal: Refusal, asked: Asked<'_>) -> Refusal {
+    fn refuse(&self, refusal: Refusal, asked: &Asked) -> Refusal {
         if let Some(reason) = refusal.reason() {
             self.0.metrics.refused(reason);
         }

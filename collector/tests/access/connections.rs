@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use clickhouse::Client;
-use hearth_collector::access::port::{BOUNDS, Limits};
+use hearth_collector::access::port::BOUNDS;
 use hearth_identity::fake::Mood;
 use hearth_tls::Bounds;
+use hearth_tls::http::Limits;
 use hearth_tls::testing::Ca;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
