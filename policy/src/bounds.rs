@@ -7,6 +7,7 @@ use crate::finding::{Finding, Warning};
 use crate::interval::Interval;
 use crate::selector::{LabelSelector, Operator, is_dns_label, is_label_key, is_label_value};
 use crate::spec::{Kind, MatchOn, Spec, SpecCore};
+use crate::yaml::cut;
 
 /// Samples per second and CPU.
 pub(crate) const FREQUENCY: RangeInclusive<i64> = 1..=1000;
@@ -22,6 +23,10 @@ const REGEX_CHARS: usize = 512;
 pub(crate) const MAX_CONTAINERS: usize = 64;
 /// Entries of each list of a selector, and values of each requirement.
 pub(crate) const MAX_SELECTOR_ENTRIES: usize = 64;
+/// Unknown fields that are named.
+const MAX_UNKNOWN: usize = 8;
+/// Of this crate, and so of the program.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What the kernel keeps of a process name, without the terminating zero.
 const COMM_BYTES: usize = 15;
 
@@ -51,6 +56,13 @@ pub fn validate(spec: &Spec) -> Checked {
         app_service: _,
         duration,
     } = spec.core();
+    for field in spec.unknown().iter().take(MAX_UNKNOWN) {
+        checked.errors.push(Finding::new(
+            format!("spec.{}", cut(field)),
+            format!("is no field of a {} that Hearth {VERSION} knows", spec.kind().as_str()),
+            "remove it, or upgrade this part of Hearth to the version that has it",
+        ));
+    }
     let mut range = |path: &str, value: i64, bounds: RangeInclusive<i64>| {
         if !bounds.contains(&value) {
             checked.errors.push(out_of_range(path, &value.to_string(), bounds));
@@ -238,5 +250,44 @@ fn written(seconds: u32) -> String {
     match seconds {
         86_400 => "24h".to_owned(),
         seconds => format!("{seconds}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    fn errors(spec: &Spec) -> Vec<String> {
+        validate(spec).errors.iter().map(|finding| finding.to_string().replace(VERSION, "N")).collect()
+    }
+
+    #[test]
+    fn fields_of_another_version_are_refused_by_name() {
+        let json = r#"{"frequency": 7, "imageSelector": {"a": [1]}, "nodeSelector": {}}"#;
+        let refused = |kind: &str, field: &str| {
+            format!(
+                "spec.{field} is no field of a {kind} that Hearth N knows; \
+                 remove it, or upgrade this part of Hearth to the version that has it"
+            )
+        };
+        let namespaced = Spec::Namespaced(serde_json::from_str(json).unwrap());
+        let both = ["imageSelector", "nodeSelector"].map(|field| refused("ProfilingPolicy", field));
+        assert_eq!(errors(&namespaced), both);
+        let cluster = Spec::Cluster(serde_json::from_str(json).unwrap());
+        assert_eq!(errors(&cluster), [refused("ClusterProfilingPolicy", "imageSelector")]);
+        assert_eq!(cluster.core().frequency, 7);
+    }
+
+    #[test]
+    fn so_are_those_of_a_selector() {
+        for selector in
+            [r#"{"matchFields": []}"#, r#"{"matchExpressions": [{"key": "a", "operator": "In", "x": 1}]}"#]
+        {
+            let json = format!(r#"{{"podSelector": {selector}}}"#);
+            let error = serde_json::from_str::<crate::ProfilingPolicySpec>(&json).unwrap_err().to_string();
+            assert!(error.contains("unknown field"), "{error}");
+        }
     }
 }

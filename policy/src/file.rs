@@ -207,8 +207,10 @@ fn read_spec(reader: &mut Reader, node: Option<&Node>, kind: Kind) -> Spec {
         }
     }
     match kind {
-        Kind::ProfilingPolicy => Spec::Namespaced(ProfilingPolicySpec { core }),
-        Kind::ClusterProfilingPolicy => Spec::Cluster(ClusterProfilingPolicySpec { core, scope }),
+        Kind::ProfilingPolicy => Spec::Namespaced(ProfilingPolicySpec { core, ..Default::default() }),
+        Kind::ClusterProfilingPolicy => {
+            Spec::Cluster(ClusterProfilingPolicySpec { core, scope, ..Default::default() })
+        }
     }
 }
 

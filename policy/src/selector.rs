@@ -9,7 +9,7 @@ pub type Labels = BTreeMap<String, String>;
 
 /// Every requirement of both fields must hold; an empty selector selects everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct LabelSelector {
     /// The label must have exactly this value.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -21,6 +21,7 @@ pub struct LabelSelector {
 
 /// One requirement on one label.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Requirement {
     /// The label's key.
     pub key: String,

@@ -1,12 +1,15 @@
 //! The two kinds as `kubectl apply` takes them.
 //!
-//! Unknown fields are refused by the reader of files ([`crate::parse_policy_file`]), not here: serde cannot
-//! combine `flatten` with `deny_unknown_fields`, and the API server prunes them before they arrive.
+//! A field that is not known here, as of a newer version, must not be passed over: it may narrow what is profiled.
+//! The API server prunes what its own schema does not have, which may be the newer one. So unknown fields are kept
+//! by name, and [`crate::validate`] refuses them; serde cannot combine `flatten` with `deny_unknown_fields`.
 #![cfg_attr(feature = "crd", expect(clippy::duplicated_attributes, reason = "columns of equal types"))]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::interval::Interval;
 use crate::selector::{LabelSelector, Labels};
@@ -98,6 +101,10 @@ pub struct ProfilingPolicySpec {
     /// What both kinds have.
     #[serde(flatten)]
     pub core: SpecCore,
+    /// What no field of ours is.
+    #[serde(flatten, skip_serializing, deserialize_with = "keys")]
+    #[cfg_attr(feature = "crd", schemars(skip))]
+    pub unknown: BTreeSet<String>,
 }
 
 /// `spec` of a `ClusterProfilingPolicy`.
@@ -139,6 +146,10 @@ pub struct ClusterProfilingPolicySpec {
     /// What this kind has alone.
     #[serde(flatten)]
     pub scope: ClusterScope,
+    /// What no field of ours is.
+    #[serde(flatten, skip_serializing, deserialize_with = "keys")]
+    #[cfg_attr(feature = "crd", schemars(skip))]
+    pub unknown: BTreeSet<String>,
 }
 
 /// The fields that both kinds have.
@@ -229,6 +240,29 @@ pub enum AppService {
     Exe,
 }
 
+/// The keys of a map, whatever their values.
+fn keys<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<String>, D::Error> {
+    struct Keys;
+
+    impl<'de> Visitor<'de> for Keys {
+        type Value = BTreeSet<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a map")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut keys = BTreeSet::new();
+            while let Some((key, IgnoredAny)) = map.next_entry()? {
+                keys.insert(key);
+            }
+            Ok(keys)
+        }
+    }
+
+    deserializer.deserialize_map(Keys)
+}
+
 impl Default for SpecCore {
     fn default() -> Self {
         Self {
@@ -271,6 +305,14 @@ impl Spec {
         match self {
             Self::Namespaced(spec) => &spec.core,
             Self::Cluster(spec) => &spec.core,
+        }
+    }
+
+    /// What no field of this kind is, by name.
+    pub fn unknown(&self) -> &BTreeSet<String> {
+        match self {
+            Self::Namespaced(spec) => &spec.unknown,
+            Self::Cluster(spec) => &spec.unknown,
         }
     }
 

@@ -165,7 +165,7 @@ impl Recording {
             duration: Some(duration(args.span)),
             ..SpecCore::default()
         };
-        let mut policy = ProfilingPolicy::new(&name, ProfilingPolicySpec { core });
+        let mut policy = ProfilingPolicy::new(&name, ProfilingPolicySpec { core, ..Default::default() });
         policy.metadata.namespace = Some(namespace.clone());
         policy.metadata.labels = Some([(RECORDED_BY.to_owned(), user())].into());
         let api = Api::namespaced(session.surface.client.clone(), &namespace);

@@ -77,6 +77,39 @@ async fn a_policy_that_is_invalid_now_stays_in_force_as_the_node_has_it() {
 }
 
 #[tokio::test]
+async fn under_a_newer_operator_a_node_works_by_what_it_understands_in_full() {
+    let mut stage = Stage::set("newer").await;
+    let mut agent = stage.agent();
+    let mut call = stage.call().await;
+    call.hello().await;
+    call.send_unknown().await;
+    assert_eq!(call.send(stage.config(49)).await.refused, "");
+    call.sampling(49).await;
+    // Without the field it would profile more than its author wrote.
+    let mut narrower = stage.config(199);
+    narrower.policies[0].spec = narrower.policies[0].spec.replace('}', ",\"imageSelector\":\"web:*\"}");
+    let refused = call.send(narrower).await.refused;
+    assert!(
+        refused.starts_with("policy burner: spec.imageSelector is no field of a ClusterProfilingPolicy that"),
+        "{refused}"
+    );
+    assert_eq!(agent.metric("hearth_agent_effective_frequency").await, 49.0, "the one before stays");
+}
+
+#[tokio::test]
+async fn an_older_operator_that_tells_only_of_policies_is_enough() {
+    let mut stage = Stage::set("older").await;
+    let mut agent = stage.agent();
+    let mut call = stage.call().await;
+    call.hello().await;
+    // No hash, no labels, nothing kept, and no directory for what it asks.
+    let Config { policies, .. } = stage.config(49);
+    assert_eq!(call.send(Config { policies, ..Config::default() }).await.refused, "");
+    stage.samples_of(1_000_000 / 49).await;
+    assert!(agent.signal(libc::SIGTERM).await.success());
+}
+
+#[tokio::test]
 async fn without_operator_and_configuration_nothing_is_sampled_and_the_log_says_so() {
     let stage = Stage::set("cold").await;
     stage.kill_operator();

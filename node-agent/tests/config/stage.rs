@@ -118,6 +118,11 @@ impl Call {
         .await
     }
 
+    /// Sends an update of a kind that a newer operator has: what this version reads of it is nothing.
+    pub(crate) async fn send_unknown(&self) {
+        self.updates.send(Ok(NodeUpdate { update: None })).await.unwrap();
+    }
+
     /// Waits for counts that are as wanted.
     pub(crate) async fn counts(&mut self, what: &str, are: impl Fn(&Counts) -> bool) -> Counts {
         self.report(what, |report| match report {

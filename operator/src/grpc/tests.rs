@@ -9,14 +9,14 @@ use hearth_proto::config::v1::node_configs_client::NodeConfigsClient;
 use hearth_proto::config::v1::node_report::Report;
 use hearth_proto::config::v1::node_update::Update;
 use hearth_proto::config::v1::{
-    Config, Counts, Detached, Directory, Hello, Object, PolicyCount, Verdict, Wants,
+    Config, Counts, Detached, Directory, Hello, NodeReport, NodeUpdate, Object, PolicyCount, Verdict, Wants,
 };
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::Code;
 use tonic::transport::Channel;
+use tonic::{Code, Streaming};
 
 use super::*;
 use crate::index::tests::{labels, put};
@@ -232,10 +232,35 @@ async fn counts_and_a_detached_agent_arrive() {
     operator.stands("a", "UncleanStart: went down twice").await;
     let state = operator.hub.lock();
     let count = state.nodes.get("a").unwrap().count(&crate::index::tests::id("p")).unwrap();
-    assert_eq!(
-        (count.processes, &*count.overridden_by[0].to_string(), count.overridden_by.len()),
-        (2, "q", 1)
-    );
+    let by = &count.details.as_ref().unwrap().overridden_by;
+    assert_eq!((count.processes, &*by[0].to_string(), by.len()), (2, "q", 1));
+}
+
+#[tokio::test]
+async fn a_newer_agent_is_understood_as_far_as_may_be() {
+    let operator = Operator::leading(&["a"]).await;
+    operator.put("p", json!({}));
+    let mut agent = operator.hello("a").await;
+    // A report of a kind that this version does not have.
+    agent.reports.send(NodeReport { report: None }).await.unwrap();
+    let config = agent.config().await;
+    agent.verdict(&config, "").await;
+    operator.stands("a", "Applied").await;
+    let detached = Some(Detached { reason: 99, message: "too hot".to_owned() });
+    agent.say(Report::Counts(Counts { detached, ..Counts::default() })).await;
+    operator.stands("a", "Detached: too hot").await;
+}
+
+#[tokio::test]
+async fn an_older_agent_that_says_only_whether_it_works_is_enough() {
+    let operator = Operator::leading(&["a"]).await;
+    operator.put("p", json!({}));
+    let older = Hello { version: String::new(), ..hello("a") };
+    let mut agent = operator.open().await.unwrap();
+    agent.say(Report::Hello(older)).await;
+    let config = agent.config().await;
+    agent.verdict(&config, "").await;
+    operator.stands("a", "Applied").await;
 }
 
 #[tokio::test]
