@@ -11,7 +11,7 @@ use hearth_proto::config::v1;
 use tokio::sync::Notify;
 
 use crate::index::{Change, Index, NodeConfig};
-use crate::nodes::{Counts, Node, Nodes, PolicyCount, StreamId, Wants};
+use crate::nodes::{Counts, Details, Node, Nodes, PolicyCount, StreamId, Wants};
 
 /// Seconds since 1970.
 pub type Clock = fn() -> i64;
@@ -229,19 +229,26 @@ impl Hub {
         let State { index, nodes, .. } = &mut *state;
         let Some(node) = nodes.by_stream(name, stream) else { return };
         let count = |count: v1::PolicyCount| {
-            let v1::PolicyCount { pods, processes, overridden, selected_pods, .. } = count;
+            let v1::PolicyCount { policy, pods, processes, overridden, overridden_by, seen, selected_pods } =
+                count;
             // What is not counted is none.
             if [pods, processes, overridden, selected_pods] == [0; 4] {
                 return None;
             }
+            // No node has as many.
+            let [pods, processes, overridden, selected_pods] = [pods, processes, overridden, selected_pods]
+                .map(|count| u32::try_from(count).unwrap_or(u32::MAX));
+            let details = Details {
+                overridden_by: overridden_by.iter().filter_map(|id| index.policy_id(id)).collect(),
+                seen: seen.into_iter().map(String::into_boxed_str).collect(),
+            };
             Some(PolicyCount {
-                policy: index.policy_id(&count.policy)?,
+                policy: index.policy_id(&policy)?,
                 pods,
                 processes,
                 overridden,
-                overridden_by: count.overridden_by.iter().filter_map(|id| index.policy_id(id)).collect(),
-                seen: count.seen.into_iter().map(String::into_boxed_str).collect(),
                 selected_pods,
+                details: (details != Details::default()).then(|| Box::new(details)),
             })
         };
         let mut policies: Vec<PolicyCount> = counts.policies.into_iter().filter_map(count).collect();

@@ -50,17 +50,24 @@ pub struct PolicyCount {
     /// The policy.
     pub policy: PolicyId,
     /// Pods with a process that it won.
-    pub pods: u64,
+    pub pods: u32,
     /// Processes that it won.
-    pub processes: u64,
+    pub processes: u32,
     /// Processes that it matches and another won.
-    pub overridden: u64,
-    /// Those others.
+    pub overridden: u32,
+    /// Pods that it selects.
+    pub selected_pods: u32,
+    /// What goes with the numbers, where there is something.
+    pub details: Option<Box<Details>>,
+}
+
+/// Of a [`PolicyCount`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Details {
+    /// The policies that won the others.
     pub overridden_by: Box<[PolicyId]>,
     /// Names of processes in the pods that it selects.
     pub seen: Box<[Box<str>]>,
-    /// Pods that it selects.
-    pub selected_pods: u64,
 }
 
 /// What a node asked to know, in order.

@@ -2,8 +2,9 @@
 //!
 //! Written on HTTP/2 by hand, not by the generated server: that one copies each message into a buffer of its
 //! stream and keeps it, 100 KB for each of 5,000 nodes whose policies are the same. Here they are one piece of
-//! memory for all of them. Requests are read by tonic's own decoder.
+//! memory for all of them.
 
+mod incoming;
 mod places;
 pub mod port;
 mod reports;
@@ -17,23 +18,21 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream, StreamExt as _, stream};
 use hearth_identity::Agents;
-use hearth_proto::config::v1::{NodeReport, NodeUpdate};
 use hearth_proto::config_limits;
 use hearth_tls::Peer;
 use http_body::Frame;
 use http_body_util::StreamBody;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 use tonic::body::Body;
-use tonic::codec::BufferSettings;
 use tonic::codegen::Service as HttpService;
 use tonic::codegen::http::{HeaderMap, HeaderValue, Request, Response, header};
 use tonic::metadata::MetadataValue;
 use tonic::server::NamedService;
-use tonic::{Status, Streaming};
-use tonic_prost::ProstCodec;
 use tracing::debug;
 
+use self::incoming::Incoming;
 use self::places::Places;
 use self::session::Session;
 use crate::hub::{Ended, Hub, Leadership};
@@ -47,8 +46,6 @@ pub const MAX_STREAMS: usize = 10_000;
 
 /// The one method.
 const PATH: &str = "/hearth.config.v1.NodeConfigs/Stream";
-/// Bytes that a stream's reader has at first: most reports are shorter.
-const READ_BUFFER: usize = 512;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -94,9 +91,7 @@ impl Service {
             self.metrics.refused(Refusal::TooMany);
             return Err(Status::resource_exhausted("too many streams are open: come again later"));
         };
-        let decoder = ProstCodec::<NodeUpdate, NodeReport>::raw_decoder(BufferSettings::new(READ_BUFFER, 0));
-        let limit = Some(config_limits::MAX_REPORT_BYTES);
-        let incoming = Streaming::new_request(decoder, body, None, limit);
+        let incoming = Incoming::new(body, config_limits::MAX_REPORT_BYTES);
         // One: an update is made when the one before it was taken.
         let (updates, taken) = mpsc::channel(1);
         tokio::spawn(Session::new(self.hub, self.metrics, incoming).run(place, updates));

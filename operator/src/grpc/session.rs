@@ -10,9 +10,10 @@ use hearth_proto::config::v1::node_update::Update;
 use hearth_proto::config::v1::{Hello, NodeReport, NodeUpdate};
 use prost::Message as _;
 use tokio::sync::mpsc::{Permit, Sender};
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 use tracing::{debug, info, warn};
 
+use super::incoming::Incoming;
 use super::places::Place;
 use super::reports::{self, Violation};
 use crate::hub::{Hub, Waker};
@@ -25,7 +26,7 @@ const HELLO_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Session {
     hub: Arc<Hub>,
     metrics: Arc<Metrics>,
-    incoming: Streaming<NodeReport>,
+    incoming: Incoming,
 }
 
 /// A stream whose node is known. Dropped, it is no longer the node's.
@@ -48,7 +49,7 @@ impl Drop for Open {
 pub(super) type Next = Result<Vec<Bytes>, Status>;
 
 impl Session {
-    pub(super) fn new(hub: Arc<Hub>, metrics: Arc<Metrics>, incoming: Streaming<NodeReport>) -> Self {
+    pub(super) fn new(hub: Arc<Hub>, metrics: Arc<Metrics>, incoming: Incoming) -> Self {
         Self { hub, metrics, incoming }
     }
 

@@ -82,12 +82,14 @@ impl Tally {
             }
         }
         let Some(count) = node.count(policy.id()).filter(|_| active) else { return };
-        self.pods = self.pods.saturating_add(count.pods);
-        self.processes = self.processes.saturating_add(count.processes);
-        self.overridden = self.overridden.saturating_add(count.overridden);
-        self.selected_pods = self.selected_pods.saturating_add(count.selected_pods);
-        keep_first(&mut self.overridden_by, &count.overridden_by, MAX_OVERRIDERS);
-        keep_first(&mut self.seen, &count.seen, MAX_SEEN);
+        self.pods = self.pods.saturating_add(count.pods.into());
+        self.processes = self.processes.saturating_add(count.processes.into());
+        self.overridden = self.overridden.saturating_add(count.overridden.into());
+        self.selected_pods = self.selected_pods.saturating_add(count.selected_pods.into());
+        if let Some(details) = &count.details {
+            keep_first(&mut self.overridden_by, &details.overridden_by, MAX_OVERRIDERS);
+            keep_first(&mut self.seen, &details.seen, MAX_SEEN);
+        }
     }
 
     /// Nodes with a stream.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::index::tests::{id, index_with, object, put};
-use crate::nodes::{Counts, PolicyCount};
+use crate::nodes::{Counts, Details, PolicyCount};
 
 /// What nodes do about the policy `p`, of which a node called `x` reports `x: words`:
 /// `gone` has no stream, `silent` has not answered, `refuses WHY`, `applies` without any count, `wins N` processes
@@ -47,35 +47,36 @@ impl World {
         }
         let node = self.nodes.by_name(name);
         let nonce = node.sent(&config);
-        let number = || words[1].parse::<u64>().unwrap();
+        let number = || words[1].parse::<u32>().unwrap();
         let others = || words[3..].iter().map(|other| id(other)).collect();
         let mut count = PolicyCount {
             policy: id("p"),
             pods: 0,
             processes: 0,
             overridden: 0,
-            overridden_by: Box::default(),
-            seen: Box::default(),
             selected_pods: 1,
+            details: None,
         };
+        let mut details = Details::default();
         let mut detached = None;
         match words[0] {
             "silent" => return,
             "refuses" => return node.verdict(nonce, words[1..].join(" ")).unwrap(),
             "applies" => return node.verdict(nonce, String::new()).unwrap(),
             "wins" => (count.processes, count.pods) = (number(), number()),
-            "loses" => (count.overridden, count.overridden_by) = (number(), others()),
+            "loses" => (count.overridden, details.overridden_by) = (number(), others()),
             "both" => {
                 (count.processes, count.pods) = (1, 1);
-                (count.overridden, count.overridden_by) = (number(), others());
+                (count.overridden, details.overridden_by) = (number(), others());
             }
-            "sees" => count.seen = words[1..].iter().map(|&name| name.into()).collect(),
+            "sees" => details.seen = words[1..].iter().map(|&name| name.into()).collect(),
             "empty" => count.selected_pods = 0,
             "unclean" => detached = Some((DetachedReason::UncleanStart, "went down twice".to_owned())),
             "off-file" => detached = Some((DetachedReason::Off, "/run/hearth/off".to_owned())),
             "unable" => detached = Some((DetachedReason::CannotSample, "needs CAP_PERFMON".to_owned())),
             other => panic!("{other}"),
         }
+        count.details = Some(Box::new(details));
         node.verdict(nonce, String::new()).unwrap();
         node.set_counts(Counts { policies: [count].into(), detached });
     }

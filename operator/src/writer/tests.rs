@@ -58,7 +58,7 @@ impl World {
     }
 
     /// The node applies what it shall, and `p` wins so many processes.
-    fn node_counts(&self, processes: u64) {
+    fn node_counts(&self, processes: u32) {
         let (name, stream) = {
             let known = self.hub.lock().nodes.stream_of("a");
             known.map_or_else(
@@ -75,9 +75,8 @@ impl World {
             pods: processes,
             processes,
             overridden: 0,
-            overridden_by: Box::default(),
-            seen: Box::default(),
             selected_pods: 1,
+            details: None,
         };
         let mut state = self.hub.lock();
         state.nodes.by_name("a").set_counts(Counts { policies: [count].into(), detached: None });
