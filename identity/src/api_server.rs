@@ -1,5 +1,6 @@
 //! The way to the API server.
 
+use hearth_program::with_causes;
 use kube::{Client, Config};
 
 /// There is no way to an API server.
@@ -28,18 +29,7 @@ pub async fn client() -> Result<Client, NoApiServer> {
 pub fn said(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
-        other => {
-            let mut text = other.to_string();
-            // What could not be reached, and why, stands in the causes.
-            let mut cause = std::error::Error::source(other);
-            while let Some(error) = cause {
-                let said = error.to_string();
-                if !text.contains(&said) {
-                    text += &format!(": {said}");
-                }
-                cause = error.source();
-            }
-            text
-        }
+        // What could not be reached, and why, stands in the causes.
+        other => with_causes(other),
     }
 }

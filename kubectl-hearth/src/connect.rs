@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use hearth_program::with_causes;
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 
-use crate::error::{Failure, chain};
+use crate::error::Failure;
 use crate::surface::{Access, Surface};
 use crate::time::Span;
 
@@ -74,7 +75,7 @@ pub(crate) async fn surface(connection: &Connection) -> Result<Surface, Failure>
     let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
     let client = Client::try_from(config).map_err(|error| {
         crate::error::credentials(&error)
-            .map_or_else(|| Failure::NoCluster(chain(&error)), Failure::Credentials)
+            .map_or_else(|| Failure::NoCluster(with_causes(&error)), Failure::Credentials)
     })?;
     Ok(Surface { client, access, url, timeout })
 }
@@ -170,7 +171,7 @@ fn is_missing(error: &KubeconfigError) -> bool {
 }
 
 fn no_cluster(error: KubeconfigError) -> Failure {
-    Failure::NoCluster(chain(&error))
+    Failure::NoCluster(with_causes(&error))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io;
 
-use hearth_program::USAGE;
+use hearth_program::{USAGE, with_causes};
 use kube::client::AuthError;
 
 /// Characters of what another program said.
@@ -148,20 +148,6 @@ impl Failure {
     }
 }
 
-/// What went wrong, with its causes, without what they repeat.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text += &format!(": {said}");
-        }
-        cause = error.source();
-    }
-    text
-}
-
 /// What a way to credentials said, if that is what failed. What a program printed on its standard output is left
 /// out, as it may be a token, and so is its command, which comes with its environment.
 pub(crate) fn credentials(error: &(dyn Error + 'static)) -> Option<String> {
@@ -176,7 +162,7 @@ pub(crate) fn credentials(error: &(dyn Error + 'static)) -> Option<String> {
             Some(AuthError::AuthExecParse(_)) => {
                 return Some("what the program of the kubeconfig printed is no ExecCredential".to_owned());
             }
-            Some(auth) => return Some(chain(auth)),
+            Some(auth) => return Some(with_causes(auth)),
             None => {}
         }
         cause = error.source();

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use clap::ValueEnum;
 use hearth_profile::write::{self, Labels};
+use hearth_program::with_causes;
 use serde::Serialize;
 use serde_json::json;
 
@@ -67,7 +68,7 @@ pub(crate) fn written(profile: &Profile, format: Format) -> Result<Vec<u8>, Fail
     Ok(match format {
         Format::Svg => {
             let drawing = write::svg::svg(tree, labels);
-            drawing.map_err(|error| Failure::Refused(crate::error::chain(&error)))?.svg.into_bytes()
+            drawing.map_err(|error| Failure::Refused(with_causes(&error)))?.svg.into_bytes()
         }
         Format::Html => write::html::html(tree, labels).into_bytes(),
         Format::Speedscope => {

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use axum::http::{HeaderMap, Request, StatusCode, header};
+use hearth_program::with_causes;
 use http_body_util::{BodyExt as _, Limited};
 use kube::Client;
 use kube::client::Body;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Failure, chain, credentials};
+use crate::error::{Failure, credentials};
 
 /// The aggregated API of a collector.
 pub(crate) const API: &str = "query.hearth.dev/v1alpha1";
@@ -166,9 +167,9 @@ impl Surface {
     pub(crate) fn unreachable(&self, error: &kube::Error) -> Failure {
         let said = || match error {
             // Its own words are the library's name for what failed.
-            kube::Error::Service(cause) => chain(cause.as_ref()),
-            kube::Error::HyperError(cause) => chain(cause),
-            error => chain(error),
+            kube::Error::Service(cause) => with_causes(cause.as_ref()),
+            kube::Error::HyperError(cause) => with_causes(cause),
+            error => with_causes(error),
         };
         credentials(error).map_or_else(|| self.not_reached(said()), Failure::Credentials)
     }

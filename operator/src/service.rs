@@ -98,8 +98,11 @@ pub async fn run(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
     let serving = tokio::spawn(grpc.serve(tls, service, metrics.tls_refused.clone(), stop.clone()));
     let router = http::router(Arc::clone(&metrics), Arc::clone(&hub), readiness);
     let refusals = metrics.tls_refused.clone();
-    let answering = serve_plain(http, MAX_MACHINES, refusals, router, stop.clone());
-    let answering = tokio::spawn(async { Ok::<_, Infallible>(answering.await) });
+    let until = stop.clone();
+    let answering = tokio::spawn(async move {
+        serve_plain(http, MAX_MACHINES, refusals, router, until).await;
+        Ok::<_, Infallible>(())
+    });
     let writer = Writer::new(Arc::clone(&hub), client.clone(), pod, Arc::clone(&metrics));
 
     let ended = tokio::select! {

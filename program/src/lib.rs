@@ -1,7 +1,8 @@
-//! What each of Hearth's programs does in the same way: log, be stopped, refuse to listen.
+//! What each of Hearth's programs does in the same way: log, be stopped, refuse to listen, say what went wrong.
 
 #![forbid(unsafe_code)]
 
+use std::error::Error;
 use std::io::{self, IsTerminal as _};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -70,6 +71,20 @@ pub fn duration(text: &str) -> Option<Duration> {
     number.parse::<u64>().ok()?.checked_mul(unit).map(Duration::from_secs)
 }
 
+/// What went wrong, with its causes, without what they repeat.
+pub fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text += &format!(": {said}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// kube says of each request that it failed; what matters of that is said where it is known for how long. Whatever
 /// level is asked for: a cluster sets `info`.
 const QUIET: &str = "kube_client::client::builder=off";
@@ -121,6 +136,17 @@ mod tests {
         for text in ["", "s", "7", "1.5h", "-1s", "1 h", "1w", "1ü", "18446744073709551615d"] {
             assert_eq!(duration(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn causes_follow_and_what_is_repeated_does_not() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("{0}")]
+        struct Link(&'static str, #[source] Option<Box<Link>>);
+
+        let link = |text, cause: Option<Link>| Link(text, cause.map(Box::new));
+        let error = link("cannot ask: refused", Some(link("refused", Some(link("port 1", None)))));
+        assert_eq!(with_causes(&error), "cannot ask: refused: port 1");
     }
 
     #[test]
