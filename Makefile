@@ -34,6 +34,10 @@ test-kernels: ## boot other kernels in qemu and sample in them
 check: ## format, lints, modules, fuzz targets, licences
 	@scripts/check.sh
 
+.PHONY: check-arm64
+check-arm64: ## whether all but the node agent compiles for arm64
+	@scripts/check-arm64.sh
+
 .PHONY: bench
 bench: ## benchmarks beside perf and bpftrace
 	@scripts/bench.sh
