@@ -6,7 +6,7 @@ source "$root/scripts/packages.sh"
 cd "$root"
 arm64=aarch64-unknown-linux-gnu
 # Some crates compile C.
-packages gcc-aarch64-linux-gnu
+packages gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 rustup target add "$arm64" || fail "rustup cannot add the target $arm64"
 cargo check --quiet --locked --target "$arm64" \
   -p hearth-operator -p hearth-collector -p hearth-clickhouse -p kubectl-hearth

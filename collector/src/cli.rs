@@ -265,6 +265,11 @@ impl ServeArgs {
 }
 
 impl QueryArgs {
+    /// How long an answer may take until it is read: one of several statements, each as long as it may be.
+    pub fn answer_patience(self) -> Duration {
+        self.query_timeout * 4 + Duration::from_secs(60)
+    }
+
     /// The bounds of a question, for windows of this length.
     pub fn limits(self, window_seconds: u32) -> Limits {
         let Self { query_max_rows, query_max_bytes, query_max_memory, query_timeout, query_concurrent } =

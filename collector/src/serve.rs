@@ -9,8 +9,8 @@ use anyhow::Context as _;
 use axum::Router;
 use clickhouse::Client;
 use hearth_identity::{Agents, api_server};
-use hearth_tls::http::{MAX_MACHINES, serve_plain};
-use hearth_tls::{Bounds, Listener, Refusals, ServerTls};
+use hearth_tls::http::{Limits, serve_machines, serve_router};
+use hearth_tls::{Bounds, Listener, ServerTls};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -38,8 +38,18 @@ const CLICKHOUSE_PATIENCE: Duration = Duration::from_secs(60);
 const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a rollup is being built at most: what is older was left by a builder that died.
 const ROLLUP_ABANDONED: Duration = Duration::from_secs(3600);
-/// Connections of `--http` at once: those who ask, with what their browsers keep open.
-const MAX_READERS: usize = 512;
+/// Connections of `--http`: those who ask, with what their browsers keep open, or all of them behind one proxy.
+const READERS: Bounds = Bounds {
+    connections: 512,
+    unproven: usize::MAX,
+    unproven_per_address: 256,
+    handshakes_per_address: 16,
+    unheld: None,
+    exempts_loopback: true,
+};
+/// How long a connection of `--http` may be idle: longer than proxies keep theirs, usually a minute, so that none asks on
+/// one that is just being closed.
+const READERS_IDLE: Duration = Duration::from_secs(75);
 /// How long open requests may take at the stop.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -118,13 +128,15 @@ async fn with_store(
     let state = QueryState::new(client.clone(), limits, http_metrics, Arc::new(registry));
     let for_machines = http::for_machines(state.clone());
     let refusals = metrics.tls_refused.clone();
+    let request = args.query.answer_patience();
     let behind = Behind {
         state: state.clone(),
         cluster: cluster.clone(),
         metrics: access_metrics,
         refusals: refusals.clone(),
+        request,
     };
-    let plain_refusals = refusals.clone();
+    let refusals_in_the_clear = refusals.of_another_port();
     let letting_in = https.map(|https| https.start(behind, stop.clone())).transpose()?;
     let router = for_everybody(state, token);
 
@@ -159,8 +171,11 @@ async fn with_store(
                 stop.clone().cancelled_owned(),
             ),
     );
-    let answering = answer(http, MAX_READERS, plain_refusals.clone(), router, stop.clone());
-    let telling = machines.map(|tcp| answer(tcp, MAX_MACHINES, plain_refusals, for_machines, stop.clone()));
+    let listener = Listener::plain(http, refusals_in_the_clear.of_another_port()).with_bounds(READERS);
+    let limits = Limits { head: READERS_IDLE, request, ..Limits::default() };
+    let answering = spawn(serve_router(listener, limits, router, stop.clone()));
+    let telling =
+        machines.map(|tcp| spawn(serve_machines(tcp, refusals_in_the_clear, for_machines, stop.clone())));
 
     let left = tokio::select! {
         // It ends by itself only by a fault of ours; without it nothing works.
@@ -185,16 +200,10 @@ async fn with_store(
     Ok(())
 }
 
-/// Answers on a port without TLS.
-fn answer(
-    tcp: TcpListener,
-    connections: usize,
-    refusals: Refusals,
-    router: Router,
-    stop: CancellationToken,
-) -> JoinHandle<Result<(), Infallible>> {
-    tokio::spawn(async move {
-        serve_plain(tcp, connections, refusals, router, stop).await;
+/// As a server that may fail.
+fn spawn(server: impl Future<Output = ()> + Send + 'static) -> JoinHandle<Result<(), Infallible>> {
+    tokio::spawn(async {
+        server.await;
         Ok(())
     })
 }

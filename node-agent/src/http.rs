@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use hearth_tls::Refusals;
-use hearth_tls::http::{MAX_MACHINES, serve_plain};
+use hearth_tls::http::serve_machines;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -36,7 +36,7 @@ pub async fn serve(tcp: TcpListener, metrics: Arc<Metrics>, exporter: Arc<Export
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .with_state((metrics, exporter));
-    serve_plain(tcp, MAX_MACHINES, Refusals::default(), router, CancellationToken::new()).await;
+    serve_machines(tcp, Refusals::default(), router, CancellationToken::new()).await;
 }
 
 type Served = State<(Arc<Metrics>, Arc<Exporter>)>;

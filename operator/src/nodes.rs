@@ -57,14 +57,14 @@ pub struct PolicyCount {
     pub overridden: u32,
     /// Pods that it selects.
     pub selected_pods: u32,
-    /// What goes with the numbers, where there is something.
+    /// The names that go with the numbers, where there are any.
     pub details: Option<Box<Details>>,
 }
 
-/// Of a [`PolicyCount`].
+/// The names of a [`PolicyCount`], apart because most have none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Details {
-    /// The policies that won the others.
+    /// The policies that won the processes that are overridden.
     pub overridden_by: Box<[PolicyId]>,
     /// Names of processes in the pods that it selects.
     pub seen: Box<[Box<str>]>,

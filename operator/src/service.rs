@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use hearth_identity::Agents;
 use hearth_identity::api_server::client;
 use hearth_tls::ServerTls;
-use hearth_tls::http::{MAX_MACHINES, serve_plain};
+use hearth_tls::http::serve_machines;
 use kube::{Api, Client};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -97,10 +97,10 @@ pub async fn run(cli: Cli, stop: CancellationToken) -> anyhow::Result<()> {
     let service = Service::new(Arc::clone(&hub), Arc::clone(&metrics), agents);
     let serving = tokio::spawn(grpc.serve(tls, service, metrics.tls_refused.clone(), stop.clone()));
     let router = http::router(Arc::clone(&metrics), Arc::clone(&hub), readiness);
-    let refusals = metrics.tls_refused.clone();
+    let refusals = metrics.tls_refused.of_another_port();
     let until = stop.clone();
     let answering = tokio::spawn(async move {
-        serve_plain(http, MAX_MACHINES, refusals, router, until).await;
+        serve_machines(http, refusals, router, until).await;
         Ok::<_, Infallible>(())
     });
     let writer = Writer::new(Arc::clone(&hub), client.clone(), pod, Arc::clone(&metrics));

@@ -1,13 +1,13 @@
 //! The table of bounds. The file reader and the operator hold policies to this one.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use crate::effective::compile_regex;
-use crate::finding::{Finding, Warning};
+use crate::finding::{Finding, Warning, child};
 use crate::interval::Interval;
 use crate::selector::{LabelSelector, Operator, is_dns_label, is_label_key, is_label_value};
 use crate::spec::{Kind, MatchOn, Spec, SpecCore};
-use crate::yaml::cut;
 
 /// Samples per second and CPU.
 pub(crate) const FREQUENCY: RangeInclusive<i64> = 1..=1000;
@@ -23,7 +23,7 @@ const REGEX_CHARS: usize = 512;
 pub(crate) const MAX_CONTAINERS: usize = 64;
 /// Entries of each list of a selector, and values of each requirement.
 pub(crate) const MAX_SELECTOR_ENTRIES: usize = 64;
-/// Unknown fields that are named.
+/// Unknown fields of one object that are named.
 const MAX_UNKNOWN: usize = 8;
 /// Of this crate, and so of the program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -56,13 +56,7 @@ pub fn validate(spec: &Spec) -> Checked {
         app_service: _,
         duration,
     } = spec.core();
-    for field in spec.unknown().iter().take(MAX_UNKNOWN) {
-        checked.errors.push(Finding::new(
-            format!("spec.{}", cut(field)),
-            format!("is no field of a {} that Hearth {VERSION} knows", spec.kind().as_str()),
-            "remove it, or upgrade this part of Hearth to the version that has it",
-        ));
-    }
+    checked.unknown("spec", spec.unknown(), spec.kind().as_str());
     let mut range = |path: &str, value: i64, bounds: RangeInclusive<i64>| {
         if !bounds.contains(&value) {
             checked.errors.push(out_of_range(path, &value.to_string(), bounds));
@@ -194,8 +188,20 @@ impl Checked {
         }
     }
 
+    /// Fields of another version. They may narrow what is profiled, so a spec is not followed without them.
+    fn unknown(&mut self, path: &str, fields: &BTreeSet<String>, owner: &str) {
+        for field in fields.iter().take(MAX_UNKNOWN) {
+            self.errors.push(Finding::new(
+                child(path, field),
+                format!("is no field of a {owner} that Hearth {VERSION} knows"),
+                "remove it, or upgrade this part of Hearth to the version that has it",
+            ));
+        }
+    }
+
     fn selector(&mut self, path: &str, selector: Option<&LabelSelector>) {
-        let Some(LabelSelector { match_labels, match_expressions }) = selector else { return };
+        let Some(LabelSelector { match_labels, match_expressions, unknown }) = selector else { return };
+        self.unknown(path, unknown, "selector");
         self.count(&format!("{path}.matchLabels"), match_labels.len(), MAX_SELECTOR_ENTRIES);
         self.count(&format!("{path}.matchExpressions"), match_expressions.len(), MAX_SELECTOR_ENTRIES);
         for (key, value) in match_labels {
@@ -205,6 +211,7 @@ impl Checked {
         }
         for (i, requirement) in match_expressions.iter().enumerate() {
             let path = format!("{path}.matchExpressions[{i}]");
+            self.unknown(&path, &requirement.unknown, "requirement");
             self.label_key(&format!("{path}.key"), &requirement.key);
             let path = format!("{path}.values");
             self.count(&path, requirement.values.len(), MAX_SELECTOR_ENTRIES);
@@ -282,12 +289,19 @@ mod tests {
 
     #[test]
     fn so_are_those_of_a_selector() {
-        for selector in
-            [r#"{"matchFields": []}"#, r#"{"matchExpressions": [{"key": "a", "operator": "In", "x": 1}]}"#]
-        {
-            let json = format!(r#"{{"podSelector": {selector}}}"#);
-            let error = serde_json::from_str::<crate::ProfilingPolicySpec>(&json).unwrap_err().to_string();
-            assert!(error.contains("unknown field"), "{error}");
-        }
+        let json = r#"{"podSelector": {"matchFields": [], "matchExpressions": [{"key": "a", "operator": "Exists", "a b": 1}]}}"#;
+        let spec = Spec::Namespaced(serde_json::from_str(json).unwrap());
+        let remedy = "remove it, or upgrade this part of Hearth to the version that has it";
+        assert_eq!(
+            errors(&spec),
+            [
+                format!(
+                    "spec.podSelector.matchFields is no field of a selector that Hearth N knows; {remedy}"
+                ),
+                format!(
+                    "spec.podSelector.matchExpressions[0][\"a b\"] is no field of a requirement that Hearth N knows; {remedy}"
+                ),
+            ]
+        );
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::yaml::cut;
+
 /// One thing that is wrong or odd, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -44,6 +46,17 @@ impl Finding {
             "" => format!("{}; {}", self.problem, self.remedy),
             path => format!("{path} {}; {}", self.problem, self.remedy),
         }
+    }
+}
+
+/// `spec.cpu`, and `metadata.labels["a.b/c"]` for a key that is not one plain word.
+pub(crate) fn child(parent: &str, key: &str) -> String {
+    let plain =
+        !key.is_empty() && key.len() <= 64 && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    match (parent.is_empty(), plain) {
+        (true, true) => key.to_owned(),
+        (false, true) => format!("{parent}.{key}"),
+        (_, false) => format!("{parent}[{:?}]", cut(key)),
     }
 }
 

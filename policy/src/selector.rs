@@ -1,15 +1,17 @@
 //! Label selectors, as Kubernetes has them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+
+use crate::spec::keys;
 
 /// Labels of an object.
 pub type Labels = BTreeMap<String, String>;
 
 /// Every requirement of both fields must hold; an empty selector selects everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[serde(rename_all = "camelCase", default)]
 pub struct LabelSelector {
     /// The label must have exactly this value.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -17,11 +19,13 @@ pub struct LabelSelector {
     /// Requirements with an operator.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub match_expressions: Vec<Requirement>,
+    /// Names of fields that this version does not know; never written.
+    #[serde(flatten, skip_serializing, deserialize_with = "keys")]
+    pub unknown: BTreeSet<String>,
 }
 
 /// One requirement on one label.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Requirement {
     /// The label's key.
     pub key: String,
@@ -30,6 +34,9 @@ pub struct Requirement {
     /// One or more with `In` and `NotIn`, none with the others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub values: Vec<String>,
+    /// Names of fields that this version does not know; never written.
+    #[serde(flatten, skip_serializing, deserialize_with = "keys")]
+    pub unknown: BTreeSet<String>,
 }
 
 /// What a [`Requirement`] asks of its label.

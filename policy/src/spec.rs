@@ -101,7 +101,7 @@ pub struct ProfilingPolicySpec {
     /// What both kinds have.
     #[serde(flatten)]
     pub core: SpecCore,
-    /// What no field of ours is.
+    /// Names of fields that this version does not know; never written.
     #[serde(flatten, skip_serializing, deserialize_with = "keys")]
     #[cfg_attr(feature = "crd", schemars(skip))]
     pub unknown: BTreeSet<String>,
@@ -146,7 +146,7 @@ pub struct ClusterProfilingPolicySpec {
     /// What this kind has alone.
     #[serde(flatten)]
     pub scope: ClusterScope,
-    /// What no field of ours is.
+    /// Names of fields that this version does not know; never written.
     #[serde(flatten, skip_serializing, deserialize_with = "keys")]
     #[cfg_attr(feature = "crd", schemars(skip))]
     pub unknown: BTreeSet<String>,
@@ -241,7 +241,7 @@ pub enum AppService {
 }
 
 /// The keys of a map, whatever their values.
-fn keys<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<String>, D::Error> {
+pub(crate) fn keys<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<String>, D::Error> {
     struct Keys;
 
     impl<'de> Visitor<'de> for Keys {
@@ -308,7 +308,7 @@ impl Spec {
         }
     }
 
-    /// What no field of this kind is, by name.
+    /// Names of fields that this version does not know in this kind.
     pub fn unknown(&self) -> &BTreeSet<String> {
         match self {
             Self::Namespaced(spec) => &spec.unknown,

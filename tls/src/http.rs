@@ -5,11 +5,11 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
+use hyper::body::{Buf, Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -29,8 +29,8 @@ use crate::refusals::Refusals;
 /// Bounds of a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// How long a client may take for the head of a request, and for the first one after it connected. Without
-    /// HTTP/2, or a proof of who it is, also how long it may wait before the next.
+    /// How long a client may take for the head of a request, and for the first one after it connected. By HTTP/1, or
+    /// without a proof of who it is, also how long it may wait before the next.
     pub head: Duration,
     /// How long an HTTP/2 connection of one who is proven may have no request. The API server keeps its own for
     /// minutes.
@@ -56,8 +56,18 @@ impl Default for Limits {
     }
 }
 
-/// Connections at once of a port of `/metrics` and of probes, which a few ask that keep theirs open.
-pub const MAX_MACHINES: usize = 64;
+/// A port of `/metrics` and of probes. Whoever asks needs a few places; others, who take all that one address may have, need many
+/// addresses to be in the way of the kubelet.
+const MACHINES: Bounds = Bounds {
+    connections: 512,
+    unproven: usize::MAX,
+    unproven_per_address: 16,
+    handshakes_per_address: 16,
+    unheld: None,
+    exempts_loopback: true,
+};
+/// Bytes of an answer that are given out at once.
+const PIECE: usize = 64 << 10;
 /// Between two pings of an HTTP/2 connection: one that vanished must not hold its place for ever.
 const PING: Duration = Duration::from_secs(30);
 
@@ -93,21 +103,13 @@ pub async fn serve<A, F, B>(
     while conversations.join_next().await.is_some() {}
 }
 
-/// Answers everybody by `router`, without TLS, until `stop`. `connections` is how many there may be at once, of which one
-/// address that is not loopback may have half.
-pub async fn serve_plain<R, B>(
-    tcp: TcpListener,
-    connections: usize,
-    refusals: Refusals,
-    router: R,
-    stop: CancellationToken,
-) where
+/// As [`serve`], everybody by a router.
+pub async fn serve_router<R, B>(listener: Listener, limits: Limits, router: R, stop: CancellationToken)
+where
     R: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
     R::Future: Send,
     B: Content,
 {
-    let bounds = Bounds { connections, unproven_per_address: connections / 2, ..Bounds::default() };
-    let listener = Listener::plain(tcp, refusals).with_bounds(bounds);
     let answer = move |_, request| {
         let answered = router.clone().oneshot(request);
         async move {
@@ -115,16 +117,30 @@ pub async fn serve_plain<R, B>(
             response
         }
     };
-    serve(listener, Limits::default(), Gauge::default(), answer, stop).await;
+    serve(listener, limits, Gauge::default(), answer, stop).await;
+}
+
+/// As [`serve_router`], a port of `/metrics` and of probes: in the clear, with few connections of one address.
+pub async fn serve_machines<R, B>(tcp: TcpListener, refusals: Refusals, router: R, stop: CancellationToken)
+where
+    R: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+    R::Future: Send,
+    B: Content,
+{
+    let listener = Listener::plain(tcp, refusals).with_bounds(MACHINES);
+    serve_router(listener, Limits::default(), router, stop).await;
 }
 
 /// The body of an answer.
 pub trait Content:
-    Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static
+    Body<Data: Send + Unpin, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static
 {
 }
 
-impl<B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static> Content for B {}
+impl<B> Content for B where
+    B: Body<Data: Send + Unpin, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static
+{
+}
 
 async fn converse<A, F, B>(connection: Connection, limits: Limits, answer: A, stop: CancellationToken)
 where
@@ -140,7 +156,7 @@ where
         let turn = Activity::begin(&activity);
         let asked = Asked { peer: peer.clone(), ending: ending.clone(), activity: Arc::clone(&activity) };
         let answered = answer(asked, request);
-        async move { Ok::<_, Infallible>(answered.await.map(|body| Answer { body, _turn: turn })) }
+        async move { Ok::<_, Infallible>(answered.await.map(|body| Answer { body, rest: None, _turn: turn })) }
     });
     let builder = builder(limits);
     let mut conversation = pin!(builder.serve_connection(TokioIo::new(connection), service));
@@ -333,29 +349,53 @@ impl Drop for Open {
     }
 }
 
-/// An answer, whose request is over when it is read.
-struct Answer<B> {
+/// An answer, whose request is over when all of it but some hundred KiB is read.
+///
+/// It is given out in pieces: hyper takes the next while it has room, so that one large piece would be taken, and the
+/// request be over, before anything is read.
+struct Answer<B: Body> {
     body: B,
+    /// What is left of a piece of the body.
+    rest: Option<B::Data>,
     _turn: Turn,
 }
 
-impl<B: Body + Unpin> Body for Answer<B> {
-    type Data = B::Data;
+impl<B: Body<Data: Unpin> + Unpin> Body for Answer<B> {
+    type Data = Bytes;
     type Error = B::Error;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.get_mut();
+        let mut rest = match this.rest.take() {
+            Some(rest) => rest,
+            None => match ready!(Pin::new(&mut this.body).poll_frame(context)).transpose()? {
+                Some(frame) => match frame.into_data() {
+                    Ok(data) => data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers.map_data(|_| Bytes::new())))),
+                },
+                None => return Poll::Ready(None),
+            },
+        };
+        let piece = rest.copy_to_bytes(rest.remaining().min(PIECE));
+        this.rest = Some(rest).filter(Buf::has_remaining);
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (rest, body) = (self.rest.as_ref().map_or(0, Buf::remaining) as u64, self.body.size_hint());
+        let mut hint = SizeHint::new();
+        hint.set_lower(body.lower() + rest);
+        if let Some(upper) = body.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
     }
 }
 
@@ -375,7 +415,7 @@ mod tests {
         idle: Duration::from_secs(300),
         request: Duration::from_secs(180),
         streams: 1,
-        head_bytes: 1,
+        head_bytes: 16 << 10,
     };
 
     /// What is overdue, and after how many seconds.
@@ -438,18 +478,25 @@ mod tests {
         assert_eq!(overdue, (Overdue::Answer, 185));
     }
 
-    /// Where a plain port answers with the request's path, to two at once.
-    async fn plain() -> (SocketAddr, CancellationToken) {
+    const BOUNDS: Bounds = Bounds { connections: 2, ..MACHINES };
+
+    /// Where it is answered by so many bytes.
+    async fn port(bounds: Bounds, limits: Limits, bytes: usize) -> SocketAddr {
         let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let (address, stop) = (tcp.local_addr().unwrap(), CancellationToken::new());
-        let router = tower::service_fn(async |request: Request<Incoming>| {
-            Ok::<_, Infallible>(Response::new(request.uri().path().to_owned()))
+        let address = tcp.local_addr().unwrap();
+        let router = tower::service_fn(move |_: Request<Incoming>| async move {
+            Ok::<_, Infallible>(Response::new("x".repeat(bytes)))
         });
-        tokio::spawn(serve_plain(tcp, 2, Refusals::default(), router, stop.clone()));
-        (address, stop)
+        let listener = Listener::plain(tcp, Refusals::default()).with_bounds(bounds);
+        tokio::spawn(serve_router(listener, limits, router, CancellationToken::new()));
+        address
     }
 
-    /// What comes back until the connection ends.
+    async fn connect(address: SocketAddr) -> TcpStream {
+        TcpStream::connect(address).await.unwrap()
+    }
+
+    /// What comes until the connection ends.
     async fn answer(mut connection: TcpStream) -> String {
         let mut answer = String::new();
         // A reset is an end as well.
@@ -457,35 +504,53 @@ mod tests {
         answer
     }
 
-    async fn ask(address: SocketAddr) -> String {
-        let mut connection = TcpStream::connect(address).await.unwrap();
-        connection.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
-        answer(connection).await
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_plain_port_answers_and_waits_for_nobody_who_says_nothing() {
-        let (address, stop) = plain().await;
-        assert!(ask(address).await.ends_with("\r\n/metrics"));
-        let start = Instant::now();
-        assert_eq!(answer(TcpStream::connect(address).await.unwrap()).await, "");
-        assert_eq!(start.elapsed().as_secs(), LIMITS.head.as_secs());
-        stop.cancel();
+    async fn ask(address: SocketAddr) -> TcpStream {
+        let mut connection = connect(address).await;
+        connection.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        connection
     }
 
     #[tokio::test]
-    async fn a_plain_port_has_so_many_places_and_no_more() {
-        let (address, stop) = plain().await;
-        let held = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
-        assert_eq!(ask(address).await, "", "there was no place");
+    async fn a_port_waits_for_nobody_who_says_nothing() {
+        let address = port(BOUNDS, LIMITS, 1).await;
+        assert!(answer(ask(address).await).await.ends_with("\r\n\r\nx"));
+        tokio::time::pause();
+        let start = Instant::now();
+        assert_eq!(answer(connect(address).await).await, "");
+        assert_eq!(start.elapsed().as_secs(), LIMITS.head.as_secs());
+    }
+
+    #[tokio::test]
+    async fn a_port_has_so_many_places_and_no_more() {
+        let address = port(BOUNDS, LIMITS, 1).await;
+        let held = [connect(address).await, connect(address).await];
+        assert_eq!(answer(ask(address).await).await, "", "there was no place");
         drop(held);
         // They are taken away in their own time.
         let freed = async {
-            while ask(address).await.is_empty() {
+            while answer(ask(address).await).await.is_empty() {
                 tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(Duration::from_secs(10), freed).await.unwrap();
-        stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn who_reads_slowly_gets_all_of_an_answer() {
+        // More than the kernel keeps for them.
+        let bytes = 64 << 20;
+        let limits = Limits { head: Duration::from_millis(50), ..LIMITS };
+        let asked = ask(port(BOUNDS, limits, bytes).await).await;
+        // Far longer than a connection may be idle: it is not.
+        tokio::time::sleep(limits.head * 10).await;
+        assert!(answer(asked).await.len() > bytes);
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_is_not_waited_for() {
+        let limits = Limits { request: Duration::from_millis(200), ..LIMITS };
+        let asked = ask(port(BOUNDS, limits, 64 << 20).await).await;
+        tokio::time::sleep(limits.request * 3).await;
+        assert!(answer(asked).await.len() < 64 << 20, "it was cut");
     }
 }

@@ -71,9 +71,9 @@ struct Count {
 pub(crate) enum Full {
     #[error("as many connections are open as may be")]
     All,
-    #[error("as many connections are open as may be without a certificate or a proven stream")]
+    #[error("as many connections are open as may be of those who have proven nothing")]
     Unproven,
-    #[error("its address has as many connections open as may be without a certificate or a proven stream")]
+    #[error("its address has as many connections open as one that has proven nothing may")]
     Address,
     #[error("its address has as many handshakes under way as may be")]
     Handshakes,

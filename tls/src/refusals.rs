@@ -119,6 +119,12 @@ impl Refusals {
         );
     }
 
+    /// The same counts for another port, whose refusals have a line of their own in the log.
+    #[must_use]
+    pub fn of_another_port(&self) -> Self {
+        Self { counts: self.counts.clone(), logged: Arc::default() }
+    }
+
     /// How many for this reason.
     pub fn of(&self, reason: Reason) -> u64 {
         self.counts.get_or_create(&Labels { reason }).get()

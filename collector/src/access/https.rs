@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use hearth_identity::{Reviewer, api_server};
@@ -36,6 +37,8 @@ pub struct Behind {
     pub metrics: AccessMetrics,
     /// Counts connections that did not come about.
     pub refusals: Refusals,
+    /// How long a request may take, until its answer is read.
+    pub request: Duration,
 }
 
 impl Https {
@@ -67,7 +70,7 @@ impl Https {
         stop: CancellationToken,
     ) -> anyhow::Result<JoinHandle<Result<(), Infallible>>> {
         let Self { tcp, tls, api_server } = self;
-        let Behind { state, cluster, metrics, refusals } = behind;
+        let Behind { state, cluster, metrics, refusals, request } = behind;
         let cluster = cluster.context(
             "--https shows the rows of one cluster, and outside of a pod nobody says which: give --cluster NAME",
         )?;
@@ -76,7 +79,7 @@ impl Https {
         let trusted = Trusted::nobody(tls.clone(), "the API server has not been asked yet");
         let reviewer = Reviewer::users(api_server.clone());
         let access = Access::new(state, cluster.into(), reviewer, trusted.clone(), metrics);
-        let limits = Limits::default();
+        let limits = Limits { request, ..Limits::default() };
         let listener = Listener::tls(tcp, tls, Protocols::Https, refusals).with_bounds(port::BOUNDS);
         Ok(tokio::spawn(async move {
             tokio::select! {

@@ -86,8 +86,8 @@ impl Access {
             Target::Nowhere => refusal::nowhere(),
             Target::Profiles(profiles) => match self.may(asked, request.headers(), &profiles).await {
                 Ok(reader) => match profiles.own(request.uri().query().unwrap_or_default()) {
-                    Ok(uri) => self.pass(request, Some(uri), Some(reader)).await,
-                    Err(invalid) => http::invalid(invalid),
+                    Ok(uri) => refusal::answered(self.pass(request, Some(uri), Some(reader)).await).await,
+                    Err(invalid) => refusal::answered(http::invalid(invalid)).await,
                 },
                 Err(refusal) => self.refuse(refusal, asked).into_status(),
             },

@@ -1,6 +1,7 @@
 //! The connections of the HTTPS port.
 
 use axum::body::Body;
+use axum::http::Request;
 use hearth_tls::http::{self, Limits};
 use hearth_tls::{Bounds, Listener};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +21,7 @@ pub const BOUNDS: Bounds = Bounds {
 /// Answers until `stop`; then ends each connection after its last answer, and returns.
 pub async fn serve(listener: Listener, access: Access, limits: Limits, stop: CancellationToken) {
     let connections = access.metrics().connections.clone();
-    let answer = move |asked, request: hyper::Request<_>| {
+    let answer = move |asked, request: Request<_>| {
         let access = access.clone();
         async move { access.answer(&asked, request.map(Body::new)).await }
     };

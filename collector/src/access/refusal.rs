@@ -1,10 +1,11 @@
 //! Requests that are not let through, and what whoever asked is told.
 
 use axum::Json;
+use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use hearth_identity::Denied;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::front_proxy::Untrusted;
 use super::metrics::Reason;
@@ -14,6 +15,8 @@ use crate::http::refused;
 
 /// Shown of a name that somebody else chose, at most.
 const SHOWN_CHARS: usize = 256;
+/// Of an error of our own API, at most.
+const MAX_ERROR_BYTES: usize = 64 << 10;
 /// When an API server that is away may be back.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 
@@ -144,29 +147,59 @@ pub(super) fn only_read(method: &Method) -> Response {
     (allow, status(StatusCode::METHOD_NOT_ALLOWED, &message, Value::Null)).into_response()
 }
 
+/// Our own API's answer as one of an aggregated path. Kubernetes' clients show an error only where it is a `Status`: what
+/// ours says stays beside it.
+pub(super) async fn answered(response: Response) -> Response {
+    let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    // The other one is the text that `go tool pprof` shows.
+    if response.status().is_success() || !is_json {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let body = match axum::body::to_bytes(body, MAX_ERROR_BYTES).await {
+        Ok(body) => body,
+        Err(error) => return status(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string(), Value::Null),
+    };
+    let both = serde_json::from_slice::<Map<String, Value>>(&body).ok().and_then(|own| {
+        let mut both = status_object(parts.status, own.get("error")?.as_str()?);
+        both.extend(own);
+        serde_json::to_vec(&both).ok()
+    });
+    parts.headers.remove(header::CONTENT_LENGTH);
+    Response::from_parts(parts, both.map_or_else(|| body.into(), Body::from))
+}
+
 /// What Kubernetes' clients show of an error.
 fn status(code: StatusCode, message: &str, details: Value) -> Response {
+    let mut status = status_object(code, message);
+    if !details.is_null() {
+        status.insert("details".to_owned(), details);
+    }
+    (code, Json(status)).into_response()
+}
+
+fn status_object(code: StatusCode, message: &str) -> Map<String, Value> {
     let reason = match code {
+        StatusCode::BAD_REQUEST => "BadRequest",
         StatusCode::UNAUTHORIZED => "Unauthorized",
         StatusCode::FORBIDDEN => "Forbidden",
         StatusCode::NOT_FOUND => "NotFound",
         StatusCode::METHOD_NOT_ALLOWED => "MethodNotAllowed",
+        StatusCode::TOO_MANY_REQUESTS => "TooManyRequests",
+        StatusCode::INTERNAL_SERVER_ERROR => "InternalError",
         StatusCode::SERVICE_UNAVAILABLE => "ServiceUnavailable",
         _ => "Invalid",
     };
-    let mut status = json!({
-        "kind": "Status",
-        "apiVersion": "v1",
-        "metadata": {},
-        "status": "Failure",
-        "message": message,
-        "reason": reason,
-        "code": code.as_u16(),
-    });
-    if !details.is_null() {
-        status["details"] = details;
-    }
-    (code, Json(status)).into_response()
+    let fields = [
+        ("kind", json!("Status")),
+        ("apiVersion", json!("v1")),
+        ("metadata", json!({})),
+        ("status", json!("Failure")),
+        ("message", json!(message)),
+        ("reason", json!(reason)),
+        ("code", json!(code.as_u16())),
+    ];
+    fields.map(|(name, value)| (name.to_owned(), value)).into_iter().collect()
 }
 
 fn shown(user: &str) -> String {

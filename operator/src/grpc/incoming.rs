@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use hearth_proto::config::v1::NodeReport;
 use http_body_util::BodyExt as _;
 use prost::Message as _;
-use tokio_util::codec::{Decoder as _, LengthDelimitedCodec, LengthDelimitedCodecError};
+use tokio_util::codec::{Decoder as _, LengthDelimitedCodec};
 use tonic::Status;
 use tonic::body::Body;
 
@@ -38,7 +38,13 @@ impl Incoming {
     /// The connection failed, or what came is no report.
     pub(super) async fn message(&mut self) -> Result<Option<NodeReport>, Status> {
         loop {
-            if let Some(message) = self.messages.decode(&mut self.buffer).map_err(refused)? {
+            if let Some(message) = self.messages.decode(&mut self.buffer).map_err(|_| {
+                // The one thing that can be wrong with a length.
+                Status::out_of_range(format!(
+                    "a report is longer than {} bytes",
+                    self.messages.max_frame_length()
+                ))
+            })? {
                 if self.buffer.is_empty() {
                     self.buffer = BytesMut::new();
                 }
@@ -63,13 +69,6 @@ impl Incoming {
     }
 }
 
-fn refused(error: std::io::Error) -> Status {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<LengthDelimitedCodecError>()) {
-        Some(_) => Status::out_of_range("a report is larger than one may be"),
-        None => Status::from_error(error.into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -77,6 +76,7 @@ mod tests {
     use std::convert::Infallible;
 
     use bytes::Bytes;
+    use futures::FutureExt as _;
     use hearth_proto::config::v1::Hello;
     use hearth_proto::config::v1::node_report::Report;
     use http_body::Frame;
@@ -115,6 +115,20 @@ mod tests {
             assert_eq!(incoming.message().await.unwrap(), None);
             assert_eq!(incoming.buffer.capacity(), 0, "nothing is kept");
         }
+    }
+
+    #[tokio::test]
+    async fn who_stops_waiting_loses_nothing() {
+        let (pieces, frames) = tokio::sync::mpsc::channel(1);
+        let frames = tokio_stream::wrappers::ReceiverStream::new(frames);
+        let mut incoming = Incoming::new(Body::new(StreamBody::new(frames)), LIMIT);
+        for piece in written(&hello("ab")).chunks(4) {
+            pieces.send(Ok::<_, Infallible>(Frame::data(Bytes::from(piece.to_vec())))).await.unwrap();
+            if let Some(message) = incoming.message().now_or_never() {
+                return assert_eq!(message.unwrap(), Some(hello("ab")));
+            }
+        }
+        panic!("it never came");
     }
 
     #[tokio::test]

@@ -252,18 +252,6 @@ async fn a_newer_agent_is_understood_as_far_as_may_be() {
 }
 
 #[tokio::test]
-async fn an_older_agent_that_says_only_whether_it_works_is_enough() {
-    let operator = Operator::leading(&["a"]).await;
-    operator.put("p", json!({}));
-    let older = Hello { version: String::new(), ..hello("a") };
-    let mut agent = operator.open().await.unwrap();
-    agent.say(Report::Hello(older)).await;
-    let config = agent.config().await;
-    agent.verdict(&config, "").await;
-    operator.stands("a", "Applied").await;
-}
-
-#[tokio::test]
 async fn a_directory_is_sent_when_asked_for_and_when_it_changed() {
     let operator = Operator::leading(&["a"]).await;
     operator.put("p", json!({}));

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 
 use crate::bounds::{CPU, Checked, FREQUENCY, out_of_range, priority_range, whole_number};
-use crate::finding::{Finding, Warning};
+use crate::finding::{Finding, Warning, child};
 use crate::interval::Interval;
 use crate::selector::{LabelSelector, Labels, Operator, Requirement};
 use crate::spec::{AppService, ClusterScope, Kind, MatchOn, SpecCore};
@@ -318,24 +318,13 @@ impl Reader {
             let remedy = "write In, NotIn, Exists or DoesNotExist";
             self.error(&child(path, "operator"), node.line, "is missing", remedy);
         }
-        Some(Requirement { key: key?, operator: operator?, values })
+        Some(Requirement { key: key?, operator: operator?, values, unknown: Default::default() })
     }
 }
 
 fn set<T>(field: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *field = value;
-    }
-}
-
-/// `spec.cpu`, and `metadata.labels["a.b/c"]` for a key that is not one plain word.
-fn child(parent: &str, key: &str) -> String {
-    let plain =
-        !key.is_empty() && key.len() <= 64 && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    match (parent.is_empty(), plain) {
-        (true, true) => key.to_owned(),
-        (false, true) => format!("{parent}.{key}"),
-        (_, false) => format!("{parent}[{:?}]", cut(key)),
     }
 }
 
