@@ -160,7 +160,8 @@ fn a_disabled_policy_is_off_whatever_else_is_wrong_with_it() {
     assert_eq!((&*policies(&mut index, "a"), &*kept(&mut index, "a")), ("", ""));
     // Nor by an operator that never saw a valid version.
     let mut later = index_with(&["a"]);
-    let _ = put_generation(&mut later, "p", 2, json!({"regex": "a(b", "disabled": true}));
+    let of_another_version = json!({"podSelector": {"newer": 1}, "disabled": true});
+    let _ = put_generation(&mut later, "p", 2, of_another_version);
     assert_eq!((&*policies(&mut later, "a"), &*kept(&mut later, "a")), ("", ""));
     // Not off any more, and still invalid: nodes may have a version from before.
     assert_eq!(put_generation(&mut later, "p", 3, json!({"regex": "a(b"})), Change::EveryNode);
