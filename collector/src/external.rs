@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::http::Uri;
 use clickhouse::Client;
+use hearth_program::is_loopback;
 use hearth_tls::TlsError;
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy;
@@ -35,10 +36,7 @@ pub async fn client(url: &str, ca: Option<&Path>) -> Result<Client, TlsError> {
 /// Whether what goes to `url` can be read on a network.
 pub fn in_clear_text(url: &str) -> bool {
     let Ok(url) = url.parse::<Uri>() else { return true };
-    let host = url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    let loopback =
-        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-    url.scheme_str() != Some("https") && !loopback
+    url.scheme_str() != Some("https") && !url.host().is_some_and(is_loopback)
 }
 
 #[cfg(test)]

@@ -39,14 +39,7 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a rollup is being built at most: what is older was left by a builder that died.
 const ROLLUP_ABANDONED: Duration = Duration::from_secs(3600);
 /// Connections of `--http`: those who ask, with what their browsers keep open, or all of them behind one proxy.
-const READERS: Bounds = Bounds {
-    connections: 512,
-    unproven: usize::MAX,
-    unproven_per_address: 256,
-    handshakes_per_address: 16,
-    unheld: None,
-    exempts_loopback: true,
-};
+const READERS: Bounds = Bounds { connections: 512, unproven_per_address: 256, ..Bounds::USUAL };
 /// How long a connection of `--http` may be idle: longer than proxies keep theirs, usually a minute, so that none asks on
 /// one that is just being closed.
 const READERS_IDLE: Duration = Duration::from_secs(75);

@@ -42,7 +42,7 @@ impl Base {
 }
 
 /// What is in which image.
-const IMAGES: [(&str, &[&str]); 3] = [
+pub const IMAGES: [(&str, &[&str]); 3] = [
     ("operator", &["hearth-operator"]),
     ("collector", &["hearth-collector", "hearth-clickhouse"]),
     ("node-agent", &["hearth-node-agent"]),

@@ -1,11 +1,10 @@
 //! From the command line's flags to a client: as kubectl does it, or to a collector alone.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use hearth_program::with_causes;
+use hearth_program::{is_loopback, with_causes};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 
@@ -112,15 +111,6 @@ fn of_server(connection: &Connection, url: &str) -> Result<Config, Failure> {
     Ok(config)
 }
 
-/// Whether what is sent to a URL's host stays on this machine.
-fn is_loopback(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    address.map_or_else(
-        |_| host.eq_ignore_ascii_case("localhost"),
-        |address| address.to_canonical().is_loopback(),
-    )
-}
-
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(path).map_err(|cause| Failure::File { path: path.display().to_string(), cause })
 }
@@ -172,21 +162,4 @@ fn is_missing(error: &KubeconfigError) -> bool {
 
 fn no_cluster(error: KubeconfigError) -> Failure {
     Failure::NoCluster(with_causes(&error))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_host_is_this_machine_by_its_name_or_address() {
-        for host in ["127.0.0.1", "127.8.0.1", "localhost", "LocalHost", "[::1]", "[::ffff:127.0.0.1]"] {
-            assert!(is_loopback(host), "{host}");
-        }
-        for host in
-            ["10.0.0.7", "0.0.0.0", "[::]", "[2001:db8::1]", "c", "localhost.example", "127.0.0.1.example"]
-        {
-            assert!(!is_loopback(host), "{host}");
-        }
-    }
 }

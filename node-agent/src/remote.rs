@@ -1,10 +1,10 @@
 //! How the agent reaches the operator and the collector: by TLS or in the clear, with a token or without.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use hearth_program::is_loopback;
 use hearth_tls::{ConnectError, Connector};
 use tokio::io::AsyncReadExt as _;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -224,10 +224,6 @@ fn endpoint(flag: &'static str, url: &str) -> Result<Endpoint, RemoteError> {
 /// An IPv6 address without its brackets.
 fn host(url: &Uri) -> &str {
     url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
-}
-
-fn is_loopback(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 /// What the token's file makes of a call; why not. Nothing of the token is in a reason.

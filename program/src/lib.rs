@@ -1,10 +1,11 @@
-//! What each of Hearth's programs does in the same way: log, be stopped, refuse to listen, say what went wrong.
+//! What each of Hearth's programs does in the same way: log, be stopped, refuse to listen, say what went wrong,
+//! tell this machine from others.
 
 #![forbid(unsafe_code)]
 
 use std::error::Error;
 use std::io::{self, IsTerminal as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -58,6 +59,16 @@ pub fn check_grpc(port: GrpcPort) -> Result<(), GrpcOpen> {
     Err(GrpcOpen { address, lacking, give })
 }
 
+/// Whether what is sent to a URL's host stays on this machine, so that a secret may go in the clear. An address of IPv6 may have
+/// its brackets.
+pub fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    address.map_or_else(
+        |_| host.eq_ignore_ascii_case("localhost"),
+        |address| address.to_canonical().is_loopback(),
+    )
+}
+
 /// A time as flags have it: a whole number of seconds, minutes, hours or days, such as `90s`, `15m`, `72h` or `14d`.
 pub fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -73,7 +84,11 @@ pub fn duration(text: &str) -> Option<Duration> {
 
 /// What went wrong, with its causes, without what they repeat.
 pub fn with_causes(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
+    and_causes(error.to_string(), error)
+}
+
+/// The same, of an error that is told by another text than its own.
+pub fn and_causes(mut text: String, error: &(dyn Error + 'static)) -> String {
     let mut cause = error.source();
     while let Some(error) = cause {
         let said = error.to_string();
@@ -135,6 +150,26 @@ mod tests {
         assert_eq!(["90s", "15m", "72h", "14d"].map(seconds), [90, 900, 259_200, 1_209_600].map(Some));
         for text in ["", "s", "7", "1.5h", "-1s", "1 h", "1w", "1ü", "18446744073709551615d"] {
             assert_eq!(duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_this_machine_by_its_name_or_address() {
+        for host in ["127.0.0.1", "127.8.0.1", "localhost", "LocalHost", "::1", "[::1]", "[::ffff:127.0.0.1]"]
+        {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in [
+            "",
+            "10.0.0.7",
+            "0.0.0.0",
+            "[::]",
+            "[2001:db8::1]",
+            "c",
+            "localhost.example",
+            "127.0.0.1.example",
+        ] {
+            assert!(!is_loopback(host), "{host}");
         }
     }
 

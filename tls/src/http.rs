@@ -58,14 +58,7 @@ impl Default for Limits {
 
 /// A port of `/metrics` and of probes. Whoever asks needs a few places; others, who take all that one address may have, need many
 /// addresses to be in the way of the kubelet.
-const MACHINES: Bounds = Bounds {
-    connections: 512,
-    unproven: usize::MAX,
-    unproven_per_address: 16,
-    handshakes_per_address: 16,
-    unheld: None,
-    exempts_loopback: true,
-};
+const MACHINES: Bounds = Bounds { connections: 512, unproven_per_address: 16, ..Bounds::USUAL };
 /// Bytes of an answer that are given out at once.
 const PIECE: usize = 64 << 10;
 /// Between two pings of an HTTP/2 connection: one that vanished must not hold its place for ever.

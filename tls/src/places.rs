@@ -27,18 +27,21 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self {
-            connections: 8192,
-            unproven: usize::MAX,
-            unproven_per_address: 64,
-            handshakes_per_address: 16,
-            unheld: None,
-            exempts_loopback: true,
-        }
+        Self::USUAL
     }
 }
 
 impl Bounds {
+    /// Those of a port that has no others.
+    pub const USUAL: Self = Self {
+        connections: 8192,
+        unproven: usize::MAX,
+        unproven_per_address: 64,
+        handshakes_per_address: 16,
+        unheld: None,
+        exempts_loopback: true,
+    };
+
     /// Of a port whose clients hold their connections, as agents do by their streams. An agent opens its stream at
     /// once, and its token is reviewed within 10 s.
     pub fn held(connections: usize) -> Self {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use hearth_e2e::Program;
 use hearth_e2e::cluster::{Cluster, Turn, text};
-use hearth_e2e::hearth::{build_images_of, image_sizes, program_image};
+use hearth_e2e::hearth::{IMAGES, build_images_of, image_sizes, program_image};
 use hearth_e2e::helm::{CHART, Helm};
 
 use crate::Bench;
@@ -45,7 +45,7 @@ pub(crate) fn measure(bench: &Bench, table: &mut Table) -> anyhow::Result<()> {
 fn without_line_tables(bench: &Bench) -> anyhow::Result<PathBuf> {
     let folder = bench.dir.path().join("images");
     std::fs::create_dir_all(&folder)?;
-    for program in ["hearth-operator", "hearth-node-agent", "hearth-collector", "hearth-clickhouse"] {
+    for program in IMAGES.iter().flat_map(|(_, programs)| *programs) {
         let mut strip = Command::new("strip");
         strip.arg("--strip-debug").arg("-o").args([&folder.join(program), &bench.bin.join(program)]);
         let status = strip.status().context("strip, of binutils, does not run")?;

@@ -9,14 +9,8 @@ use tokio_util::sync::CancellationToken;
 use super::Access;
 
 /// Connections of the port: the API server, which shows a certificate, finds a place also when others take all they can.
-pub const BOUNDS: Bounds = Bounds {
-    connections: 512,
-    unproven: 448,
-    unproven_per_address: 32,
-    handshakes_per_address: 16,
-    unheld: None,
-    exempts_loopback: true,
-};
+pub const BOUNDS: Bounds =
+    Bounds { connections: 512, unproven: 448, unproven_per_address: 32, ..Bounds::USUAL };
 
 /// Answers until `stop`; then ends each connection after its last answer, and returns.
 pub async fn serve(listener: Listener, access: Access, limits: Limits, stop: CancellationToken) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hearth_program::with_causes;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -55,7 +56,7 @@ impl Readiness {
 
 fn log_change(was_ready: bool, outcome: &Result<(), Arc<QueryError>>) {
     match outcome {
-        Err(error) if was_ready => tracing::warn!("not ready: {}", error.chain()),
+        Err(error) if was_ready => tracing::warn!("not ready: {}", with_causes(&**error)),
         Ok(()) if !was_ready => tracing::info!("ready again"),
         Err(_) | Ok(()) => {}
     }

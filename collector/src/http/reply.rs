@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use hearth_program::with_causes;
 use serde::Serialize;
 
 use super::deepflow;
@@ -86,7 +87,7 @@ impl ApiError {
 /// The status of a failed question, and its headers. Logs what the caller is not told.
 pub(super) fn status_of(error: &QueryError) -> (StatusCode, HeaderMap) {
     let (status, headers) = status_and_headers(error);
-    tracing::warn!(status = status.as_u16(), "query not answered: {}", error.chain());
+    tracing::warn!(status = status.as_u16(), "query not answered: {}", with_causes(error));
     (status, headers)
 }
 

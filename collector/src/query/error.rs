@@ -66,18 +66,6 @@ impl QueryError {
         text.to_owned()
     }
 
-    /// With all of its causes, for the log.
-    pub(crate) fn chain(&self) -> String {
-        let mut chain = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            chain.push_str(": ");
-            chain.push_str(&error.to_string());
-            cause = error.source();
-        }
-        chain
-    }
-
     /// What `error` means for a statement that was held to `limits`.
     pub(super) fn of(error: ClickHouse, limits: &Limits) -> Self {
         let text = match &error {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures::{StreamExt as _, TryFutureExt as _};
 use hearth_kill_points::Point;
+use hearth_program::and_causes;
 use hearth_proto::collector::v1::collector_client::CollectorClient;
 use hearth_proto::collector::v1::{AckResult, AgentIdentity, BatchAck, SampleBatch};
 use prost::Message as _;
@@ -400,16 +401,7 @@ impl Sender {
 
 /// The status with what caused it: tonic alone says "transport error".
 pub(crate) fn reason(status: &Status) -> String {
-    let mut text = status.message().to_owned();
-    let mut cause = std::error::Error::source(status);
-    while let Some(error) = cause {
-        let error_text = error.to_string();
-        if !text.contains(&error_text) {
-            text = format!("{text}: {error_text}");
-        }
-        cause = error.source();
-    }
-    text
+    and_causes(status.message().to_owned(), status)
 }
 
 /// Between `wait` and one and a half times as long.
